@@ -1,0 +1,65 @@
+# the two commands of the README: make demo, make test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench wheel clean
+
+help: ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(VENV)/.extension $(VENV)/.duckdb-previous ## make .venv with every dependency and the built extension
+
+$(VENV)/.dependencies: pyproject.toml
+	@echo "==> dependencies into $(VENV) (torch is some GB the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r pyproject.toml --extra all --group dev
+	@touch $@
+
+$(VENV)/.extension: $(VENV)/.dependencies $(RUST) pyproject.toml
+	@echo "==> building the Rust core and installing diq into $(VENV)"
+	@$(BIN)/maturin develop --release --quiet
+	@touch $@
+
+# the release before the current DuckDB, in a folder of its own: a test opens a store with it
+$(VENV)/.duckdb-previous: $(VENV)/.dependencies
+	@echo "==> previous DuckDB into $(VENV)/duckdb-previous"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/duckdb-previous 'duckdb>=1.5,<2'
+	@touch $@
+
+demo: $(VENV)/.extension ## run the whole pipeline offline on made-up data
+	@echo "==> diq demo"
+	@$(BIN)/diq demo
+
+test: setup ## cargo tests, then pytest
+	@echo "==> cargo test"
+	@cargo test --quiet --no-default-features
+	@echo "==> pytest"
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+lint: setup ## ruff, mypy, stubtest, rustfmt, clippy
+	@echo "==> lint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m mypy
+	@$(BIN)/python -m mypy.stubtest diq._core
+	@cargo fmt --check
+	@cargo clippy --quiet --all-targets --all-features -- -D warnings
+
+format: $(VENV)/.dependencies ## format Python and Rust
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@cargo fmt
+
+bench: setup ## every bench that needs no accelerator; each prints a table
+	@for bench in benches/bench_*.py; do echo "==> $$bench"; $(BIN)/python $$bench || exit 1; done
+	@cargo bench --quiet --no-default-features
+
+wheel: $(VENV)/.dependencies ## build the abi3 wheel into dist/
+	@$(BIN)/maturin build --release --out dist
+
+clean: ## remove what was built
+	rm -rf $(VENV) target dist

@@ -1,0 +1,59 @@
+"""DIQ picks the small part of a fine-tuning set that is worth training on.
+
+The verbs of the command line are functions here (``diq.ingest``, ``diq.score_influence``, ``diq.select``, ...) and are
+loaded on first use: ``import diq`` loads no model library.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diq.errors import DiqError as DiqError
+    from diq.ingest import run as ingest
+    from diq.quadrants import rank as rank
+    from diq.score import score_difficulty as score_difficulty
+    from diq.score import score_influence as score_influence
+    from diq.select import run as select
+    from diq.store import Store as Store
+    from diq.train import run as train
+
+__all__ = ["DiqError", "Store", "ingest", "rank", "score_difficulty", "score_influence", "select", "train"]
+
+_WHERE = {
+    "DiqError": ("diq.errors", "DiqError"),
+    "Store": ("diq.store", "Store"),
+    "ingest": ("diq.ingest", "run"),
+    "rank": ("diq.quadrants", "rank"),
+    "score_difficulty": ("diq.score", "score_difficulty"),
+    "score_influence": ("diq.score", "score_influence"),
+    "select": ("diq.select", "run"),
+    "train": ("diq.train", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("diq")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'diq' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+class _Package(ModuleType):
+    """Keeps ``diq.ingest`` the verb: importing the module ``diq.ingest`` would bind the module to the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,83 @@
+"""The command line: one click command a file, loaded only when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from diq.errors import DiqError
+
+# in the order of use; the text is repeated from the command so that `diq --help` imports none of them
+COMMANDS = {
+    "ingest": "Read samples, validation sets or scores into the store.",
+    "status": "Show datasets, models, coverage of each score, and the size of the store.",
+    "score": "Compute the difficulty or influence that is missing.",
+    "select": "Pick the part of a dataset that is worth training on.",
+    "sql": "Query the store.",
+    "train": "Fine-tune a LoRA adapter on a selection.",
+    "demo": "Run the whole pipeline offline, on data and a small model that it makes itself.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"diq.cli.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands, in the order of use"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from diq.records import did_you_mean
+
+            raise click.UsageError(f"there is no command `{args[0]}`; {did_you_mean(args[0], list(COMMANDS))}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="diq", prog_name="diq")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def diq(ctx: click.Context, debug: bool) -> None:
+    """Pick the small part of a fine-tuning set that is worth training on.
+
+    Ingest once, score once, then ask for 1 %, 10 % or 50 % as often as you like.
+    """
+    ctx.ensure_object(dict)["debug"] = debug
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: exit code 0 done, 1 a run failed, 2 wrong use; an error is one line and a hint on stderr."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        diq.main(args=arguments, prog_name="diq", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("Stopped. What was finished is kept; the same command goes on.", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DiqError as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"Error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"\nhint: {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # the reader of a pipe, such as `head`, has seen enough
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,90 @@
+"""``diq select``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from diq.cli.console import print_json, start_logging, table
+from diq.cli.options import output_options, store_option
+from diq.config import DIFFICULTY_DIMENSIONS, STRATEGIES
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--model", help="Name of a scored model in the store: the hub id or the folder's name.")
+@click.option("--ratio", required=True, help="How much: 0.01, 1% or 1e-2.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help=".jsonl, .jsonl.gz or .parquet file to write.")
+@click.option("--difficulty", type=click.Choice(DIFFICULTY_DIMENSIONS), default="overall", show_default=True)
+@click.option("--difficulty-percentile", "percentile", default=0.5, show_default=True, help="p of the threshold tau.")
+@click.option("--difficulty-threshold", "threshold", type=float, help="An absolute tau in place of the percentile.")
+@click.option(
+    "--validation-set",
+    "validation_sets",
+    multiple=True,
+    metavar="NAME[=WEIGHT]",
+    help="Validation set whose dots count; repeat. Default: all of the run, pooled over their samples.",
+)
+@click.option("--strategy", type=click.Choice(STRATEGIES), default="diq", show_default=True)
+@click.option("--run", "influence_run", type=int, help="Influence run, when the model has several on this dataset.")
+@click.option("--difficulty-run", type=int, help="Difficulty run, when the dataset has several.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the strategy random.")
+@click.option("--name", help="Name of the selection in the store; default DATASET-STRATEGY-RATIO.")
+@store_option
+@output_options
+def select(
+    dataset: str,
+    model: str | None,
+    ratio: str,
+    output: Path | None,
+    difficulty: str,
+    percentile: float,
+    threshold: float | None,
+    validation_sets: tuple[str, ...],
+    strategy: str,
+    influence_run: int | None,
+    difficulty_run: int | None,
+    seed: int,
+    name: str | None,
+    store: Path,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Take the part of DATASET that is worth training on, best first.
+
+    Difficult and influential samples come first (Q1), then influential ones (Q2), difficult ones (Q3), the rest (Q4);
+    within each by influence. Another ratio is a prefix of the same order.
+    """
+    from diq.select import run
+
+    start_logging()
+    made = run(
+        dataset,
+        ratio=ratio,
+        store=store,
+        model=model,
+        difficulty=difficulty,
+        percentile=percentile,
+        threshold=threshold,
+        validation_sets=validation_sets,
+        strategy=strategy,
+        influence_run=influence_run,
+        difficulty_run=difficulty_run,
+        seed=seed,
+        output=output,
+        name=name,
+    )
+    if as_json:
+        print_json(made.to_dict())
+        return
+    if made.counts:
+        tau, median = made.thresholds["tau"], made.thresholds["median"]
+        rows = [(q, made.counts["dataset"][q], made.counts["selection"][q]) for q in made.counts["dataset"]]
+        table(f"quadrants at tau = {tau:.6g}, median dot = {median:.6g}", ("", "dataset", "selected"), rows)
+    unscored = f", {made.n_unscored:,} without scores left out" if made.n_unscored else ""
+    click.echo(f"selected {made.n:,} of {made.n_scored:,} samples (`{made.name}`{unscored})")
+    if made.n < made.n_target and not quiet:
+        click.echo(f"asked for {made.n_target:,}: the quadrant holds no more", err=True)
+    if made.output:
+        click.echo(f"written to {made.output}")

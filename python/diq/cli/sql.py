@@ -1,0 +1,103 @@
+"""``diq sql``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from diq.cli.options import store_option
+from diq.errors import UsageError
+
+_FETCH_ROWS = 10_000
+
+
+@click.command()
+@click.argument("query", required=False)
+@click.option("--file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read the query here.")
+@click.option("--write", is_flag=True, help="Allow the query to change the store.")
+@click.option(
+    "--format", "output_format", type=click.Choice(["table", "csv", "json", "parquet"]), help="Default: table, or by -o."
+)
+@click.option("--json", "as_json", is_flag=True, help="Same as --format json: one object with columns and rows.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help=".csv, .json or .parquet file.")
+@click.option("--max-rows", default=40, show_default=True, help="Rows of a table; the other formats print all.")
+@store_option
+def sql(
+    query: str | None,
+    file: Path | None,
+    write: bool,
+    output_format: str | None,
+    as_json: bool,
+    output: Path | None,
+    max_rows: int,
+    store: Path,
+) -> None:
+    """Run one SQL QUERY on the store, read-only unless --write. Without QUERY it is read from standard input.
+
+    \b
+    diq sql "from diq_scores('pool', 'my-model') order by dot desc limit 5"
+    diq sql "select quadrant, count(*) from diq_ranking('pool', 'my-model') group by all"
+    diq sql "from diq_select('pool', 'my-model', 0.01)" -o top.parquet
+    diq sql "select table_name, comment from duckdb_tables()"
+    """
+    import duckdb
+
+    from diq.store import Store, first_line
+
+    if query is None or file is not None:
+        if query is not None:
+            raise UsageError("a query and --file were given", "give one of them")
+        query = file.read_text(encoding="utf-8") if file else click.get_text_stream("stdin").read()
+    if not query.strip():
+        raise UsageError("the query is empty", "try `diq sql \"from datasets\"`")
+    kind = "json" if as_json else output_format or (output.suffix.lstrip(".") if output else "table")
+    if kind not in ("table", "csv", "json", "parquet"):
+        raise UsageError(f"the output `{output}` is neither .csv, .json nor .parquet", "name another, or give --format")
+    if kind == "parquet" and output is None:
+        raise UsageError("parquet cannot be printed", "name a file with -o FILE.parquet")
+    with Store(store, read_only=not write) as opened:
+        try:
+            relation = opened.connection.sql(query)
+            if relation is None:
+                click.echo("done", err=True)
+            elif kind == "parquet":
+                relation.write_parquet(str(output))
+            elif kind == "table" and output is None:
+                relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
+            else:
+                stream = output.open("w", encoding="utf-8", newline="") if output else sys.stdout
+                with_rows = iter(lambda: relation.fetchmany(_FETCH_ROWS), [])
+                if kind == "json":
+                    _write_json(stream, relation.columns, with_rows)
+                else:
+                    writer = csv.writer(stream, lineterminator="\n")
+                    writer.writerow(relation.columns)
+                    for rows in with_rows:
+                        writer.writerows(rows)
+                if output:
+                    stream.close()
+        except duckdb.Error as error:
+            hint = ""
+            if "read-only" in str(error):
+                hint = "add --write to change the store"
+            elif "does not exist" in str(error):
+                hint = "`diq sql \"select table_name, comment from duckdb_tables()\"` lists the tables"
+            raise UsageError(f"the query failed: {first_line(error)}", hint) from error
+        except OSError as error:
+            raise UsageError(f"`{output}` cannot be written: {error.strerror or error}") from error
+
+
+def _write_json(stream: object, columns: list[str], batches: object) -> None:
+    # written row by row: an answer may be larger than memory
+    write = stream.write  # type: ignore[attr-defined]
+    write(f'{{"columns": {json.dumps(columns)}, "rows": [')
+    first = True
+    for rows in batches:  # type: ignore[attr-defined]
+        for row in rows:
+            write(("" if first else ",") + "\n" + json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
+            first = False
+    write("]}\n")

@@ -1,0 +1,270 @@
+"""Samples as tokens: which tokens are the answer, and length-sorted batches under a token budget.
+
+The answer of a sample is a suffix of its tokens, so a tokenised sample is its ids and the place where the answer starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diq.records import Message, split_prompt
+
+log = logging.getLogger(__name__)
+
+# Llama-3 templates print today's date into the system turn; scores must not depend on the day
+_TEMPLATE_DATE = "26 Jul 2024"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One tokenised sample.
+
+    Attributes:
+        ids: token ids, int32 ``[n]``, truncated on the right to the maximum length.
+        answer_start: index of the first answer token; the answer is ``ids[answer_start:]``.
+    """
+
+    ids: npt.NDArray[np.int32]
+    answer_start: int
+
+    @property
+    def answer_tokens(self) -> int:
+        """Number of tokens that the loss covers."""
+        return max(0, len(self.ids) - self.answer_start)
+
+
+class Tokenization:
+    """Turns messages into tokens, with the tokenizer's chat template or, where it has none, a plain layout.
+
+    With a template: ``prompt`` is the template over all messages but the answer, with the generation prompt;
+    ``full`` is the template over all messages; the answer tokens are those of ``full`` behind the longest common
+    prefix with ``prompt``. Without: ``"Question: {prompt}\\nAnswer: "`` and the answer are tokenised apart, so that no
+    merge crosses the border, and the end-of-sequence token follows.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        max_length: samples are cut on the right to this many tokens.
+        template: ``auto`` uses the tokenizer's chat template if there is one, ``none`` never does.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int, template: Literal["auto", "none"] = "auto") -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.uses_template = template == "auto" and bool(getattr(tokenizer, "chat_template", None))
+        # what the tokenizer itself puts before a text, such as a beginning-of-sequence token
+        lead = [int(one) for one in tokenizer("")["input_ids"]]
+        self._lead = lead[:1] if lead and lead[0] == tokenizer.bos_token_id else []
+        self._system_refused = False
+
+    def settings(self) -> dict[str, Any]:
+        """Everything here that can change a token, for the fingerprint of a run."""
+        tokenizer = self.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+        template = tokenizer.chat_template if self.uses_template else "none"
+        return {
+            "max_length": self.max_length,
+            "template": hashlib.sha256(str(template).encode()).hexdigest()[:32] if self.uses_template else "none",
+            "tokenizer": hashlib.sha256(text.encode()).hexdigest()[:32],
+        }
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[Tokens | str]:
+        """Tokenise conversations; a conversation that the template refuses gives the reason instead.
+
+        Args:
+            conversations: each ends with the assistant's answer.
+        """
+        pairs: list[tuple[str, str] | str] = []
+        for messages in conversations:
+            try:
+                pairs.append(self._templated(messages) if self.uses_template else self._plain(messages))
+            except Exception as error:  # jinja raises whatever the template says
+                pairs.append(f"the chat template refused the sample: {str(error).splitlines()[0]}")
+        texts = [text for pair in pairs if isinstance(pair, tuple) for text in pair]
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        found: list[Tokens | str] = []
+        at = 0
+        for pair in pairs:
+            if isinstance(pair, str):
+                found.append(pair)
+                continue
+            found.append(self._join(ids[at], ids[at + 1]))
+            at += 2
+        return found
+
+    def _join(self, first: list[int], second: list[int]) -> Tokens:
+        if self.uses_template:
+            prompt, full = np.asarray(first, np.int32), np.asarray(second, np.int32)
+            n = min(len(prompt), len(full))
+            differ = np.flatnonzero(prompt[:n] != full[:n])
+            start = int(differ[0]) if len(differ) else n
+        else:
+            head = [*self._lead, *first]
+            tail = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+            full = np.asarray([*head, *second, *tail], np.int32)
+            start = len(head)
+        # nothing predicts the very first token
+        return Tokens(full[: self.max_length], max(1, start))
+
+    def _templated(self, messages: Sequence[Message]) -> tuple[str, str]:
+        prompt, answer = split_prompt(messages)
+        full = self._render([*prompt, answer], generation_prompt=False)
+        reasoning = answer.get("reasoning_content", "")
+        if reasoning and reasoning.strip() not in full:
+            # the template knows nothing of reasoning_content: put it where such models write it
+            full = self._render([*prompt, inline_reasoning(answer)], generation_prompt=False)
+        return self._render(prompt, generation_prompt=True), full
+
+    def _render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
+        if self._system_refused:
+            messages = merge_system(messages)
+        options = {
+            "tokenize": False,
+            "add_generation_prompt": generation_prompt,
+            "date_string": _TEMPLATE_DATE,
+        }
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), **options))
+        except Exception:
+            merged = merge_system(messages)
+            if self._system_refused or len(merged) == len(messages):
+                raise
+            text = str(self.tokenizer.apply_chat_template(merged, **options))
+            log.warning("the chat template takes no system turn: its text goes in front of the first user turn")
+            self._system_refused = True
+            return text
+
+    @staticmethod
+    def _plain(messages: Sequence[Message]) -> tuple[str, str]:
+        prompt, answer = split_prompt(messages)
+        parts = []
+        for message in prompt:
+            if message["role"] == "user":
+                parts.append(f"Question: {message['content']}\nAnswer: ")
+            elif message["role"] == "assistant":
+                # the answer of an earlier turn follows its question's "Answer: "
+                parts.append(f"{inline_reasoning(message)['content']}\n\n")
+            else:
+                parts.append(f"{message['content']}\n\n")
+        return "".join(parts), inline_reasoning(answer)["content"]
+
+
+def inline_reasoning(message: Message) -> Message:
+    """The message with its reasoning written into the content, as ``<think>...</think>`` before the answer."""
+    reasoning = message.get("reasoning_content", "")
+    content = f"<think>\n{reasoning}\n</think>\n\n{message['content']}" if reasoning else message["content"]
+    return {"role": message["role"], "content": content}
+
+
+def merge_system(messages: Sequence[Message]) -> list[Message]:
+    """The messages with a leading system turn put in front of the first user turn."""
+    if len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] == "user":
+        text = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+        return [{"role": "user", "content": text}, *messages[2:]]
+    return list(messages)
+
+
+class TokenFile:
+    """Tokenised samples on disk, for random access in any order; memory grows by 16 bytes a sample, not by its text.
+
+    The file is temporary and vanishes with the process, however it ends.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="diq-tokens-")  # noqa: SIM115  (closed in close)
+        self._offsets: list[int] = [0]
+        self._starts: list[int] = []
+        self._map: npt.NDArray[np.int32] | None = None
+
+    def append(self, tokens: Tokens) -> None:
+        """Add one sample at the end."""
+        self._file.write(tokens.ids.tobytes())
+        self._offsets.append(self._offsets[-1] + len(tokens.ids))
+        self._starts.append(tokens.answer_start)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Tokens:
+        if self._map is None:
+            self._file.flush()
+            self._map = np.memmap(self._file, dtype=np.int32, mode="r", shape=(self._offsets[-1],))
+        first, last = self._offsets[index], self._offsets[index + 1]
+        return Tokens(self._map[first:last], self._starts[index])
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each sample, ``[n]``."""
+        return np.diff(np.asarray(self._offsets, np.int64))
+
+    def close(self) -> None:
+        """Delete the file."""
+        self._map = None
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded tokens of some samples.
+
+    Attributes:
+        ids: ``[b, t]`` int64; padding holds 0.
+        mask: ``[b, t]`` bool; true on real tokens.
+        answer: ``[b, t]`` bool; true on answer tokens (each is predicted from the position before it).
+        padded_left: whether padding stands before the tokens; attention then needs the mask.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    answer: Tensor
+    padded_left: bool = False
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device."""
+        return Batch(self.ids.to(device), self.mask.to(device), self.answer.to(device), self.padded_left)
+
+
+def collate(samples: Sequence[Tokens], *, padding_side: Literal["left", "right"] = "right") -> Batch:
+    """Pad samples to one length.
+
+    Right padding needs no attention mask in a causal model: real tokens never look at what comes after them, and
+    padding carries no loss, so nothing flows back from it.
+    """
+    rows, width = len(samples), max(len(one.ids) for one in samples)
+    ids = torch.zeros(rows, width, dtype=torch.int64)
+    mask = torch.zeros(rows, width, dtype=torch.bool)
+    answer = torch.zeros(rows, width, dtype=torch.bool)
+    for row, one in enumerate(samples):
+        n = len(one.ids)
+        left = width - n if padding_side == "left" else 0
+        ids[row, left : left + n] = torch.from_numpy(np.array(one.ids, np.int64))
+        mask[row, left : left + n] = True
+        answer[row, left + one.answer_start : left + n] = True
+    return Batch(ids, mask, answer, padding_side == "left")
+
+
+def plan_batches(lengths: npt.NDArray[np.int64], *, token_budget: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Row numbers of each batch: longest samples first, padded size of a batch at most ``token_budget`` tokens.
+
+    The plan depends on the lengths alone, so a resumed run computes the same batches and the same bits. The longest
+    batch comes first: if memory is short, that shows at once. A sample longer than the budget is a batch by itself.
+
+    Args:
+        lengths: tokens of each sample, ``[n]``.
+        token_budget: rows times longest row of a batch.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    at = 0
+    while at < len(order):
+        count = max(1, int(token_budget // max(1, lengths[order[at]])))
+        yield order[at : at + count]
+        at += count

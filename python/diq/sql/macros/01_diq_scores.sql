@@ -1,0 +1,135 @@
+-- diq_scores(dataset, model): one row per sample of a dataset with its difficulty and its influence.
+-- Named parameters: run (an influence run, needed when the model has several on this dataset), difficulty_run
+-- (likewise), validation_weights (MAP of validation set name to weight; default: every set of the run, weighted by its
+-- number of samples, which is the mean over all validation samples of Eq. 3).
+-- dot is null unless the sample has a finite dot for every set that is asked for.
+CREATE OR REPLACE MACRO diq_scores(
+    dataset, model, run := NULL, difficulty_run := NULL, validation_weights := NULL
+) AS TABLE
+WITH dataset_count AS (
+    SELECT count(*) AS n, any_value(d.dataset_id) AS found FROM datasets AS d WHERE d.name = dataset
+),
+the_dataset AS (
+    SELECT
+        CASE
+            WHEN c.n = 0 THEN error('no dataset named `' || CAST(dataset AS VARCHAR) || '` in this store')
+            ELSE c.found
+        END AS id
+    FROM dataset_count AS c
+),
+sealed_runs AS (
+    SELECT r.run_id, r.kind, r.method, m.name AS model_name
+    FROM runs AS r
+    JOIN run_datasets AS rd ON rd.run_id = r.run_id AND rd.state = 'sealed'
+    JOIN the_dataset AS t ON t.id = rd.dataset_id
+    LEFT JOIN models AS m ON m.model_id = r.model_id
+),
+influence_count AS (
+    SELECT
+        count(*) AS n,
+        any_value(r.run_id) AS found,
+        string_agg(CAST(r.run_id AS VARCHAR) || ' (' || r.method || ')', ', ' ORDER BY r.run_id) AS listed
+    FROM sealed_runs AS r
+    WHERE r.kind = 'influence' AND r.model_name = model AND (run IS NULL OR r.run_id = CAST(run AS BIGINT))
+),
+influence_run AS (
+    SELECT
+        CASE
+            WHEN c.n = 0 THEN error(
+                'no finished influence run of model `' || CAST(model AS VARCHAR) || '` on dataset `'
+                || CAST(dataset AS VARCHAR) || '`; diq score influence makes one'
+            )
+            WHEN c.n > 1 THEN error('several influence runs: ' || c.listed || '; name one with run := N')
+            ELSE c.found
+        END AS id
+    FROM influence_count AS c
+),
+difficulty_count AS (
+    SELECT
+        count(*) AS n,
+        any_value(r.run_id) AS found,
+        string_agg(CAST(r.run_id AS VARCHAR) || ' (' || r.method || ')', ', ' ORDER BY r.run_id) AS listed
+    FROM sealed_runs AS r
+    WHERE r.kind = 'difficulty' AND (difficulty_run IS NULL OR r.run_id = CAST(difficulty_run AS BIGINT))
+),
+difficulty_choice AS (
+    SELECT
+        CASE
+            WHEN c.n > 1 THEN error(
+                'several difficulty runs: ' || c.listed || '; name one with difficulty_run := N'
+            )
+            ELSE c.found
+        END AS id
+    FROM difficulty_count AS c
+),
+run_sets AS (
+    SELECT v.validation_set_id, v.name, v.n_samples
+    FROM run_validation_sets AS rv
+    JOIN influence_run AS i ON i.id = rv.run_id
+    JOIN validation_sets AS v ON v.validation_set_id = rv.validation_set_id
+),
+-- a set of unknown size cannot be weighted by it, so then every set counts alike
+sizes AS (
+    SELECT bool_or(s.n_samples IS NULL) AS unsized FROM run_sets AS s
+),
+asked AS (
+    SELECT unnest(map_entries(CAST(validation_weights AS MAP(VARCHAR, DOUBLE))), recursive := true)
+),
+unknown_sets AS (
+    SELECT string_agg('`' || a."key" || '`', ', ' ORDER BY a."key") AS listed
+    FROM asked AS a
+    WHERE a."key" NOT IN (SELECT s.name FROM run_sets AS s)
+),
+weights AS (
+    SELECT
+        s.validation_set_id,
+        CAST(
+            CASE
+                WHEN u.listed IS NOT NULL THEN error('the influence run has no validation set named ' || u.listed)
+                WHEN validation_weights IS NOT NULL THEN a."value"
+                WHEN z.unsized THEN 1
+                ELSE s.n_samples
+            END AS DOUBLE
+        ) AS weight
+    FROM run_sets AS s
+    CROSS JOIN sizes AS z
+    CROSS JOIN unknown_sets AS u
+    LEFT JOIN asked AS a ON a."key" = s.name
+    WHERE validation_weights IS NULL OR a."key" IS NOT NULL OR u.listed IS NOT NULL
+),
+totals AS (
+    SELECT count(*) AS n_sets, sum(w.weight) AS total FROM weights AS w
+),
+pooled AS (
+    SELECT
+        i.sample_id,
+        count(i.dot) FILTER (WHERE isfinite(i.dot)) AS n_finite,
+        -- in the order of the sets, so that every client and thread count adds up to the same bits
+        sum(i.dot * w.weight ORDER BY i.validation_set_id) AS weighted,
+        any_value(i.loss) AS loss,
+        any_value(i.answer_tokens) AS answer_tokens
+    FROM influence_scores AS i
+    JOIN influence_run AS r ON r.id = i.run_id
+    JOIN weights AS w ON w.validation_set_id = i.validation_set_id
+    GROUP BY i.sample_id
+),
+levels AS (
+    SELECT f.sample_id, f.knowledge, f.reasoning, f.overall
+    FROM difficulty_scores AS f
+    JOIN difficulty_choice AS c ON c.id = f.run_id
+)
+SELECT
+    s.sample_id,
+    s.position,
+    l.knowledge,
+    l.reasoning,
+    l.overall,
+    CASE WHEN d.n_finite = t.n_sets THEN d.weighted / t.total END AS dot,
+    d.loss,
+    d.answer_tokens
+FROM dataset_samples AS s
+JOIN the_dataset AS td ON td.id = s.dataset_id
+CROSS JOIN totals AS t
+LEFT JOIN levels AS l ON l.sample_id = s.sample_id
+LEFT JOIN pooled AS d ON d.sample_id = s.sample_id
+ORDER BY s.position;

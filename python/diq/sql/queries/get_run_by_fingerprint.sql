@@ -1,0 +1,3 @@
+-- A run by its configuration.
+-- Params: $fingerprint VARCHAR
+SELECT run_id, kind, method, model_id, config, result FROM runs WHERE fingerprint = $fingerprint

@@ -1,0 +1,1 @@
+python/diq/sql

@@ -1,0 +1,147 @@
+"""Small real models and stores that the tests build on the spot; nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# the tests must not try to reach a hub, whatever the machine allows
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+WORDS = (
+    "the patient has a fever and cough what is the likely cause of chest pain which drug treats high blood pressure "
+    "aspirin ibuprofen metformin insulin lisinopril kidney liver heart lung blood sugar dose daily answer is because "
+    "question symptoms include rash headache nausea diagnosis treatment test result normal high low option"
+).split()
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n"
+    "{% if message.get('reasoning_content') %}<think>\n{{ message['reasoning_content'] }}\n</think>\n\n{% endif %}"
+    "{{ message['content'] }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def sentence(rng: Any, n: int) -> str:
+    """n words of a closed vocabulary."""
+    return " ".join(rng.choice(WORDS) for _ in range(n))
+
+
+def build_tokenizer(*, chat: bool = False, vocabulary: int = 400) -> Any:
+    """A byte-level BPE tokenizer trained on the words above."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    raw.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    if chat:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_llama(*, layers: int = 2, tied: bool = True, vocabulary: int = 400, seed: int = 0) -> Any:
+    """A small Llama with grouped-query attention."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config)
+
+
+def save_model(folder: Path, model: Any, tokenizer: Any) -> Path:
+    """A folder as save_pretrained writes it."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved two-layer Llama without a chat template."""
+    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama", build_llama(), build_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved two-layer Llama with a chat template."""
+    return save_model(tmp_path_factory.mktemp("models") / "tiny-chat", build_llama(seed=1), build_tokenizer(chat=True))
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved one-layer BERT with the 15 difficulty outputs."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from diq.difficulty import label_names
+
+    torch.manual_seed(2)
+    labels = dict(enumerate(label_names()))
+    config = BertConfig(
+        vocab_size=400,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        num_labels=len(labels),
+        id2label=labels,
+        label2id={name: i for i, name in labels.items()},
+        problem_type="single_label_classification",
+        initializer_range=0.5,
+    )
+    tokenizer = build_tokenizer()
+    tokenizer.model_max_length = 64
+    return save_model(tmp_path_factory.mktemp("models") / "tiny-classifier", BertForSequenceClassification(config), tokenizer)
+
+
+@pytest.fixture
+def make_samples() -> Callable[..., list[list[dict[str, str]]]]:
+    """Makes conversations of varied length."""
+    import random
+
+    def make(n: int, *, seed: int = 0, reasoning: bool = False, longest: int = 40) -> list[list[dict[str, str]]]:
+        rng = random.Random(seed)
+        found = []
+        for i in range(n):
+            answer = {"role": "assistant", "content": sentence(rng, rng.randint(1, longest))}
+            if reasoning and i % 2:
+                answer["reasoning_content"] = sentence(rng, rng.randint(3, longest))
+            found.append([{"role": "user", "content": f"{sentence(rng, rng.randint(2, longest))} {seed} {i}"}, answer])
+        return found
+
+    return make
+
+
+def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
+    """One JSON value a line."""
+    import json
+
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path

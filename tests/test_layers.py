@@ -1,0 +1,127 @@
+"""Imports point down, never up or sideways, and the light commands load no model library."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "python" / "diq"
+
+# the layer of each module (a package counts as one); stages sit at 4, and 4.5 is what calls all of them
+LAYERS: dict[str, float] = {
+    "errors": 0,
+    "records": 0,
+    "config": 0,
+    "queries": 1,
+    "_core": 1,
+    "store": 2,
+    "models": 2,
+    "samples": 2,
+    "formats": 2,
+    "gradients": 3,
+    "influence": 3,
+    "difficulty": 3,
+    "quadrants": 3,
+    "ingest": 4,
+    "score": 4,
+    "select": 4,
+    "train": 4,
+    "demo_data": 3,
+    "demo": 4.5,
+    "cli": 5,
+}
+# modules of one layer that may know each other: each arrow is deliberate
+SIDEWAYS = {
+    ("records", "errors"),
+    ("config", "errors"),
+    ("gradients", "samples"),
+    ("models", "samples"),
+}
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of diq that a file imports anywhere in it, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("diq.")}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            parts = node.module.split(".")
+            if parts == ["diq"]:
+                found |= {alias.name for alias in node.names}
+            elif parts[0] == "diq":
+                found.add(parts[1])
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            pytest.fail(f"{path.name} uses a relative import")
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    here = place(path)
+    assert here in LAYERS, f"give `{here}` a layer"
+    for other in imported(path) - {here}:
+        assert other in LAYERS, f"{path.name} imports unknown diq.{other}"
+        downward = LAYERS[other] < LAYERS[here]
+        assert downward or (here, other) in SIDEWAYS, f"{path.name} (layer {LAYERS[here]}) imports diq.{other}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_methods_hold_no_sql_and_no_click(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {
+        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    } | {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    layer = LAYERS[place(path)]
+    if layer < 5:
+        assert "click" not in names
+        assert "rich" not in names
+    if layer == 3:
+        assert "duckdb" not in names
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after running some code."""
+    text = f"{code}\nimport sys\nprint('\\n'.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    return set(done.stdout.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import diq",
+        "import diq; diq.ingest; diq.select; diq.rank; diq.Store",
+        "import diq.cli, diq.cli.ingest, diq.cli.select, diq.cli.sql, diq.cli.status, diq.cli.score, diq.cli.train, diq.cli.demo",
+    ],
+)
+def test_light_parts_load_no_model_library(code: str) -> None:
+    heavy = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "pandas"}
+    assert not loaded_after(code) & heavy
+
+
+def test_import_diq_is_light() -> None:
+    assert not loaded_after("import diq, diq.cli") & {"numpy", "duckdb", "pyarrow", "rich"}
+
+
+def test_a_verb_stays_a_function_after_its_module_is_imported() -> None:
+    code = "import diq.select, diq.ingest, diq; assert callable(diq.select) and callable(diq.ingest); diq.select"
+    assert "diq" in loaded_after(code)
+
+
+def test_every_sql_file_is_used() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    for path in (PACKAGE / "sql" / "queries").glob("*.sql"):
+        assert f'"{path.stem}"' in source, f"no module names {path.name}"
