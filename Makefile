@@ -21,7 +21,7 @@ $(VENV)/.dependencies: pyproject.toml
 
 $(VENV)/.extension: $(VENV)/.dependencies $(RUST) pyproject.toml
 	@echo "==> building the Rust core and installing diq into $(VENV)"
-	@$(BIN)/maturin develop --release --quiet
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # the release before the current DuckDB, in a folder of its own: a test opens a store with it

@@ -145,3 +145,96 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
 
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def fill_store(
+    path: Path,
+    *,
+    dots: dict[str, Any],
+    difficulty: Any,
+    sizes: dict[str, int | None] | None = None,
+    dataset: str = "pool",
+    model: str = "model",
+) -> list[str]:
+    """A store with one scored dataset, written without the stages; returns the sample ids in order.
+
+    Args:
+        path: the store file, made if missing.
+        dots: validation set name to a column; NaN is stored as null.
+        difficulty: the overall column; knowledge is twice, reasoning minus it.
+        sizes: samples of each validation set; default 10 each.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from diq import _core
+    from diq.store import Store
+
+    n = len(difficulty)
+    texts = [f'[{{"content":"q {i} of {dataset}","role":"user"}},{{"content":"a","role":"assistant"}}]' for i in range(n)]
+    ids = _core.sample_ids(texts)
+    with Store(path, create=True) as store, store.transaction():
+        connection = store.connection
+        (number,) = connection.execute("SELECT count(*) + 1 FROM datasets").fetchone() or (1,)
+        connection.execute("INSERT INTO datasets VALUES (?, ?, 'training', TIMESTAMP '2026-01-01')", [number, dataset])
+        base = pa.table({"id": ids, "text": texts, "position": np.arange(n), "level": np.asarray(difficulty, np.float64)})
+        connection.register("base", base)
+        connection.execute("INSERT INTO samples SELECT CAST(id AS UUID), text, NULL FROM base")
+        connection.execute(
+            "INSERT INTO dataset_samples SELECT ?, position, CAST(id AS UUID), 1, position + 1, 'train', NULL FROM base", [number]
+        )
+        store.add_model(model_id=f"id-{model}", name=model, source="test", architecture=None, n_parameters=None)
+        runs = {
+            kind: store.open_run(
+                kind=kind,
+                method=method,
+                model_id=model_id,
+                fingerprint=f"{kind}-{dataset}-{model}",
+                settings={},
+                environment={},
+            )
+            for kind, method, model_id in (("influence", "exact", f"id-{model}"), ("difficulty", "columns", None))
+        }
+        for run_id in runs.values():
+            store.start_scoring(run_id, number)
+            store.seal(run_id, number)
+        connection.execute(
+            "INSERT INTO difficulty_scores SELECT ?, CAST(id AS UUID), 2 * level, -level, level, NULL, NULL, NULL, NULL FROM base",
+            [runs["difficulty"]],
+        )
+        for name, column in dots.items():
+            connection.execute(
+                "INSERT INTO validation_sets SELECT nextval('validation_set_ids'), ?, NULL, ?, NULL, TIMESTAMP '2026-01-01' "
+                "WHERE ? NOT IN (SELECT name FROM validation_sets)",
+                [name, (sizes or {}).get(name, 10), name],
+            )
+            set_id = store.validation_set(name)["validation_set_id"]
+            store.run("insert_run_validation_set", run_id=runs["influence"], validation_set_id=set_id)
+            values = pa.table({"id": ids, "dot": pa.array(np.asarray(column, np.float64), from_pandas=True)})
+            connection.register("dots", values)
+            connection.execute(
+                "INSERT INTO influence_scores SELECT ?, CAST(id AS UUID), ?, dot, NULL, 1.5, 7, NULL FROM dots",
+                [runs["influence"], set_id],
+            )
+    return ids
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    """Makes a folder on a real file system of a few kilobytes, which soon is full."""
+    import subprocess
+
+    mounted: list[Path] = []
+
+    def make(kilobytes: int) -> Path:
+        folder = tmp_path / f"disk-{kilobytes}k"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("a small file system needs the right to mount one")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

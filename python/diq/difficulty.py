@@ -63,7 +63,7 @@ class DifficultyClassifier:
             try:
                 model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
                 tokenizer = AutoTokenizer.from_pretrained(folder)
-            except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+            except Exception as error:  # loaders raise whatever their back ends do
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ModelError(
                     f"`{folder}` cannot be loaded as a sequence classifier: {reason}",

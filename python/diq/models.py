@@ -112,7 +112,7 @@ def load_tokenizer(model: ModelSource) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(model.path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # loaders raise whatever their back ends do
         raise ModelError(
             f"`{model.source}` has no usable tokenizer: {_first_line(error)}",
             "save it beside the model with tokenizer.save_pretrained(folder)",
@@ -134,14 +134,17 @@ def load_causal_lm(
         ModelError: transformers cannot load the folder as a causal language model.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    # diq has its own progress, and a captured stderr should hold none
+    transformers_logging.disable_progress_bar()
     place = pick_device(device)
     options: dict[str, Any] = {"dtype": getattr(torch, pick_dtype(dtype, place))}
     if attention:
         options["attn_implementation"] = attention
     try:
         loaded: nn.Module = AutoModelForCausalLM.from_pretrained(model.path, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # loaders raise whatever their back ends do
         raise ModelError(
             f"`{model.source}` cannot be loaded as a causal language model: {_first_line(error)}",
             "check that the folder is complete and that transformers knows its architecture",

@@ -234,14 +234,16 @@ def _tokenize(
 ) -> list[_Row]:
     # every sample, also those with scores: the batches must not depend on how far an earlier run came
     rows: list[_Row] = []
-    with Store(store, read_only=True, wait_s=_WAIT_S) as opened:
-        stream = opened.batches(
+    with (
+        Store(store, read_only=True, wait_s=_WAIT_S) as opened,
+        opened.batches(
             "samples_missing_influence",
             rows=_READ_ROWS,
             dataset_id=data["dataset_id"],
             run_id=run_id,
             validation_set_ids=[one["validation_set_id"] for one in sets],
-        )
+        ) as stream,
+    ):
         for batch in stream:
             ids, texts, missing = (batch.column(name).to_pylist() for name in ("sample_id", "messages", "missing"))
             encoded = tokenization.encode([orjson.loads(text) for text in texts])

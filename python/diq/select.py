@@ -398,9 +398,9 @@ def _written(store: Store, data: dict[str, Any], chosen: pa.Table, output: Path)
     try:
         store.connection.register("chosen", chosen)
         (shape,) = store.rows("shape_of_selection", dataset_id=data["dataset_id"])
-        rows = store.batches("rows_of_selection", rows=_WRITE_ROWS, dataset_id=data["dataset_id"])
         writer = _write_parquet if output.suffix == ".parquet" else _write_jsonl
-        writer(pending, rows, shape)
+        with store.batches("rows_of_selection", rows=_WRITE_ROWS, dataset_id=data["dataset_id"]) as rows:
+            writer(pending, rows, shape)
         store.connection.unregister("chosen")
         yield pending
     except OSError as error:

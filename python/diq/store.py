@@ -29,8 +29,8 @@ _LOCKED = re.compile(r"Conflicting lock is held in (?P<program>.*?) \(PID (?P<pi
 
 
 def now() -> datetime.datetime:
-    """The current time with its zone, as the store records it."""
-    return datetime.datetime.now(datetime.timezone.utc)
+    """The current time in UTC, without a zone: reading zoned times would need another package."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
 
 
 class Store:
@@ -155,20 +155,20 @@ class Store:
 
     def run(self, query: str, **params: Any) -> None:
         """Run ``sql/queries/<query>.sql``."""
-        self.connection.execute(queries.query(query), params or None)
+        # fetched to the end: duckdb refuses further statements while an answer is half read
+        self.connection.execute(queries.query(query), params or None).fetchall()
 
     def execute_count(self, query: str, **params: Any) -> int:
         """Run a statement that changes rows; returns how many."""
-        row = self.connection.execute(queries.query(query), params or None).fetchone()
-        return int(row[0]) if row else 0
+        rows = self.connection.execute(queries.query(query), params or None).fetchall()
+        return int(rows[0][0]) if rows else 0
 
     def insert(self, query: str, incoming: pa.Table | pa.RecordBatch, **params: Any) -> int:
         """Run an INSERT that reads the Arrow table ``incoming``; returns how many rows it inserted."""
-        self.connection.register("incoming", incoming)
-        try:
-            return self.execute_count(query, **params)
-        finally:
-            self.connection.unregister("incoming")
+        # DuckDB finds the table by the name of this function's argument; a registered view would keep every batch of a
+        # transaction in memory until it ends
+        rows = self.connection.execute(queries.query(query), params or None).fetchall()
+        return int(rows[0][0]) if rows else 0
 
     def rows(self, query: str, **params: Any) -> list[dict[str, Any]]:
         """All rows of a small result as dicts."""
@@ -183,11 +183,19 @@ class Store:
 
     def arrow(self, query: str, **params: Any) -> pa.Table:
         """The whole result as an Arrow table."""
-        return self.connection.execute(queries.query(query), params or None).to_arrow_table()
+        return self.connection.sql(queries.query(query), params=params or None).to_arrow_table()
 
-    def batches(self, query: str, *, rows: int = 10_000, **params: Any) -> Iterator[pa.RecordBatch]:
-        """The result as a stream of Arrow batches; one stream at a time a connection."""
-        yield from self.connection.execute(queries.query(query), params or None).to_arrow_reader(rows)
+    @contextlib.contextmanager
+    def batches(self, query: str, *, rows: int = 10_000, **params: Any) -> Iterator[Iterator[pa.RecordBatch]]:
+        """The result as a stream of Arrow batches, for a ``with`` block; one stream at a time a connection.
+
+        The block ends the stream: an open one keeps the file held after ``close``, and the next opening would wait.
+        """
+        reader = self.connection.sql(queries.query(query), params=params or None).to_arrow_reader(rows)
+        try:
+            yield reader
+        finally:
+            reader.close()
 
     # nouns -------------------------------------------------------------------------------------------------------
 
@@ -287,5 +295,5 @@ def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
                 "name another path with --store",
             )
         return 0
-    row = connection.execute(queries.query("get_schema_version")).fetchone()
-    return int(row[0]) if row else 0
+    ((version,),) = connection.execute(queries.query("get_schema_version")).fetchall()
+    return int(version)

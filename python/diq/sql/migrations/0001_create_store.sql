@@ -5,12 +5,12 @@
 CREATE TABLE schema_migrations (
     version INTEGER PRIMARY KEY,
     name VARCHAR NOT NULL,
-    applied_at TIMESTAMPTZ NOT NULL
+    applied_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE schema_migrations IS 'Schema changes that this store has been through.';
 COMMENT ON COLUMN schema_migrations.version IS 'Number of the migration.';
 COMMENT ON COLUMN schema_migrations.name IS 'Name of its file.';
-COMMENT ON COLUMN schema_migrations.applied_at IS 'When it was applied.';
+COMMENT ON COLUMN schema_migrations.applied_at IS 'When it was applied (UTC).';
 
 CREATE SEQUENCE dataset_ids;
 CREATE SEQUENCE source_ids;
@@ -33,13 +33,13 @@ CREATE TABLE datasets (
     dataset_id INTEGER PRIMARY KEY,
     name VARCHAR NOT NULL UNIQUE,
     kind VARCHAR NOT NULL CHECK (kind IN ('training', 'validation')),
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE datasets IS 'Named collections of samples: training pools and the data behind validation sets.';
 COMMENT ON COLUMN datasets.dataset_id IS 'Number of the dataset in this store.';
 COMMENT ON COLUMN datasets.name IS 'Name given at ingest; commands and macros take it.';
 COMMENT ON COLUMN datasets.kind IS 'training: what is selected from; validation: what influence is measured on.';
-COMMENT ON COLUMN datasets.created_at IS 'When the dataset was first ingested.';
+COMMENT ON COLUMN datasets.created_at IS 'When the dataset was first ingested (UTC).';
 
 CREATE TABLE sources (
     source_id INTEGER PRIMARY KEY,
@@ -54,7 +54,7 @@ CREATE TABLE sources (
     n_samples BIGINT NOT NULL,
     n_duplicates BIGINT NOT NULL,
     n_rejects BIGINT NOT NULL,
-    ingested_at TIMESTAMPTZ NOT NULL
+    ingested_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE sources IS 'Every file that was ingested, with its counts; the same file is ingested once.';
 COMMENT ON COLUMN sources.source_id IS 'Number of the source in this store.';
@@ -69,7 +69,7 @@ COMMENT ON COLUMN sources.n_rows IS 'Rows read; the sum of samples, duplicates a
 COMMENT ON COLUMN sources.n_samples IS 'Rows that became a sample (or a score) of the dataset.';
 COMMENT ON COLUMN sources.n_duplicates IS 'Rows that repeat an earlier row of the dataset exactly.';
 COMMENT ON COLUMN sources.n_rejects IS 'Rows that could not be used; table rejects says why.';
-COMMENT ON COLUMN sources.ingested_at IS 'When the source was ingested.';
+COMMENT ON COLUMN sources.ingested_at IS 'When the source was ingested (UTC).';
 
 CREATE TABLE samples (
     sample_id UUID NOT NULL,
@@ -138,7 +138,7 @@ CREATE TABLE models (
     source VARCHAR NOT NULL,
     architecture VARCHAR,
     n_parameters BIGINT,
-    added_at TIMESTAMPTZ NOT NULL
+    added_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE models IS 'Models that scores belong to, by what they are, not by where they lie.';
 COMMENT ON COLUMN models.model_id IS 'Fingerprint of weights and configuration: a changed checkpoint is another model.';
@@ -146,7 +146,7 @@ COMMENT ON COLUMN models.name IS 'Hub id, name of the folder, or what --model-na
 COMMENT ON COLUMN models.source IS 'Folder or hub id that it was loaded from; external for scores computed elsewhere.';
 COMMENT ON COLUMN models.architecture IS 'Class of the transformers model.';
 COMMENT ON COLUMN models.n_parameters IS 'Number of parameters.';
-COMMENT ON COLUMN models.added_at IS 'When the model was first seen.';
+COMMENT ON COLUMN models.added_at IS 'When the model was first seen (UTC).';
 
 CREATE TABLE validation_sets (
     validation_set_id INTEGER PRIMARY KEY,
@@ -154,7 +154,7 @@ CREATE TABLE validation_sets (
     dataset_id INTEGER,
     n_samples INTEGER,
     seed BIGINT,
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE validation_sets IS 'Validation sets: the samples whose mean gradient influence is measured against.';
 COMMENT ON COLUMN validation_sets.validation_set_id IS 'Number of the validation set in this store.';
@@ -162,7 +162,7 @@ COMMENT ON COLUMN validation_sets.name IS 'Name; usually the task, such as medqa
 COMMENT ON COLUMN validation_sets.dataset_id IS 'Dataset that it was drawn from; null for scores computed elsewhere.';
 COMMENT ON COLUMN validation_sets.n_samples IS 'Number of samples; its weight when dots of several sets are pooled (Eq. 3).';
 COMMENT ON COLUMN validation_sets.seed IS 'Seed of the draw; null when every sample was taken.';
-COMMENT ON COLUMN validation_sets.created_at IS 'When the set was made.';
+COMMENT ON COLUMN validation_sets.created_at IS 'When the set was made (UTC).';
 
 CREATE TABLE validation_samples (
     validation_set_id INTEGER NOT NULL,
@@ -183,7 +183,7 @@ CREATE TABLE runs (
     config JSON NOT NULL,
     environment JSON NOT NULL,
     result JSON,
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE runs IS 'Recorded configurations: one row for everything that can change a score, and for every training.';
 COMMENT ON COLUMN runs.run_id IS 'Number of the run in this store.';
@@ -194,21 +194,21 @@ COMMENT ON COLUMN runs.fingerprint IS 'BLAKE3 of kind, method, model and config:
 COMMENT ON COLUMN runs.config IS 'Every setting that changes the numbers, defaults included.';
 COMMENT ON COLUMN runs.environment IS 'Versions and hardware; recorded, not part of the fingerprint.';
 COMMENT ON COLUMN runs.result IS 'What came out, for runs that are not scores: losses, steps, files.';
-COMMENT ON COLUMN runs.created_at IS 'When the run was first started.';
+COMMENT ON COLUMN runs.created_at IS 'When the run was first started (UTC).';
 
 CREATE TABLE run_datasets (
     run_id BIGINT NOT NULL,
     dataset_id INTEGER NOT NULL,
     state VARCHAR NOT NULL CHECK (state IN ('open', 'sealed')),
-    started_at TIMESTAMPTZ NOT NULL,
-    sealed_at TIMESTAMPTZ
+    started_at TIMESTAMP NOT NULL,
+    sealed_at TIMESTAMP
 );
 COMMENT ON TABLE run_datasets IS 'How far a run has come with a dataset; only sealed ones are selected from.';
 COMMENT ON COLUMN run_datasets.run_id IS 'Run.';
 COMMENT ON COLUMN run_datasets.dataset_id IS 'Dataset that is scored.';
 COMMENT ON COLUMN run_datasets.state IS 'open until the last shard is in the store, then sealed.';
-COMMENT ON COLUMN run_datasets.started_at IS 'When scoring (last) started.';
-COMMENT ON COLUMN run_datasets.sealed_at IS 'When it was (last) sealed.';
+COMMENT ON COLUMN run_datasets.started_at IS 'When scoring (last) started (UTC).';
+COMMENT ON COLUMN run_datasets.sealed_at IS 'When it was (last) sealed (UTC).';
 
 CREATE TABLE run_validation_sets (
     run_id BIGINT NOT NULL,
@@ -289,7 +289,7 @@ CREATE TABLE rankings (
     n_scored BIGINT NOT NULL,
     n_unscored BIGINT NOT NULL,
     quadrant_counts BIGINT[4],
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE rankings IS 'Configurations that fix a whole order of a dataset; every selection is a prefix of one.';
 COMMENT ON COLUMN rankings.ranking_id IS 'Number of the ranking in this store.';
@@ -304,7 +304,7 @@ COMMENT ON COLUMN rankings.median IS 'Median of the dots.';
 COMMENT ON COLUMN rankings.n_scored IS 'Samples with the scores that the strategy needs: N.';
 COMMENT ON COLUMN rankings.n_unscored IS 'Samples without them; never selected.';
 COMMENT ON COLUMN rankings.quadrant_counts IS 'Samples in Q1, Q2, Q3 and Q4; null where the strategy uses no quadrants.';
-COMMENT ON COLUMN rankings.created_at IS 'When the ranking was computed.';
+COMMENT ON COLUMN rankings.created_at IS 'When the ranking was computed (UTC).';
 
 CREATE TABLE selections (
     selection_id BIGINT PRIMARY KEY,
@@ -314,7 +314,7 @@ CREATE TABLE selections (
     n_target BIGINT NOT NULL,
     n BIGINT NOT NULL,
     output VARCHAR,
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE selections IS 'Every selection that was made.';
 COMMENT ON COLUMN selections.selection_id IS 'Number of the selection in this store.';
@@ -324,7 +324,7 @@ COMMENT ON COLUMN selections.ratio IS 'Ratio as the decimal that was typed.';
 COMMENT ON COLUMN selections.n_target IS 'floor(N * ratio).';
 COMMENT ON COLUMN selections.n IS 'Samples selected; less than n_target only for the strategies q1 to q4.';
 COMMENT ON COLUMN selections.output IS 'File that was written; null when none.';
-COMMENT ON COLUMN selections.created_at IS 'When the selection was made.';
+COMMENT ON COLUMN selections.created_at IS 'When the selection was made (UTC).';
 
 CREATE TABLE selection_samples (
     selection_id BIGINT NOT NULL,
@@ -354,7 +354,7 @@ CREATE TABLE evaluations (
     accuracy DOUBLE NOT NULL,
     standard_error DOUBLE,
     protocol JSON NOT NULL,
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE evaluations IS 'Benchmark numbers.';
 COMMENT ON COLUMN evaluations.evaluation_id IS 'Number of the evaluation in this store.';
@@ -366,7 +366,7 @@ COMMENT ON COLUMN evaluations.n IS 'Questions.';
 COMMENT ON COLUMN evaluations.accuracy IS 'Share answered right, 0 to 1.';
 COMMENT ON COLUMN evaluations.standard_error IS 'Standard error of the accuracy.';
 COMMENT ON COLUMN evaluations.protocol IS 'Template, few-shot, maximum tokens, temperature: everything that moves the number.';
-COMMENT ON COLUMN evaluations.created_at IS 'When it was measured.';
+COMMENT ON COLUMN evaluations.created_at IS 'When it was measured (UTC).';
 
 CREATE TABLE judgments (
     judgment_id BIGINT PRIMARY KEY,
@@ -376,7 +376,7 @@ CREATE TABLE judgments (
     dimension VARCHAR NOT NULL,
     score DOUBLE,
     rationale VARCHAR,
-    created_at TIMESTAMPTZ NOT NULL
+    created_at TIMESTAMP NOT NULL
 );
 COMMENT ON TABLE judgments IS 'Scores that an LLM judge gave.';
 COMMENT ON COLUMN judgments.judgment_id IS 'Number of the judgment in this store.';
@@ -386,7 +386,7 @@ COMMENT ON COLUMN judgments.rubric IS 'reasoning or clinical.';
 COMMENT ON COLUMN judgments.dimension IS 'Dimension of the rubric.';
 COMMENT ON COLUMN judgments.score IS '1 to 5; null where the reply could not be read.';
 COMMENT ON COLUMN judgments.rationale IS 'The judge''s words.';
-COMMENT ON COLUMN judgments.created_at IS 'When it was given.';
+COMMENT ON COLUMN judgments.created_at IS 'When it was given (UTC).';
 
 -- text of each sample as columns, for people; messages stay the source of truth
 CREATE VIEW sample_texts AS

@@ -1,0 +1,88 @@
+//! Claim: dots of stored gradients with one vector run at the speed of memory, and more vectors share the read.
+//!
+//! `cargo bench --bench shard_dots`; `RAYON_NUM_THREADS` sets the threads. Each table stands next to the floor (a plain
+//! read of the mapped bytes) and the naive rival (widen, then one running sum). The answer is checked before any time is
+//! taken.
+
+// criterion's macros make public functions without docs
+#![allow(missing_docs)]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use diq_core::dot::shard_dots;
+use diq_core::shard::{Element, Shard, TENSOR};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+
+const ROWS: usize = 16_384;
+const DIM: usize = 8_192;
+const MOST_VECTORS: usize = 8;
+
+/// A number in [-0.5, 0.5) that looks random.
+fn number(i: usize) -> f32 {
+    let bits = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    ((bits ^ (bits >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40) as f32 / (1 << 24) as f32 - 0.5
+}
+
+fn widen(element: Element, bytes: &[u8]) -> f32 {
+    match element {
+        Element::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        Element::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        Element::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+    }
+}
+
+fn naive(shard: &Shard, vector: &[f32]) -> Vec<f32> {
+    let (element, size) = (shard.element(), shard.element().bytes());
+    let dot = |row: &[u8]| row.chunks(size).zip(vector).map(|(bytes, number)| widen(element, bytes) * number).sum();
+    shard.data().par_chunks(DIM * size).map(dot).collect()
+}
+
+fn read(shard: &Shard) -> u64 {
+    let fold = |block: &[u8]| block.as_chunks::<8>().0.iter().fold(0, |all, &bytes| all ^ u64::from_le_bytes(bytes));
+    shard.data().par_chunks(1 << 20).map(fold).reduce(|| 0, |a, b| a ^ b)
+}
+
+fn table(c: &mut Criterion, name: &str, dtype: Dtype, encode: impl Fn(f32) -> Vec<u8> + Sync) {
+    let path = std::env::temp_dir().join(format!("diq-bench-{}-{name}.safetensors", std::process::id()));
+    let bytes: Vec<u8> = (0..ROWS * DIM).into_par_iter().flat_map_iter(|i| encode(number(i))).collect();
+    let view = TensorView::new(dtype, vec![ROWS, DIM], &bytes).expect("a valid tensor");
+    serialize_to_file([(TENSOR, view)], None, &path).expect("a writable folder for temporary files");
+    drop(bytes);
+    let shard = Shard::open(&path).expect("the shard just written");
+    let vectors: Vec<f32> = (0..MOST_VECTORS * DIM).map(|i| number(i ^ 0x5555)).collect();
+
+    let slow = naive(&shard, &vectors[..DIM]);
+    let fast = shard_dots(&shard, &vectors[..DIM], 1).expect("vectors of the shard's dim");
+    // 8,192 products of at most 1/4, added one by one in float32
+    assert!(slow.iter().zip(&fast).all(|(slow, fast)| (slow - fast).abs() < 1e-2), "{name}: wrong dots");
+
+    let mut group = c.benchmark_group(format!("{ROWS} x {DIM} {name}"));
+    group.sampling_mode(SamplingMode::Flat).sample_size(15);
+    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
+    group.throughput(Throughput::Bytes(shard.data().len() as u64));
+    group.bench_function("floor: read the map", |b| b.iter(|| read(black_box(&shard))));
+    for m in [1, 4, 8] {
+        let vectors = &vectors[..m * DIM];
+        group.bench_function(format!("{m} vectors"), |b| {
+            b.iter(|| shard_dots(black_box(&shard), black_box(vectors), m))
+        });
+    }
+    group.sample_size(10);
+    group.bench_function("rival: naive, 1 vector", |b| b.iter(|| naive(black_box(&shard), black_box(&vectors[..DIM]))));
+    group.finish();
+    drop(shard);
+    std::fs::remove_file(path).expect("the shard just read");
+}
+
+fn shards(c: &mut Criterion) {
+    table(c, "float16", Dtype::F16, |number| f16::from_f32(number).to_le_bytes().to_vec());
+    table(c, "bfloat16", Dtype::BF16, |number| bf16::from_f32(number).to_le_bytes().to_vec());
+    table(c, "float32", Dtype::F32, |number| number.to_le_bytes().to_vec());
+}
+
+criterion_group!(benches, shards);
+criterion_main!(benches);

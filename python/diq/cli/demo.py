@@ -1,0 +1,96 @@
+"""``diq demo``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diq.cli.console import Progress, print_json, progress, table
+from diq.cli.options import output_options
+
+if TYPE_CHECKING:
+    from diq.demo import DemoSummary
+
+
+class _Printer:
+    """Tells the demo on stdout, with progress on stderr."""
+
+    def say(self, text: str) -> None:
+        click.echo(text)
+
+    def command(self, text: str) -> None:
+        click.secho(f"\n$ {text}", bold=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        click.echo()
+        table(title, columns, rows)
+
+    def working(self) -> AbstractContextManager[Progress | None]:
+        return progress(quiet=False)
+
+
+@click.command()
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Leave store, data, models and adapters in DIR; a demo that was stopped there goes on.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of data, models, draws and trainings.")
+@output_options
+def demo(keep: Path | None, seed: int, as_json: bool, quiet: bool) -> None:
+    """Run the whole pipeline offline, on data and a small model that it makes itself: some minutes on a laptop.
+
+    Every step is announced by the command that does the same. Without --keep nothing is left behind.
+    """
+    started = time.monotonic()
+    if not (as_json or quiet):
+        click.echo("Loading the model libraries ...")
+    # they take seconds, which `diq demo --help` must not wait for
+    from diq.demo import Silence, run
+
+    summary = run(keep=keep, seed=seed, narrator=Silence() if as_json or quiet else _Printer(), started=started)
+    if as_json:
+        print_json(summary.to_dict())
+    else:
+        _show(summary)
+
+
+def _show(summary: DemoSummary) -> None:
+    from diq.demo import verdict
+
+    click.echo()
+    rows = [(name, *(losses[one] for one in ("base", "diq", "random"))) for name, losses in summary.losses.items()]
+    table(
+        "validation loss, nats a token",
+        ("validation set", "base model", "after DIQ 10 %", "after random 10 %"),
+        rows,
+    )
+    click.echo("The selection saw no held-out question.")
+    trained = ((name, summary.trainings[name]) for name in ("diq", "random"))
+    click.echo(
+        "Trained on "
+        + " and ".join(
+            f"{one['n_samples']:,} samples, {one['answer_tokens']:,} answer tokens ({name})" for name, one in trained
+        )
+        + "."
+    )
+    click.echo(verdict(summary))
+    click.echo()
+    times = [
+        (name, round(seconds, 2), "was there" if name in summary.skipped else "")
+        for name, seconds in summary.seconds.items()
+    ]
+    table("time of each step", ("step", "seconds", ""), [*times, ("total", round(summary.total_seconds, 1), "")])
+    if summary.folder is None:
+        click.echo("Nothing was kept; `diq demo --keep DIR` leaves store, models and adapters to play with.")
+        return
+    click.echo(f"Everything is in {summary.folder}. All commands above work there, and for example:")
+    click.echo(f"  cd {summary.folder}")
+    for line in summary.examples:
+        click.echo(f"  {line}")

@@ -1,0 +1,162 @@
+"""Multiple choice: options in their many shapes, the gold letter, and the one wording of the answer."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from diq.formats.layouts.layout import Values, structured, text, turn
+from diq.records import Message, short
+
+# the answer of every multiple-choice sample; without a text the letter alone
+ANSWER = "The answer is {letter}. {text}"
+ANSWER_LETTER = "The answer is {letter}."
+
+Options = dict[str, str]
+"""Letter to text, in the order of the row."""
+
+_MARK = "Answer Choices:"
+_LABELLED = re.compile(r"\(?([A-Z])[.):]\s*(.*)", re.DOTALL)
+
+
+def options(value: Any) -> Options:
+    """Options from ``{"A": text}``, a list of texts, a list of ``{letter, content}``, or their JSON text.
+
+    Raises:
+        ValueError: none of these, or empty.
+    """
+    value = structured(value)
+    if isinstance(value, Mapping) and set(value) == {"label", "text"}:
+        found = dict(zip(value["label"], value["text"], strict=False))
+    elif isinstance(value, Mapping):
+        # parquet gives every key of a struct, missing ones as null
+        found = {str(letter): one for letter, one in value.items() if one is not None}
+    elif isinstance(value, (list, tuple)):
+        found = _listed(value)
+    elif isinstance(value, str):
+        found = inline(value if _MARK in value else f"{_MARK}\n{value}")
+    else:
+        found = {}
+    if not found:
+        raise ValueError("no options")
+    for letter, one in found.items():
+        if isinstance(one, bool) or not isinstance(one, (str, int, float)):
+            raise ValueError(f"option {letter} is no text")
+    return {letter: str(one) for letter, one in found.items()}
+
+
+def _listed(values: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
+    if len(values) > len(string.ascii_uppercase):
+        raise ValueError(f"{len(values)} options; there are {len(string.ascii_uppercase)} letters")
+    if all(isinstance(one, Mapping) for one in values):
+        found = {}
+        for letter, one in zip(string.ascii_uppercase, values, strict=False):
+            name = next((str(one[key]) for key in ("letter", "key", "label") if one.get(key) is not None), letter)
+            found[name] = next((one[key] for key in ("content", "text", "value") if one.get(key) is not None), None)
+        return found
+    labelled = [_LABELLED.fullmatch(one) if isinstance(one, str) else None for one in values]
+    if values and all(
+        match is not None and match[1] == letter
+        for match, letter in zip(labelled, string.ascii_uppercase, strict=False)
+    ):
+        return {match[1]: match[2] for match in labelled if match is not None}
+    return dict(zip(string.ascii_uppercase, values, strict=False))
+
+
+def inline(question: str) -> Options:
+    """Options that stand in the question itself behind ``Answer Choices:``, as ``(A) text`` or ``A. text`` lines."""
+    _, mark, tail = question.rpartition(_MARK)
+    if not mark:
+        return {}
+    for shape in ("({})", "{}.", "{})", "{}:"):
+        found = _split(tail, shape)
+        if len(found) > 1:
+            return found
+    return {}
+
+
+def _split(tail: str, shape: str) -> Options:
+    # letters in their order, each behind a space, so that an "(A)" inside an option does not cut it
+    places: list[tuple[str, int, int]] = []
+    at = 0
+    for letter in string.ascii_uppercase:
+        match = re.compile(rf"(?:^|\s){re.escape(shape.format(letter))}(?=\s)").search(tail, at)
+        if match is None:
+            break
+        places.append((letter, match.start(), match.end()))
+        at = match.end()
+    ends = [start for _, start, _ in places[1:]] + [len(tail)]
+    return {letter: tail[end:stop].strip() for (letter, _, end), stop in zip(places, ends, strict=False)}
+
+
+def gold(value: Any, choices: Options) -> str:
+    """The letter of the right option: given as a letter, as ``["B"]``, ``(B)``, a 0-based number, or its text.
+
+    Raises:
+        ValueError: no answer, several, or one that is not among the options.
+    """
+    value = structured(value)
+    if isinstance(value, (list, tuple)):
+        if len(value) > 1:
+            raise ValueError(f"{len(value)} right answers ({short(value)}); one is expected")
+        value = value[0] if value else None
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ValueError("the answer is empty")
+    name = str(value).strip() if not isinstance(value, float) else str(int(value)) if value.is_integer() else ""
+    if not isinstance(value, bool):
+        if name in choices:
+            return name
+        letter = name.strip("()[].: ").upper()
+        if letter in choices or (not choices and len(letter) == 1 and letter.isalpha()):
+            return letter
+        if name.isdigit() and int(name) < len(choices):
+            return list(choices)[int(name)]
+        for letter, option in choices.items():
+            if option.strip() == name:
+                return letter
+    known = f"the options {', '.join(choices)}" if choices else "letters"
+    raise ValueError(f"the answer `{short(value)}` is not among {known}")
+
+
+def answer(letter: str, choices: Options) -> str:
+    """The answer's sentence."""
+    option = choices.get(letter, "")
+    return ANSWER.format(letter=letter, text=option) if option.strip() else ANSWER_LETTER.format(letter=letter)
+
+
+def prompt(question: str, choices: Options) -> str:
+    """The question with its options, one a line, unless it already holds them."""
+    if not question.strip():
+        raise ValueError("the prompt is empty")
+    if _MARK in question or _holds_all(question, choices):
+        return question
+    return "\n".join([question, *(f"{letter}. {option}" for letter, option in choices.items())])
+
+
+def _holds_all(question: str, choices: Options) -> bool:
+    return all(
+        any(f"{mark} {option}" in question for mark in (f"({letter})", f"{letter}.", f"{letter})", f"{letter}:"))
+        for letter, option in choices.items()
+    )
+
+
+def multiple_choice(
+    row: Values, *, question: str, choices: Options, right: Any, reasoning: tuple[str, ...] = ()
+) -> list[Message]:
+    """A multiple-choice row as a sample."""
+    asked = text(row, question)
+    if not asked:
+        raise ValueError("the prompt is empty")
+    letter = gold(right, choices)
+    return turn(prompt(asked, choices), answer(letter, choices), reasoning=text(row, *reasoning))
+
+
+def first(row: Values, *names: str) -> Any:
+    """The first of these columns that is neither null nor empty."""
+    for name in names:
+        value = row.get(name)
+        if value is not None and value != "" and value != []:
+            return value
+    return None

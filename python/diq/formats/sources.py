@@ -1,0 +1,236 @@
+"""What a SOURCE on the command line means: files, globs, folders, saved dataset folders and hub ids."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from diq import _core
+from diq.errors import InputError, UsageError
+from diq.formats import containers
+from diq.formats.containers import columnar
+from diq.formats.rows import BadRow, Meter, Row
+from diq.formats.streams import compression
+
+_HUB = re.compile(r"^(?P<id>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?$")
+_DATASET_ROWS = 500  # rows fetched at once from a saved dataset folder
+
+
+class Source(Protocol):
+    """Something that gives rows."""
+
+    @property
+    def path(self) -> str:
+        """As the user gave it (one file of a glob or folder)."""
+
+    @property
+    def meter(self) -> Meter:
+        """How much of it is read."""
+
+    def content_hash(self) -> str:
+        """Changes when the content changes; a copy elsewhere has the same."""
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """All rows, from the start."""
+
+
+@dataclass(slots=True)
+class FileSource:
+    """One file in one of the containers."""
+
+    path: str
+    meter: Meter = field(default_factory=Meter)
+
+    def content_hash(self) -> str:
+        """BLAKE3 of the file's bytes."""
+        return _core.file_hash(self.path)
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """All rows, from the start."""
+        path = Path(self.path)
+        return containers.reader(path)(path, self.meter)
+
+    def batches(self) -> Iterator[Any] | None:
+        """Arrow batches, where the file holds them; None for text."""
+        path = Path(self.path)
+        return columnar.batches(path, self.meter) if containers.is_columnar(path) else None
+
+    def is_text_only(self) -> bool:
+        """Whether every value comes as text, numbers too (CSV)."""
+        return containers.is_text_only(Path(self.path))
+
+
+@dataclass(slots=True)
+class DatasetFolder:
+    """A folder that `datasets.Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
+
+    path: str
+    split: str | None = None
+    meter: Meter = field(default_factory=Meter)
+
+    def content_hash(self) -> str:
+        """BLAKE3 over the names and hashes of the folder's files, and the split."""
+        folder = Path(self.path)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        listing = [f"{path.relative_to(folder).as_posix()} {_core.file_hash(str(path))}" for path in files]
+        return _core.sample_ids(["\n".join([*listing, f"split {self.split}"])])[0].replace("-", "")
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """All rows, from the start."""
+        datasets = _datasets(self.path)
+        try:
+            loaded = datasets.load_from_disk(self.path)
+        except Exception as error:
+            raise InputError(
+                f"`{self.path}` cannot be loaded as a saved dataset: {_line(error)}", "save it again with save_to_disk"
+            ) from error
+        if isinstance(loaded, dict):
+            loaded = loaded[_one_split(self.path, list(loaded), self.split)]
+        self.meter.done, self.meter.total = 0, len(loaded)
+        line = 1
+        for table in loaded.with_format("arrow").iter(batch_size=_DATASET_ROWS):
+            yield from columnar.batch_rows(table, line)
+            line += table.num_rows
+            self.meter.done += table.num_rows
+
+
+@dataclass(slots=True)
+class HubSource:
+    """A dataset of the Hugging Face hub, streamed; `datasets` reads whatever files it has.
+
+    Attributes:
+        name: ``owner/name`` (or a local folder that `datasets.load_dataset` understands).
+        config: its configuration, when it has several.
+        revision: branch, tag or commit.
+    """
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    split: str | None = None
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def path(self) -> str:
+        """As on the command line."""
+        return self.name + (f":{self.config}" if self.config else "") + (f"@{self.revision}" if self.revision else "")
+
+    def content_hash(self) -> str:
+        """The builder's hash (it covers the commit of the data files), configuration and split."""
+        builder = self._call("load_dataset_builder")
+        return f"{builder.hash}-{builder.config.name}-{self.split or ''}"
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """All rows, from the start."""
+        loaded = self._call("load_dataset", streaming=True)
+        stream = loaded[_one_split(self.path, list(loaded), self.split)]
+        try:
+            for line, values in enumerate(stream, start=1):
+                yield Row(line, values)
+        except Exception as error:
+            # whatever the loader of somebody else's files raises is a broken input, not a bug of ours
+            raise InputError(
+                f"`{self.path}` broke off while it was read: {_line(error)}", "run the same command again"
+            ) from error
+
+    def _call(self, function: str, **options: Any) -> Any:
+        datasets = _datasets(self.path)
+        try:
+            return getattr(datasets, function)(self.name, self.config, revision=self.revision, **options)
+        except Exception as error:
+            raise InputError(
+                f"the hub dataset `{self.path}` cannot be opened: {_line(error)}",
+                "check the id (owner/name[:config][@revision]) and the network; a local file needs its suffix",
+            ) from error
+
+
+def find_sources(arguments: Sequence[str | os.PathLike[str]], *, split: str | None = None) -> list[Source]:
+    """Every source that the arguments name, in order; a file that is named twice counts once.
+
+    Raises:
+        UsageError: a file is missing, a glob matches nothing, or nothing was given.
+        InputError: a folder holds no file that diq reads, or a file is of no known container.
+    """
+    if not arguments:
+        raise UsageError("no source was given", "name files, folders or a hub id: `diq ingest FILE --dataset NAME`")
+    found: dict[str, Source] = {}
+    for argument in arguments:
+        for source in _find(os.fspath(argument), split):
+            key = os.path.realpath(source.path) if not isinstance(source, HubSource) else f"hub {source.path}"
+            found.setdefault(key, source)
+    return list(found.values())
+
+
+def _find(argument: str, split: str | None) -> Iterable[Source]:
+    path = Path(argument)
+    if path.is_dir():
+        return _folder(path, split)
+    if path.exists():
+        return [_file(path)]
+    if glob.has_magic(argument):
+        # Path.glob takes no absolute pattern
+        matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
+        files = [path for path in matches if path.is_file()]
+        if not files:
+            raise UsageError(f"no file matches `{argument}`", "check the pattern; quote it so that the shell keeps it")
+        return [_file(path) for path in files]
+    match = _HUB.match(argument)
+    if match and not containers.suffix(path) and not path.parent.is_dir():
+        return [HubSource(match["id"], match["config"], match["revision"], split)]
+    raise UsageError(f"no such file or folder: `{argument}`", _nearby(path))
+
+
+def _folder(path: Path, split: str | None) -> Iterable[Source]:
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        return [DatasetFolder(str(path), split)]
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+        and containers.suffix(file)
+        and not any(part[0] in "._" for part in file.relative_to(path).parts)
+    ]
+    if not files:
+        known = ", ".join(containers.CONTAINERS)
+        raise InputError(f"the folder `{path}` holds no file that diq reads", f"known: {known}, also .gz and .zst")
+    return [_file(file) for file in files]
+
+
+def _file(path: Path) -> Source:
+    containers.reader(path)
+    compression(path)
+    return FileSource(str(path))
+
+
+def _nearby(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"the folder `{path.parent}` does not exist either"
+    close = difflib.get_close_matches(path.name, [one.name for one in path.parent.iterdir()], n=1)
+    return f"did you mean `{path.parent / close[0]}`?" if close else f"look into `{path.parent}`"
+
+
+def _one_split(path: str, names: list[str], wanted: str | None) -> str:
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted in names:
+        return str(wanted)
+    asked = f"no split `{wanted}`" if wanted else "several splits"
+    raise UsageError(f"`{path}` has {asked}; it has {', '.join(names)}", "name one with --split")
+
+
+def _datasets(path: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UsageError(f"reading `{path}` needs the package `datasets`", "run `pip install 'diq[hub]'`") from error
+    return datasets
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

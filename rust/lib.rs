@@ -1,0 +1,27 @@
+//! The numeric core of DIQ: which samples come first, and what their gradients say.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`key`] | order-preserving integer keys of float scores |
+//! | [`quantile`] | exact quantiles by selection |
+//! | [`quadrant`] | the quadrant of a sample from its dot and its difficulty |
+//! | [`rank`] | the ranking, or only its first rows |
+//! | [`shard`] | gradient shards on disk, memory-mapped |
+//! | [`dot`] | dots of a mapped shard with a few vectors |
+//! | [`hash`] | content hashes: sample ids and file hashes |
+//! | [`error`] | everything that can go wrong |
+//!
+//! Nothing here knows of Python; `python.rs`, behind the feature `python`, is the only file that does. Work is spread
+//! over the current rayon pool, and no result depends on how many threads that pool has.
+
+pub mod dot;
+pub mod error;
+pub mod hash;
+pub mod key;
+pub mod quadrant;
+pub mod quantile;
+pub mod rank;
+pub mod shard;
+
+#[cfg(feature = "python")]
+mod python;

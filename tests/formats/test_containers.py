@@ -1,0 +1,323 @@
+"""Containers: the same rows from every kind of file, exact line numbers, and broken files that say what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diq.errors import InputError
+from diq.formats import BadRow, Row
+from diq.formats.containers import CONTAINERS, csv_table, json_tree, reader, suffix
+from diq.formats.rows import Meter
+from diq.formats.streams import TextStream, lines
+
+ROWS = [
+    {"question": "What is a fever?", "answer": "A high temperature, 38 °C or more."},
+    {"question": 'Two\nlines, a comma and a "quote"', "answer": "Yes\r\nand no"},
+    {"question": "日本語 🩺", "answer": "ψ"},
+]
+
+
+def read(path: Path) -> list[Row | BadRow]:
+    return list(reader(path)(path, Meter()))
+
+
+def values(path: Path) -> list[dict[str, Any]]:
+    found = read(path)
+    assert not [row for row in found if isinstance(row, BadRow)]
+    return [row.values for row in found if isinstance(row, Row)]
+
+
+def jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def csv_bytes(rows: list[dict[str, Any]], delimiter: str = ",") -> bytes:
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out, row_group_size=2)
+    return out.getvalue()
+
+
+def arrow(rows: list[dict[str, Any]], *, stream: bool) -> bytes:
+    out = io.BytesIO()
+    table = pa.Table.from_pylist(rows)
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(out, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return out.getvalue()
+
+
+FORMS: dict[str, tuple[str, Callable[[list[dict[str, Any]]], bytes]]] = {
+    "jsonl": (".jsonl", jsonl),
+    "jsonl with mark": (".jsonl", lambda rows: b"\xef\xbb\xbf" + jsonl(rows)),
+    "jsonl in UTF-16": (".jsonl", lambda rows: jsonl(rows).decode().encode("utf-16")),
+    "jsonl in UTF-32": (".jsonl", lambda rows: jsonl(rows).decode().encode("utf-32")),
+    "jsonl with CRLF": (".jsonl", lambda rows: jsonl(rows).replace(b"\n", b"\r\n")),
+    "array": (".json", lambda rows: json.dumps(rows).encode()),
+    "pretty array": (".json", lambda rows: json.dumps(rows, indent=1, ensure_ascii=False).encode()),
+    "json lines named json": (".json", jsonl),
+    "pandas columns": (
+        ".json",
+        lambda rows: json.dumps({c: {str(i): row[c] for i, row in enumerate(rows)} for c in rows[0]}).encode(),
+    ),
+    "csv": (".csv", csv_bytes),
+    "csv with mark": (".csv", lambda rows: b"\xef\xbb\xbf" + csv_bytes(rows)),
+    "csv with semicolons": (".csv", lambda rows: csv_bytes(rows, ";")),
+    "tsv": (".tsv", lambda rows: csv_bytes(rows, "\t")),
+    "parquet": (".parquet", parquet),
+    "arrow stream": (".arrow", lambda rows: arrow(rows, stream=True)),
+    "arrow file": (".arrow", lambda rows: arrow(rows, stream=False)),
+}
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_container_gives_the_same_rows(tmp_path: Path, form: str, packed: str) -> None:
+    ending, write = FORMS[form]
+    path = tmp_path / f"rows{ending}{packed}"
+    path.write_bytes(PACKED[packed](write(ROWS)))
+    assert values(path) == ROWS
+
+
+def test_objects_keyed_by_id_give_their_key(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"17": ROWS[0], "18": ROWS[1] | {"id": "own"}}, indent=2))
+    assert values(path) == [{"id": "17", **ROWS[0]}, {"id": "own", **ROWS[1]}]
+
+
+def test_a_single_object_is_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS[0], indent=2))
+    assert values(path) == [ROWS[0]]
+
+
+def test_members_of_a_gzip_file_are_all_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    data = jsonl(ROWS)
+    path.write_bytes(gzip.compress(data[:50]) + gzip.compress(data[50:]) + b"\0" * 512)
+    assert values(path) == ROWS
+    zst = tmp_path / "rows.jsonl.zst"
+    zst.write_bytes(zstandard.compress(data[:50]) + zstandard.compress(data[50:]))
+    assert values(zst) == ROWS
+
+
+def test_compression_is_told_by_content(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(gzip.compress(jsonl(ROWS)))
+    assert values(path) == ROWS
+
+
+def test_bad_lines_are_named_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        b'{"a": 1}\n'
+        b"\n"
+        b'{"a": \n'
+        b"[1, 2]\n"
+        b'"text"\n'
+        b"   \r\n"
+        b'{"a": "caf\xe9"}\n'
+        b'{"a": NaN, "b": Infinity, "a": 2}\n'
+        b'{"a": "\\ud83d"}\n' + b"[" * 5000 + b"\n"
+        b'{"a": 3}'
+    )
+    found = read(path)
+    assert [(row.line, row.values["a"]) for row in found if isinstance(row, Row)] == [(1, 1), (8, 2), (11, 3)]
+    bad = {row.line: row for row in found if isinstance(row, BadRow)}
+    assert sorted(bad) == [3, 4, 5, 7, 9, 10]
+    assert bad[3].reason.startswith("not JSON: ")
+    assert bad[4] == BadRow(4, "not an object but an array", "[1, 2]")
+    assert bad[5].reason == "not an object but a string"
+    assert bad[7].reason == "not UTF-8: byte 0xe9 at offset 10"
+    assert "surrogate" in bad[9].reason
+    assert bad[10].reason.startswith("not JSON")
+    assert len(bad[10].content) == 2000
+
+
+def test_csv_rows_name_the_line_they_start_on(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b'q,a\n"one\ntwo",1\n\nx,y,z\nlonely\n"caf\xe9",2\n"a" b,3\nlast,4\n"open,5\n')
+    found = read(path)
+    assert [row for row in found if isinstance(row, Row)] == [
+        Row(2, {"q": "one\ntwo", "a": "1"}),
+        Row(9, {"q": "last", "a": "4"}),
+    ]
+    bad = {row.line: row.reason for row in found if isinstance(row, BadRow)}
+    assert bad[5] == "3 fields where the header has 2"
+    assert bad[6] == "1 fields where the header has 2"
+    assert bad[7] == "not UTF-8: byte 0xe9 at offset 4"
+    assert bad[8].startswith("not CSV: ")
+    assert bad[10].startswith("not CSV: ")
+
+
+def test_an_open_quote_does_not_swallow_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_table, "FIELD_LIMIT", 1000)
+    path = tmp_path / "rows.csv"
+    path.write_text('q,a\n"open,1\n' + "x" * 50 + ",2\n" * 40 + "y,3\n" * 400)
+    found = read(path)
+    assert isinstance(found[0], BadRow)
+    assert found[0].line == 2
+    assert found[-1] == Row(442, {"q": "y", "a": "3"})
+    assert csv.field_size_limit() > 1000
+
+
+def test_a_csv_header_with_a_name_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("q,a,q\n1,2,3\n")
+    with pytest.raises(InputError, match="two columns named `q`"):
+        read(path)
+
+
+def test_elements_of_an_array_that_are_no_objects(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(b'[{"a": 1}, 7, null, {"a": "caf\xe9"}, {"a": "\\udc00"}, {"a": "\\ud83d\\ude00"}, 12345]')
+    found = read(path)
+    assert [row.line for row in found] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row.values for row in found if isinstance(row, Row)] == [{"a": 1}, {"a": "😀"}]
+    assert [row.content for row in found if isinstance(row, BadRow)][-1] == "12345"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1}, {"a": ', "line 1: the file ends inside a value"),
+        ('[{"a": 1},\n{"a": "x}', "line 2: the file ends inside a value"),
+        ('[{"a": 1}\n', "line 2: the end of the file where `,` or `]` should be"),
+        ('[{"a": 1}\n\n{"a": 2}]', "line 3: `{` where"),
+        ('[{"a": 1}] x', "after the end of the JSON value"),
+        ('[{"a": 1},\n{"a": tru e}' + " " * 100 + "]", "line 2: Expecting value"),
+        ("hello", "starts with `h`"),
+        ('{"a": {"x": 1}, 3: 4}' + " " * 50, "Expecting property name|a key that is not a string"),
+    ],
+)
+def test_json_that_breaks_off_says_where(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read(path)
+
+
+def test_long_values_cross_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a buffer of a few bytes cuts numbers, escapes, literals and characters everywhere
+    for chunk in (1, 2, 3, 7):
+        monkeypatch.setattr(json_tree, "CHUNK", chunk)
+        monkeypatch.setattr(TextStream.read, "__defaults__", (chunk,))
+        rows = [{"a": 'x\\"é🩺' * 5, "n": -12.5e10, "t": [True, None, {}]}, {"b": 1234567}, {"c": "ψ"}]
+        for data in (rows, {"k1": rows[0], "k2": rows[1]}):
+            path = tmp_path / "rows.json"
+            path.write_bytes(json.dumps(data, ensure_ascii=False).encode() + b"\n ")
+            wanted = rows if data is rows else [{"id": key, **row} for key, row in data.items()]  # type: ignore[union-attr]
+            assert values(path) == wanted
+
+
+def test_one_value_larger_than_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_tree, "MAX_LINE", 1 << 20)
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"a": {"0": "x" * (4 << 20)}}))
+    with pytest.raises(InputError, match="longer than 1 MB"):
+        read(path)
+
+
+def test_one_line_larger_than_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diq.formats.streams.MAX_LINE", 1 << 20)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"a": "x" * (4 << 20)}))
+    with pytest.raises(InputError, match="line 1 of .* longer than 1 MB"):
+        read(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")), max_size=30), st.integers(1, 50))
+def test_lines_equal_split(tmp_path_factory: pytest.TempPathFactory, wanted: list[bytes], chunk: int) -> None:
+    class Pieces:
+        path = Path("x")
+        data = b"\n".join(wanted)
+
+        def read(self) -> bytes:
+            piece, self.data = self.data[:chunk], self.data[chunk:]
+            return piece
+
+    expected = b"\n".join(wanted).split(b"\n")
+    if expected[-1] == b"":
+        expected.pop()
+    assert list(lines(Pieces())) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cut", [0.02, 0.5, 0.99])
+@pytest.mark.parametrize("form", ["jsonl.gz", "jsonl.zst", "parquet", "arrow", "csv.gz", "json.gz", "parquet.gz"])
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path: Path, form: str, cut: float) -> None:
+    rows = [{"question": f"q{i} {os.urandom(20).hex()}", "answer": os.urandom(200).hex()} for i in range(500)]
+    ending, _, packed = form.partition(".")
+    _, write = next(one for one in FORMS.values() if one[0] == f".{ending}")
+    if ending == "arrow":
+        write = FORMS["arrow file"][1]
+    data = PACKED[f".{packed}" if packed else ""](write(rows))
+    path = tmp_path / f"rows.{form}"
+    path.write_bytes(data[: int(len(data) * cut)])
+    with pytest.raises(InputError, match=f"rows.{form}"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b"", "is empty"),
+        ("a.jsonl", b"\x00\x01\x02\x03", "is not text"),
+        ("a.csv", '{"a": 1}\n'.encode("utf-16-le"), "is not text"),
+        ("a.jsonl.gz", b'{"a": 1}\n', "does not start like gzip"),
+        ("a.jsonl.zst", gzip.compress(b"{}"), "does not start like zstd"),
+        ("a.parquet", b"PAR1 and no more", "cannot be read as Parquet"),
+        ("a.parquet", b"hello hello hello", "cannot be read as Parquet"),
+        ("a.arrow", b"hello hello hello", "cannot be read as Arrow"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git-lfs pointer"),
+        ("a.jsonl", b"\xff\xfe{\x00\x00\xd8", "byte order mark"),
+        ("a.txt", b"hello", "no suffix of a container"),
+    ],
+)
+def test_files_that_are_not_what_they_say(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message) as error:
+        read(path)
+    assert error.value.hint
+
+
+def test_damage_inside_gzip_is_found(tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(jsonl(ROWS * 100)))
+    data[len(data) // 2] ^= 255
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="is damaged|is cut off"):
+        read(path)
+
+
+def test_suffixes() -> None:
+    assert suffix(Path("a.b.JSONL.gz")) == ".jsonl"
+    assert suffix(Path("a.jsonl.txt")) == ""
+    assert suffix(Path("train.parquet")) == ".parquet"
+    assert {"." + name for name in ("jsonl", "json", "csv", "parquet", "arrow")} <= set(CONTAINERS)

@@ -1,0 +1,410 @@
+"""Layouts: every known row shape gives the expected messages; rows that are no sample say why."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from diq.errors import InputError, UsageError
+from diq.formats import BadRow, Parsed, open_source
+from diq.formats.layouts import LAYOUTS, NAMES, mapped, named
+from diq.formats.layouts.choices import gold, inline, options
+from diq.formats.layouts.layout import without_reasoning
+from diq.records import Sample
+
+USER = {"role": "user", "content": "Q?"}
+ANSWER = {"role": "assistant", "content": "A."}
+OPTIONS = {"A": "one", "B": "two"}
+ASKED = {"role": "user", "content": "Q?\nA. one\nB. two"}
+SECOND = {"role": "assistant", "content": "The answer is B. two"}
+
+
+def thinking(answer: dict[str, str], reasoning: str = "R") -> dict[str, str]:
+    return {**answer, "reasoning_content": reasoning}
+
+
+# name, row, messages
+CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
+    ("messages", {"messages": [USER, ANSWER]}, [USER, ANSWER]),
+    (
+        "messages",
+        {"messages": [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in (("developer", "S"), ("user", "Q?"), ("assistant", "A."))]},
+        [{"role": "system", "content": "S"}, USER, ANSWER],
+    ),
+    ("messages", {"messages": [USER, thinking(ANSWER)], "system": "S"}, [{"role": "system", "content": "S"}, USER, thinking(ANSWER)]),
+    ("messages", {"messages": [USER, {**ANSWER, "reasoning_content": " "}]}, [USER, ANSWER]),
+    ("messages", {"messages": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]}, [USER, ANSWER]),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}] * 2, "id": 1},
+        [USER, ANSWER] * 2,
+    ),
+    ("sharegpt", {"conversations": [USER, ANSWER]}, [USER, ANSWER]),
+    (
+        "ultramedical",
+        {"id": "1", "type": "Exam", "conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}], "answer": "B", "score": "7"},
+        [USER, ANSWER],
+    ),
+    ("alpaca", {"instruction": "Q?", "input": "", "output": "A."}, [USER, ANSWER]),
+    (
+        "alpaca",
+        {"instruction": "Q?", "input": "In", "output": "A.", "system": "S", "history": [["q", "a"]]},
+        [
+            {"role": "system", "content": "S"},
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a"},
+            {"role": "user", "content": "Q?\nIn"},
+            ANSWER,
+        ],
+    ),
+    ("dolly", {"instruction": "Q?", "context": "In", "response": "A."}, [{"role": "user", "content": "Q?\nIn"}, ANSWER]),
+    ("finemed", {"text": "passage", "instruction": "Q?", "response": "A.", "complexity": 3, "quality": 4}, [USER, ANSWER]),
+    ("prompt_completion", {"prompt": [USER], "completion": [ANSWER]}, [USER, ANSWER]),
+    ("prompt_completion", {"prompt": "[1, 2]", "completion": "A."}, [{"role": "user", "content": "[1, 2]"}, ANSWER]),
+    ("question_answer", {"question": "Q?", "answer": "A."}, [USER, ANSWER]),
+    ("question_answer", {"question": "Q?", "answer": 42}, [USER, {"role": "assistant", "content": "42"}]),
+    ("question_answer", {"question": "Q?", "rationale": "R", "answer": "A."}, [USER, thinking(ANSWER)]),
+    ("huatuo", {"Question": "Q?", "Complex_CoT": "R", "Response": "A."}, [USER, thinking(ANSWER)]),
+    (
+        "huatuo",
+        {"question": "other", "options": OPTIONS, "answer_idx": "A", "answer": "one", "Question": "Q?", "Complex_CoT": "R", "Response": "A."},
+        [USER, thinking(ANSWER)],
+    ),
+    (
+        "medreason",
+        {"dataset_name": "d", "question": "Q?", "options": "Answer Choices:\nA. one\nB. two", "answer": "A.", "reasoning": "R"},
+        [{"role": "user", "content": "Q?\nAnswer Choices:\nA. one\nB. two"}, thinking(ANSWER)],
+    ),
+    ("medreason", {"question": "Q?", "options": "", "answer": "A.", "reasoning": "R"}, [USER, thinking(ANSWER)]),
+    (
+        "m23k",
+        {"prompt": "Q?", "answer_letter": "B", "answer_string": "two", "reasoning": "R", "distilled_answer_string": "A."},
+        [USER, thinking(ANSWER)],
+    ),
+    ("m23k", {"prompt": "Q?", "answer_letter": "B", "answer_string": "two"}, [USER, SECOND]),
+    (
+        "mmlu_pro_trace",
+        {"question": "Q?", "options": ["one", "two"], "answer": "B", "answer_index": 1, "pred": "A", "model_outputs": " Step. The answer is (A)."},
+        [ASKED, {"role": "assistant", "content": " Step. The answer is (A)."}],
+    ),
+    (
+        "mmlu_pro_trace",
+        {"question": "Q?", "options": ["one", "two"], "answer": "B", "pred": None, "generated_text": "T"},
+        [ASKED, {"role": "assistant", "content": "T"}],
+    ),
+    ("mmlu_pro", {"question": "Q?", "options": ["one", "two"], "answer": "B", "answer_index": 1, "cot_content": ""}, [ASKED, SECOND]),
+    ("mmlu_pro", {"question": "Q?", "options": ["one", "two"], "answer": None, "answer_index": 1, "cot_content": "R"}, [ASKED, thinking(SECOND)]),
+    ("multiple_choice", {"question": "Q?", "choices": ["one", "two"], "subject": "s", "answer": 1}, [ASKED, SECOND]),
+    ("multiple_choice", {"question": "Q?", "choices": {"label": ["A", "B"], "text": ["one", "two"]}, "answer": "B"}, [ASKED, SECOND]),
+    ("medqa", {"question": "Q?", "options": OPTIONS, "answer_idx": "B", "answer": "two", "meta_info": "step1"}, [ASKED, SECOND]),
+    ("medmcqa_options", {"realidx": "x", "question": "Q?", "options": OPTIONS, "answer_idx": "B", "answer": "two"}, [ASKED, SECOND]),
+    ("hle_options", {"idx": 0, "question": "Q?", "options": OPTIONS, "answer_idx": "B", "answer": "two"}, [ASKED, SECOND]),
+    (
+        "metamedqa",
+        {"meta_info": "s", "metamap_phrases": "[]", "kind": "k", "question": "Q?", "options": {**OPTIONS, "C": None}, "answer_idx": "B", "answer": "two"},
+        [ASKED, SECOND],
+    ),
+    (
+        "hle",
+        {"id": "1", "question": "Q?", "image": "", "answer": "A.", "answer_type": "exactMatch", "rationale": "R"},
+        [USER, thinking(ANSWER)],
+    ),
+    (
+        "hle",
+        {"question": "Q?\n\nAnswer Choices:\nA. one\nB. two", "image": None, "answer": "B", "answer_type": "multipleChoice", "rationale": "R"},
+        [{"role": "user", "content": "Q?\n\nAnswer Choices:\nA. one\nB. two"}, thinking(SECOND)],
+    ),
+    (
+        "medmcqa",
+        {"question": "Q?", "opa": "one", "opb": "two", "opc": "three", "opd": "four", "cop": 1, "exp": "R"},
+        [{"role": "user", "content": "Q?\nA. one\nB. two\nC. three\nD. four"}, thinking(SECOND)],
+    ),
+    (
+        "medbullets",
+        {"link": "l", "question": "Q?", "opa": "one", "opb": "two", "opc": "c", "opd": "d", "ope": "e", "answer_idx": "B", "answer": "two", "explanation": "R"},
+        [{"role": "user", "content": "Q?\nA. one\nB. two\nC. c\nD. d\nE. e"}, thinking(SECOND)],
+    ),
+    (
+        "medxpertqa",
+        {"question": "Q?\nAnswer Choices: (A) one (B) two", "options": [{"letter": "A", "content": "one"}, {"letter": "B", "content": "two"}], "label": ["B"]},
+        [{"role": "user", "content": "Q?\nAnswer Choices: (A) one (B) two"}, SECOND],
+    ),
+    ("medxpertqa", {"question": "Q?", "options": OPTIONS, "label": "B"}, [ASKED, SECOND]),
+    (
+        "medguide",
+        {"profile": "p", "prompt": "Q?\n\nA. one\nB. two", "options": ["one", "two"], "answer": "B", "answer_text": "two", "path": []},
+        [{"role": "user", "content": "Q?\n\nA. one\nB. two"}, SECOND],
+    ),
+    ("medguide", {"prompt": "Q?", "options": ["one", "two"], "answer": "B", "answer_text": "two"}, [ASKED, SECOND]),
+    (
+        "choices_inline",
+        {"question": "Q?\nAnswer Choices: (A) one (see (A)) (B) two", "label": ["B"], "label_rationale": "R"},
+        [{"role": "user", "content": "Q?\nAnswer Choices: (A) one (see (A)) (B) two"}, thinking(SECOND)],
+    ),
+    ("choices_inline", {"question": "Q?", "label": "B"}, [USER, {"role": "assistant", "content": "The answer is B."}]),
+    (
+        "pubmedqa",
+        {"QUESTION": "Q?", "CONTEXTS": ["c1", "c2"], "LONG_ANSWER": "R", "final_decision": "yes"},
+        [{"role": "user", "content": "c1\n\nc2\n\nQ?"}, thinking({"role": "assistant", "content": "The answer is yes."})],
+    ),
+    ("pubmedqa", {"QUESTION": "Q?", "CONTEXTS": [], "LONG_ANSWER": "A."}, [USER, ANSWER]),
+    (
+        "pubmedqa_hub",
+        {"question": "Q?", "context": {"contexts": ["c1"]}, "long_answer": "R", "final_decision": "no"},
+        [{"role": "user", "content": "c1\n\nQ?"}, thinking({"role": "assistant", "content": "The answer is no."})],
+    ),
+    ("preference", {"prompt": "Q?", "chosen": "A.", "rejected": "B."}, [USER, ANSWER]),
+    ("preference", {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "B."}]}, [USER, ANSWER]),
+    (
+        "preference",
+        {"prompt": "Q?", "chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "B."}]},
+        [USER, ANSWER],
+    ),
+    ("preference", {"chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "B."}]}, [USER, ANSWER]),
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            for row in rows:
+                # structure in CSV is JSON, nothing is an empty field
+                writer.writerow(
+                    {k: json.dumps(v) if isinstance(v, (list, dict)) else "" if v is None else v for k, v in row.items()}
+                )
+    return path
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".parquet", ".csv"])
+@pytest.mark.parametrize(("name", "row", "messages"), CASES, ids=[f"{i}-{case[0]}" for i, case in enumerate(CASES)])
+def test_every_layout_in_every_container(
+    tmp_path: Path, ending: str, name: str, row: dict[str, Any], messages: list[dict[str, str]]
+) -> None:
+    reader = open_source(write(tmp_path / f"rows{ending}", [row, row]))
+    assert reader.layout.name == name
+    first, second = list(reader)
+    assert isinstance(first, Parsed), first
+    assert isinstance(second, Parsed)
+    assert first.sample.messages == messages
+    if name == "preference":
+        assert first.sample.rejected == [{"role": "assistant", "content": "B."}]
+    else:
+        assert first.sample.rejected is None
+
+
+def test_every_layout_has_a_case() -> None:
+    assert {name for name, _, _ in CASES} | {"medmcqa_original"} == set(NAMES)
+    assert len(set(NAMES)) == len(LAYOUTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "reason"),
+    [
+        ("alpaca", {"instruction": "Q?", "output": ""}, "the answer is empty"),
+        ("alpaca", {"instruction": "Q?", "output": " \n"}, "the answer is empty"),
+        ("alpaca", {"instruction": "Q?", "output": None}, "the answer is empty"),
+        ("alpaca", {"instruction": "Q?"}, "no column `output` (layout alpaca)"),
+        ("alpaca", {"instruction": " ", "output": "A."}, "the prompt is empty"),
+        ("alpaca", {"instruction": "Q?", "output": ["A."]}, "column output holds no text but list"),
+        ("alpaca", {"instruction": "Q?", "output": True}, "column output holds no text but bool"),
+        ("messages", {"messages": []}, "no messages"),
+        ("messages", {"messages": None}, "the messages are no list but NoneType"),
+        ("messages", {"messages": "hello"}, "the messages are no list but str"),
+        ("messages", {"messages": [USER]}, "no assistant turn"),
+        ("messages", {"messages": [USER, ANSWER, USER]}, "the last message is not the assistant's"),
+        ("messages", {"messages": [ANSWER]}, "no prompt: no user turn"),
+        ("messages", {"messages": [USER, {"role": "assistant", "content": None}]}, "the answer is empty"),
+        ("messages", {"messages": [{"role": "user", "content": ""}, ANSWER]}, "the prompt is empty"),
+        ("messages", {"messages": [USER, {"role": "assistant", "content": ""}, USER, ANSWER]}, "message 2 is empty"),
+        ("messages", {"messages": [USER, {"role": "tool", "content": "x"}, ANSWER]}, "unknown role `tool` in message 2"),
+        ("messages", {"messages": [{"content": "x"}, ANSWER]}, "message 1 has no role"),
+        ("messages", {"messages": ["x", ANSWER]}, "message 1 is no object"),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, ANSWER]},
+            "message 1 has a part of type image_url; only text can be used",
+        ),
+        ("medqa", {"question": "Q?", "options": OPTIONS, "answer_idx": "C", "meta_info": "s"}, "the answer `C` is not among the options A, B"),
+        ("medqa", {"question": "Q?", "options": {}, "answer_idx": "A", "meta_info": "s"}, "no options"),
+        ("medqa", {"question": "", "options": OPTIONS, "answer_idx": "A", "meta_info": "s"}, "the prompt is empty"),
+        ("medmcqa", {"question": "Q?", "opa": "1", "opb": "2", "opc": "3", "opd": "4", "cop": -1}, "the answer is empty (column cop)"),
+        ("medmcqa", {"question": "Q?", "opa": "1", "opb": "2", "opc": "3", "opd": "4", "cop": 4}, "column cop is 4, outside 0 to 3"),
+        ("medxpertqa", {"question": "Q?", "options": OPTIONS, "label": ["A", "B"]}, "2 right answers (['A', 'B']); one is expected"),
+        ("medxpertqa", {"question": "Q?", "options": OPTIONS, "label": []}, "the answer is empty"),
+        ("hle", {"question": "Q?", "image": "data:...", "answer": "A.", "answer_type": "exactMatch", "rationale": "R"}, "the question needs an image (column image)"),
+        ("preference", {"prompt": "Q?", "chosen": "A.", "rejected": "A."}, "chosen and rejected are the same"),
+        ("preference", {"prompt": "Q?", "chosen": "", "rejected": "B."}, "the answer is empty"),
+        ("preference", {"prompt": "", "chosen": "A.", "rejected": "B."}, "no prompt: no user turn"),
+        ("m23k", {"prompt": "Q?", "answer_letter": "", "answer_string": ""}, "the answer is empty"),
+    ],
+)
+def test_rows_that_are_no_sample_say_why(name: str, row: dict[str, Any], reason: str) -> None:
+    layout = named(name, None)
+    assert layout is not None
+    with pytest.raises(ValueError) as error:
+        layout.sample(row)
+    assert str(error.value) == reason
+
+
+def test_text_stays_as_it_is() -> None:
+    layout = named("alpaca", None)
+    assert layout is not None
+    sample = layout.sample({"instruction": "  Q?\n", "output": "\tA. <think>x</think> "})
+    assert [message["content"] for message in sample.messages] == ["  Q?\n", "\tA. <think>x</think> "]
+
+
+def test_attributes_are_the_short_other_columns() -> None:
+    layout = named("choices_inline", None)
+    assert layout is not None
+    row = {
+        "question": "Q?", "label": ["B"], "id": "x", "n": 3, "ratio": 0.5, "flag": True, "none": None, "empty": "",
+        "long": "x" * 257, "fits": "x" * 256, "list": [1, 2], "nan": float("nan"), "": "unnamed",
+    }  # fmt: skip
+    assert layout.sample(row).attributes == {
+        "label": "B", "id": "x", "n": 3, "ratio": 0.5, "flag": True, "fits": "x" * 256
+    }  # fmt: skip
+
+
+def test_rows_that_differ_from_the_rest_are_rejects(tmp_path: Path) -> None:
+    good = {"question": "Q?", "options": "", "answer": "A.", "reasoning": "R"}
+    rows = [{"question": "Q?", "answer": "A."}, good, good, {"instruction": "Q?"}]
+    reader = open_source(write(tmp_path / "rows.jsonl", rows))
+    assert reader.layout.name == "medreason"
+    found = list(reader)
+    assert [isinstance(row, BadRow) for row in found] == [True, False, False, True]
+    assert isinstance(found[0], BadRow)
+    assert found[0].reason == "no column `options` (layout medreason)"
+    assert json.loads(found[0].content) == rows[0]
+
+
+def test_medmcqa_counts_from_zero_or_one(tmp_path: Path) -> None:
+    base = {"question": "Q?", "opa": "one", "opb": "two", "opc": "three", "opd": "four", "exp": ""}
+    hub = open_source(write(tmp_path / "hub.jsonl", [{**base, "cop": n} for n in (3, 0)]))
+    original = open_source(write(tmp_path / "original.csv", [{**base, "cop": n} for n in (4, 1)]))
+    assert (hub.layout.name, original.layout.name) == ("medmcqa", "medmcqa_original")
+    for reader in (hub, original):
+        answers = [row.sample.messages[-1]["content"] for row in reader if isinstance(row, Parsed)]
+        assert answers == ["The answer is D. four", "The answer is A. one"]
+
+
+def test_unknown_layouts_list_what_was_found(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"frage": "Q?", "antwort": "A."}])
+    with pytest.raises(InputError, match="columns `frage`, `antwort`: no known layout") as error:
+        open_source(path)
+    assert "--map prompt=COLUMN,answer=COLUMN" in error.value.hint
+    assert "alpaca" in error.value.hint
+    with pytest.raises(UsageError, match="no layout named `alpacca`") as wrong:
+        open_source(path, format="alpacca")
+    assert wrong.value.hint == "did you mean `alpaca`?"
+    with pytest.raises(InputError, match="no column `instruction` for layout alpaca: it has `frage`, `antwort`"):
+        open_source(path, format="alpaca")
+    with pytest.raises(UsageError, match="exclude each other"):
+        open_source(path, format="alpaca", map={"prompt": "frage", "answer": "antwort"})
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "messages"),
+    [
+        ({"prompt": "die frage", "answer": "a"}, {"die frage": "Q?", "a": "A."}, [USER, ANSWER]),
+        (
+            {"system": "s", "prompt": "q", "reasoning": "r", "answer": "a"},
+            {"q": "Q?", "a": "A.", "r": "R", "s": "S"},
+            [{"role": "system", "content": "S"}, USER, thinking(ANSWER)],
+        ),
+        ({"messages": "m"}, {"m": [USER, ANSWER]}, [USER, ANSWER]),
+        ({"prompt": "q", "options": "o", "label": "l"}, {"q": "Q?", "o": ["one", "two"], "l": 1}, [ASKED, SECOND]),
+        ({"prompt": "q", "options": "o", "answer": "a"}, {"q": "Q?", "o": ["one", "two"], "a": "A."}, [ASKED, ANSWER]),
+        ({"prompt": "q", "chosen": "c", "rejected": "r"}, {"q": "Q?", "c": "A.", "r": "B."}, [USER, ANSWER]),
+    ],
+)
+def test_maps(columns: dict[str, str], row: dict[str, Any], messages: list[dict[str, str]]) -> None:
+    sample = mapped(columns).sample(row)
+    assert sample.messages == messages
+    assert sample.attributes == {}
+
+
+def test_maps_that_make_no_sample_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown role `promt`") as error:
+        mapped({"promt": "q"})
+    assert error.value.hint == "did you mean `prompt`?"
+    with pytest.raises(UsageError, match="only prompt does not make a sample"):
+        mapped({"prompt": "q"})
+
+
+def test_without_reasoning() -> None:
+    answer = {"role": "assistant", "content": "<think>\nlong\n</think>\n\nA.", "reasoning_content": "R"}
+    plain = without_reasoning(Sample([USER, answer, USER, answer], [answer], {"n": 1}))
+    assert plain == Sample([USER, ANSWER, USER, ANSWER], [ANSWER], {"n": 1})
+    later = {"role": "assistant", "content": "A. <think>x</think>"}
+    assert without_reasoning(Sample([USER, later])).messages == [USER, later]
+    with pytest.raises(ValueError, match="the answer is empty"):
+        without_reasoning(Sample([USER, {"role": "assistant", "content": "<think>x</think>"}]))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"A": "one", "B": "two"},
+        {"A": "one", "B": "two", "C": None},
+        ["one", "two"],
+        ["A. one", "B. two"],
+        ["(A) one", "(B) two"],
+        [{"letter": "A", "content": "one"}, {"letter": "B", "content": "two"}],
+        [{"key": "A", "value": "one"}, {"key": "B", "value": "two"}],
+        {"label": ["A", "B"], "text": ["one", "two"]},
+        '{"A": "one", "B": "two"}',
+        "['one', 'two']",
+        "Answer Choices:\nA. one\nB. two",
+        "A) one\nB) two",
+    ],
+)
+def test_options_in_all_their_shapes(value: Any) -> None:
+    assert options(value) == {"A": "one", "B": "two"}
+
+
+@pytest.mark.parametrize("value", [None, "", [], {}, "no choices here", ["x"] * 27, [True, False]])
+def test_no_options(value: Any) -> None:
+    with pytest.raises(ValueError):
+        options(value)
+
+
+@pytest.mark.parametrize("value", ["B", "b", "(B)", "B.", ["B"], 1, 1.0, "1", "two", " B "])
+def test_gold_in_all_its_shapes(value: Any) -> None:
+    assert gold(value, OPTIONS) == "B"
+
+
+@pytest.mark.parametrize("value", [None, "", "C", 2, True, ["A", "B"], [], 0.5, -1])
+def test_no_gold(value: Any) -> None:
+    with pytest.raises(ValueError):
+        gold(value, OPTIONS)
+
+
+def test_inline_options_keep_their_order() -> None:
+    assert inline("Q? Answer Choices: (A) x (B) is (C) or (A) (C) z") == {"A": "x", "B": "is", "C": "or (A) (C) z"}
+    assert inline("no mark (A) x (B) y") == {}
+
+
+def families() -> Iterator[Path]:
+    import diq.formats.layouts as package
+
+    yield from Path(package.__path__[0]).glob("*.py")
+
+
+def test_layouts_import_no_model_library() -> None:
+    for path in families():
+        assert "torch" not in path.read_text(encoding="utf-8")

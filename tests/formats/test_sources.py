@@ -1,0 +1,155 @@
+"""Sources: files, globs, folders, saved dataset folders and what `datasets.load_dataset` reads."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diq.errors import InputError, UsageError
+from diq.formats import Parsed, Reader, open_sources
+from diq.formats.layouts import named
+from diq.formats.sources import DatasetFolder, FileSource, HubSource, find_sources
+
+ROWS = [{"question": f"Q{i}?", "answer": f"A{i}."} for i in range(7)]
+
+
+def write(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def prompts(reader: Reader) -> list[str]:
+    return [row.sample.messages[0]["content"] for row in reader if isinstance(row, Parsed)]
+
+
+def test_files_globs_and_folders(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "sub/c.jsonl", "README.md", ".hidden/d.jsonl", "_temporary/e.jsonl"):
+        write(tmp_path / name)
+    names = [source.path for source in find_sources([tmp_path])]
+    assert names == [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl", "sub/c.jsonl")]
+    assert [source.path for source in find_sources([f"{tmp_path}/*.jsonl"])] == names[:2]
+    # named twice, read once, in the order of the command line
+    twice = find_sources([tmp_path / "b.jsonl", tmp_path, f"{tmp_path}/sub/../a.jsonl"])
+    assert [source.path for source in twice] == [names[1], names[0], names[2]]
+    assert all(isinstance(source, FileSource) for source in twice)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message", "hint"),
+    [
+        ("rows.json", "no such file or folder: `.*rows.json`", "did you mean `.*rows.jsonl`"),
+        ("nowhere/rows.jsonl", "no such file", "does not exist either"),
+        ("*.parquet", "no file matches", "quote it"),
+        ("empty", "holds no file that diq reads", "known: .jsonl"),
+        ("notes.txt", "no suffix of a container", "rename"),
+    ],
+)
+def test_what_is_not_there(tmp_path: Path, argument: str, message: str, hint: str) -> None:
+    write(tmp_path / "rows.jsonl")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UsageError, match=message) as error:
+        find_sources([tmp_path / argument])
+    import re
+
+    assert re.search(hint, error.value.hint)
+
+
+def test_nothing_was_given() -> None:
+    with pytest.raises(UsageError, match="no source"):
+        find_sources([])
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("owner/name", ("owner/name", None, None)),
+        ("owner/na.me-2:zh", ("owner/na.me-2", "zh", None)),
+        ("owner/name:en@refs/pr/1", ("owner/name", "en", "refs/pr/1")),
+    ],
+)
+def test_hub_ids(argument: str, expected: tuple[str, str | None, str | None]) -> None:
+    (source,) = find_sources([argument], split="train")
+    assert isinstance(source, HubSource)
+    assert (source.name, source.config, source.revision) == expected
+    assert source.split == "train"
+    assert source.path == argument
+
+
+def test_saved_dataset_folder(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_list(ROWS)
+    # an indices mapping, as select and shuffle leave behind
+    data.select([3, 1, 2]).save_to_disk(tmp_path / "one")
+    (reader,) = open_sources([tmp_path / "one"])
+    assert isinstance(reader.source, DatasetFolder)
+    assert reader.layout.name == "question_answer"
+    assert prompts(reader) == ["Q3?", "Q1?", "Q2?"]
+    assert [row.line for row in reader] == [1, 2, 3]
+
+    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(tmp_path / "many")
+    with pytest.raises(UsageError, match="several splits; it has train, test"):
+        open_sources([tmp_path / "many"])
+    with pytest.raises(UsageError, match="no split `dev`"):
+        open_sources([tmp_path / "many"], split="dev")
+    (reader,) = open_sources([tmp_path / "many"], split="test")
+    assert prompts(reader) == ["Q0?"]
+    other = DatasetFolder(str(tmp_path / "many"), "train")
+    assert reader.source.content_hash() != other.content_hash()
+    assert other.content_hash() == DatasetFolder(str(tmp_path / "many"), "train").content_hash()
+
+
+def test_load_dataset_on_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "repo" / "train.jsonl")
+    source = HubSource(str(tmp_path / "repo"))
+    layout = named("question_answer", None)
+    assert layout is not None
+    assert prompts(Reader(source, layout)) == [row["question"] for row in ROWS]
+    before = source.content_hash()
+    assert before == HubSource(str(tmp_path / "repo")).content_hash()
+    assert before != HubSource(str(tmp_path / "repo"), split="train").content_hash()
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="the hub dataset `nobody/nothing` cannot be opened"):
+        open_sources(["nobody/nothing"])
+
+
+def test_without_the_package_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "datasets":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    (tmp_path / "state.json").write_text("{}")
+    for argument in (str(tmp_path), "owner/name"):
+        with pytest.raises(UsageError, match="needs the package `datasets`") as error:
+            open_sources([argument])
+        assert error.value.hint == "run `pip install 'diq[hub]'`"
+
+
+@pytest.mark.parametrize("text", ["", "\n\n  \n", "not json\n" * 3])
+def test_files_without_a_row(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError, match="is empty|holds no rows|none of the first 3 rows"):
+        open_sources([path])
+
+
+def test_a_csv_with_nothing_but_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("question,answer\n")
+    with pytest.raises(InputError, match="holds no rows"):
+        open_sources([path])
