@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -61,7 +62,16 @@ def strict_step(model: LlamaForCausalLM, batches: list[Batch]) -> None:
         model.zero_grad(set_to_none=True)
 
 
-def check(model: LlamaForCausalLM, scorer: InfluenceScorer, gradients: dict[str, torch.Tensor], samples: list[Tokens]) -> None:
+def exact_pass(scorer: InfluenceScorer, batches: list[Batch]) -> None:
+    scorer.model.requires_grad_(False)
+    for batch in batches:
+        scorer.score(batch)
+    scorer.model.requires_grad_(True)
+
+
+def check(
+    model: LlamaForCausalLM, scorer: InfluenceScorer, gradients: dict[str, torch.Tensor], samples: list[Tokens]
+) -> None:
     modules = linear_modules(model)
     expected = []
     for sample in samples:
@@ -75,7 +85,7 @@ def check(model: LlamaForCausalLM, scorer: InfluenceScorer, gradients: dict[str,
 def measure(candidates: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each candidate, in turn, so that drift of the machine hits all alike."""
     found: dict[str, list[float]] = {name: [] for name in candidates}
-    for name, run in candidates.items():
+    for run in candidates.values():
         run()
     for _ in range(repeats):
         for name, run in candidates.items():
@@ -100,15 +110,6 @@ def main() -> None:
         batches = [collate([samples[i] for i in batch]) for batch in plan_batches(lengths, token_budget=BUDGET)]
         modules = linear_modules(model)
 
-        def frozen(scorer: InfluenceScorer) -> Callable[[], None]:
-            def run() -> None:
-                scorer.model.requires_grad_(False)
-                for batch in batches:
-                    scorer.score(batch)
-                scorer.model.requires_grad_(True)
-
-            return run
-
         model.requires_grad_(False)
         sets = [mean_gradient(model, modules, [collate(samples[i * 4 : i * 4 + 4])]) for i in range(4)]
         one, four = InfluenceScorer(model, modules, sets[:1]), InfluenceScorer(model, modules, sets)
@@ -116,10 +117,10 @@ def main() -> None:
         model.requires_grad_(True)
         times = measure(
             {
-                "plain step (forward + full backward)": lambda m=model: plain_step(m, batches),
-                "strict step (head on answers alone)": lambda m=model: strict_step(m, batches),
-                "exact, 1 validation set": frozen(one),
-                "exact, 4 validation sets": frozen(four),
+                "plain step (forward + full backward)": partial(plain_step, model, batches),
+                "strict step (head on answers alone)": partial(strict_step, model, batches),
+                "exact, 1 validation set": partial(exact_pass, one, batches),
+                "exact, 4 validation sets": partial(exact_pass, four, batches),
             },
             options.repeats,
         )

@@ -56,132 +56,159 @@ type Kernel = unsafe fn(gradient: &[u8], vectors: &[f32], dots: &mut [f32]);
 /// The fastest kernel that this processor runs; all give the same result.
 fn kernel(element: Element) -> Kernel {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("f16c") {
+    {
         if is_x86_feature_detected!("avx512f") {
-            return match element {
-                Element::F32 => x86::avx512::<F32>,
-                Element::F16 => x86::avx512::<x86::F16>,
-                Element::Bf16 => x86::avx512::<Bf16>,
-            };
+            return x86::avx512_kernel(element);
         }
-        if is_x86_feature_detected!("avx2") {
-            return match element {
-                Element::F32 => x86::avx2::<F32>,
-                Element::F16 => x86::avx2::<x86::F16>,
-                Element::Bf16 => x86::avx2::<Bf16>,
-            };
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+            return x86::avx2_kernel(element);
         }
     }
+    portable_kernel(element)
+}
+
+fn portable_kernel(element: Element) -> Kernel {
     match element {
-        Element::F32 => tile::<F32>,
-        Element::F16 => tile::<F16>,
-        Element::Bf16 => tile::<Bf16>,
+        Element::F32 => tile::<Portable, F32>,
+        Element::F16 => tile::<Portable, F16>,
+        Element::Bf16 => tile::<Portable, Bf16>,
     }
 }
 
-/// How stored elements become float32; exact for every type.
-trait Widen {
-    /// Bytes of [`LANES`] elements.
-    type Bytes: Copy + AsRef<[u8]> + AsMut<[u8]> + for<'a> TryFrom<&'a [u8]>;
-    const ZEROS: Self::Bytes;
+/// Some neighbouring lanes. Widening is exact, so all registers compute the same.
+///
+/// Every function is unsafe for the same two reasons: the processor must have the register's instructions, and pointers
+/// must be valid for `WIDTH` elements (of any alignment).
+trait Register: Copy {
+    const WIDTH: usize;
+    unsafe fn zero() -> Self;
+    unsafe fn load_f32(from: *const u8) -> Self;
+    unsafe fn load_f16(from: *const u8) -> Self;
+    unsafe fn load_bf16(from: *const u8) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// `self + a * b`, rounded twice.
+    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+}
+
+/// An element type as a type.
+trait Stored {
+    const BYTES: usize;
 
     /// # Safety
-    /// The processor must have the instructions that the implementation names.
-    unsafe fn widen(bytes: &Self::Bytes) -> [f32; LANES];
+    /// As for [`Register`].
+    unsafe fn load<R: Register>(from: *const u8) -> R;
 }
 
 struct F32;
 struct F16;
 struct Bf16;
 
-impl Widen for F32 {
-    type Bytes = [u8; 4 * LANES];
-    const ZEROS: Self::Bytes = [0; 4 * LANES];
+impl Stored for F32 {
+    const BYTES: usize = Element::F32.bytes();
 
     #[inline(always)]
-    unsafe fn widen(bytes: &Self::Bytes) -> [f32; LANES] {
-        let (elements, _) = bytes.as_chunks::<4>();
-        std::array::from_fn(|lane| f32::from_le_bytes(elements[lane]))
+    unsafe fn load<R: Register>(from: *const u8) -> R {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { R::load_f32(from) }
     }
 }
 
-impl Widen for F16 {
-    type Bytes = [u8; 2 * LANES];
-    const ZEROS: Self::Bytes = [0; 2 * LANES];
+impl Stored for F16 {
+    const BYTES: usize = Element::F16.bytes();
 
     #[inline(always)]
-    unsafe fn widen(bytes: &Self::Bytes) -> [f32; LANES] {
-        let (elements, _) = bytes.as_chunks::<2>();
-        std::array::from_fn(|lane| half::f16::from_le_bytes(elements[lane]).to_f32())
+    unsafe fn load<R: Register>(from: *const u8) -> R {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { R::load_f16(from) }
     }
 }
 
-impl Widen for Bf16 {
-    type Bytes = [u8; 2 * LANES];
-    const ZEROS: Self::Bytes = [0; 2 * LANES];
+impl Stored for Bf16 {
+    const BYTES: usize = Element::Bf16.bytes();
 
     #[inline(always)]
-    unsafe fn widen(bytes: &Self::Bytes) -> [f32; LANES] {
-        let (elements, _) = bytes.as_chunks::<2>();
-        std::array::from_fn(|lane| f32::from_bits(u32::from(u16::from_le_bytes(elements[lane])) << 16))
+    unsafe fn load<R: Register>(from: *const u8) -> R {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { R::load_bf16(from) }
     }
 }
 
 /// A [`Kernel`].
 ///
 /// # Safety
-/// As for [`Widen::widen`].
+/// The processor must have the instructions of `R`.
 #[inline(always)]
-unsafe fn tile<E: Widen>(gradient: &[u8], vectors: &[f32], dots: &mut [f32]) {
-    let dim = vectors.len() / dots.len();
-    // SAFETY: the caller's promise is passed on.
+unsafe fn tile<R: Register, E: Stored>(gradient: &[u8], vectors: &[f32], dots: &mut [f32]) {
+    let dim = gradient.len() / E::BYTES;
+    // the last vector stands in for those that are missing
+    let vector = |j: usize| &vectors[j.min(dots.len() - 1) * dim..][..dim];
+    // SAFETY: the caller's promise is passed on. `N` keeps `M * N` sums within 8 registers, which every x86 has twice.
     unsafe {
-        match dots {
-            [a] => [*a] = sums::<E, 1>(gradient, [vectors]),
-            [a, b] => [*a, *b] = sums::<E, 2>(gradient, [&vectors[..dim], &vectors[dim..]]),
-            _ => {
-                // the last vector stands in for those that are missing
-                let vector = |i: usize| &vectors[i.min(dots.len() - 1) * dim..][..dim];
-                let sums = sums::<E, TILE>(gradient, std::array::from_fn(vector));
-                dots.copy_from_slice(&sums[..dots.len()]);
-            }
+        match dots.len() {
+            1 => dots.copy_from_slice(&sums::<R, E, 1, 4>(gradient, [vector(0)])),
+            2 => dots.copy_from_slice(&sums::<R, E, 2, 4>(gradient, [vector(0), vector(1)])),
+            m => dots.copy_from_slice(&sums::<R, E, TILE, 2>(gradient, std::array::from_fn(vector))[..m]),
         }
     }
 }
 
-/// Dots of one gradient with `M` vectors.
+/// Dots of one gradient with `M` vectors of the same dim, by passes over at most `N` registers of lanes.
 ///
 /// # Safety
-/// As for [`Widen::widen`].
+/// As for [`tile`].
 #[inline(always)]
-unsafe fn sums<E: Widen, const M: usize>(gradient: &[u8], vectors: [&[f32]; M]) -> [f32; M] {
-    let group = size_of::<E::Bytes>();
+unsafe fn sums<R: Register, E: Stored, const M: usize, const N: usize>(
+    gradient: &[u8],
+    vectors: [&[f32]; M],
+) -> [f32; M] {
+    let dim = gradient.len() / E::BYTES;
+    assert!(vectors.iter().all(|vector| vector.len() == dim));
     let mut totals = [0.0f64; M];
-    let spans = gradient.chunks(SPAN / LANES * group).enumerate();
-    for (span, gradient) in spans {
-        let vectors = vectors.map(|vector| &vector[span * SPAN..vector.len().min((span + 1) * SPAN)]);
+    for start in (0..dim).step_by(SPAN) {
+        let columns = SPAN.min(dim - start);
+        let (whole, rest) = (columns / LANES, columns % LANES);
         let mut lanes = [[0.0f32; LANES]; M];
-        let groups = gradient.chunks_exact(group);
-        let (rest, whole) = (groups.remainder(), groups.len());
-        for (i, bytes) in groups.enumerate() {
-            let Ok(bytes) = E::Bytes::try_from(bytes) else { unreachable!("chunks_exact gives whole groups") };
-            // SAFETY: the caller's promise is passed on.
-            let values = unsafe { E::widen(&bytes) };
-            for j in 0..M {
-                let vector = &vectors[j][i * LANES..][..LANES];
-                for lane in 0..LANES {
-                    lanes[j][lane] += values[lane] * vector[lane];
+        let mut first = 0;
+        while first < LANES {
+            // SAFETY: the caller promises the instructions. WIDTH divides LANES, so a register that starts below LANES ends
+            // there at the latest; columns below `start + whole * LANES` are within `dim`, hence within the gradient
+            // and each vector.
+            unsafe {
+                let mut sums = [[R::zero(); M]; N];
+                for group in 0..whole {
+                    for (n, sums) in sums.iter_mut().enumerate() {
+                        let lane = first + n * R::WIDTH;
+                        if lane < LANES {
+                            let column = start + group * LANES + lane;
+                            let values: R = E::load(gradient.as_ptr().add(column * E::BYTES));
+                            for (sum, vector) in sums.iter_mut().zip(&vectors) {
+                                *sum = sum.add_product(values, R::load_f32(vector.as_ptr().add(column).cast()));
+                            }
+                        }
+                    }
+                }
+                for (n, sums) in sums.into_iter().enumerate() {
+                    let lane = first + n * R::WIDTH;
+                    if lane < LANES {
+                        lanes.iter_mut().zip(sums).for_each(|(lanes, sum)| sum.store(lanes.as_mut_ptr().add(lane)));
+                    }
                 }
             }
+            first += N * R::WIDTH;
         }
-        if !rest.is_empty() {
-            let mut bytes = E::ZEROS;
-            bytes.as_mut()[..rest.len()].copy_from_slice(rest);
-            // SAFETY: the caller's promise is passed on.
-            let values = unsafe { E::widen(&bytes) };
-            for j in 0..M {
-                for (lane, &number) in vectors[j][whole * LANES..].iter().enumerate() {
-                    lanes[j][lane] += values[lane] * number;
+        if rest > 0 {
+            let column = start + whole * LANES;
+            // the last columns, filled up with zeros
+            let mut bytes = [0u8; 4 * LANES];
+            bytes[..rest * E::BYTES].copy_from_slice(&gradient[column * E::BYTES..][..rest * E::BYTES]);
+            let mut values = [0.0f32; LANES];
+            for first in (0..LANES).step_by(R::WIDTH) {
+                // SAFETY: as above; both arrays hold LANES elements.
+                unsafe { E::load::<R>(bytes.as_ptr().add(first * E::BYTES)).store(values.as_mut_ptr().add(first)) }
+            }
+            for (lanes, vector) in lanes.iter_mut().zip(vectors) {
+                for ((lane, value), number) in lanes.iter_mut().zip(values).zip(&vector[column..column + rest]) {
+                    *lane += value * number;
                 }
             }
         }
@@ -192,44 +219,187 @@ unsafe fn sums<E: Widen, const M: usize>(gradient: &[u8], vectors: [&[f32]; M]) 
     totals.map(|total| total as f32)
 }
 
+/// Lanes without any instruction in mind.
+#[derive(Clone, Copy)]
+struct Portable([f32; 8]);
+
+impl Portable {
+    /// # Safety
+    /// As for [`Register`].
+    #[inline(always)]
+    unsafe fn load<const BYTES: usize>(from: *const u8, widen: impl Fn([u8; BYTES]) -> f32) -> Portable {
+        // SAFETY: the caller promises WIDTH elements; bytes need no alignment.
+        let elements = unsafe { from.cast::<[[u8; BYTES]; Self::WIDTH]>().read() };
+        Portable(elements.map(widen))
+    }
+}
+
+impl Register for Portable {
+    const WIDTH: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Portable {
+        Portable([0.0; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load_f32(from: *const u8) -> Portable {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { Portable::load(from, f32::from_ne_bytes) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> Portable {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { Portable::load(from, |bytes| half::f16::from_le_bytes(bytes).to_f32()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> Portable {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { Portable::load(from, |bytes| half::bf16::from_le_bytes(bytes).to_f32()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller promises WIDTH elements.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(self, a: Portable, b: Portable) -> Portable {
+        Portable(std::array::from_fn(|lane| self.0[lane] + a.0[lane] * b.0[lane]))
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+    use std::arch::x86_64::*;
 
-    use super::{LANES, Widen, tile};
+    use super::{Bf16, Element, F16, F32, Kernel, Register, Stored, tile};
 
-    /// Widened by the F16C instruction.
-    pub(super) struct F16;
+    /// For processors with AVX2 and F16C.
+    pub(super) fn avx2_kernel(element: Element) -> Kernel {
+        match element {
+            Element::F32 => avx2::<F32>,
+            Element::F16 => avx2::<F16>,
+            Element::Bf16 => avx2::<Bf16>,
+        }
+    }
 
-    impl Widen for F16 {
-        type Bytes = [u8; 2 * LANES];
-        const ZEROS: Self::Bytes = [0; 2 * LANES];
-
-        #[inline(always)]
-        unsafe fn widen(bytes: &Self::Bytes) -> [f32; LANES] {
-            let mut values = [0.0; LANES];
-            for i in (0..LANES).step_by(8) {
-                // SAFETY: 8 elements are 16 bytes of `bytes` and 32 bytes of `values`, neither needs alignment, and the
-                // caller promises F16C.
-                unsafe {
-                    let halves = _mm_loadu_si128(bytes.as_ptr().add(2 * i).cast::<__m128i>());
-                    _mm256_storeu_ps(values.as_mut_ptr().add(i), _mm256_cvtph_ps(halves));
-                }
-            }
-            values
+    /// For processors with AVX-512F.
+    pub(super) fn avx512_kernel(element: Element) -> Kernel {
+        match element {
+            Element::F32 => avx512::<F32>,
+            Element::F16 => avx512::<F16>,
+            Element::Bf16 => avx512::<Bf16>,
         }
     }
 
     #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn avx2<E: Widen>(gradient: &[u8], vectors: &[f32], dots: &mut [f32]) {
-        // SAFETY: the features of this function are all that an implementation of `Widen` names.
-        unsafe { tile::<E>(gradient, vectors, dots) }
+    fn avx2<E: Stored>(gradient: &[u8], vectors: &[f32], dots: &mut [f32]) {
+        // SAFETY: this function has the instructions of its register.
+        unsafe { tile::<Avx2, E>(gradient, vectors, dots) }
     }
 
-    #[target_feature(enable = "avx512f,avx2,f16c")]
-    pub(super) fn avx512<E: Widen>(gradient: &[u8], vectors: &[f32], dots: &mut [f32]) {
-        // SAFETY: as above.
-        unsafe { tile::<E>(gradient, vectors, dots) }
+    #[target_feature(enable = "avx512f")]
+    fn avx512<E: Stored>(gradient: &[u8], vectors: &[f32], dots: &mut [f32]) {
+        // SAFETY: this function has the instructions of its register.
+        unsafe { tile::<Avx512, E>(gradient, vectors, dots) }
+    }
+
+    /// Eight lanes.
+    #[derive(Clone, Copy)]
+    struct Avx2(__m256);
+
+    impl Register for Avx2 {
+        const WIDTH: usize = 8;
+
+        #[inline(always)]
+        unsafe fn zero() -> Avx2 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx2(_mm256_setzero_ps()) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f32(from: *const u8) -> Avx2 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx2(_mm256_loadu_ps(from.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(from: *const u8) -> Avx2 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx2(_mm256_cvtph_ps(_mm_loadu_si128(from.cast()))) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const u8) -> Avx2 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Avx2, b: Avx2) -> Avx2 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx2(_mm256_add_ps(self.0, _mm256_mul_ps(a.0, b.0))) }
+        }
+    }
+
+    /// Sixteen lanes.
+    #[derive(Clone, Copy)]
+    struct Avx512(__m512);
+
+    impl Register for Avx512 {
+        const WIDTH: usize = 16;
+
+        #[inline(always)]
+        unsafe fn zero() -> Avx512 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx512(_mm512_setzero_ps()) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f32(from: *const u8) -> Avx512 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx512(_mm512_loadu_ps(from.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(from: *const u8) -> Avx512 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const u8) -> Avx512 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe {
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Avx512, b: Avx512) -> Avx512 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx512(_mm512_add_ps(self.0, _mm512_mul_ps(a.0, b.0))) }
+        }
     }
 }
 
@@ -246,7 +416,7 @@ mod tests {
     fn every_kernel_gives_the_same_bits() {
         for dim in [1, 31, 32, 63, 137, 4096, 4097, 9001] {
             let number = |i: usize| ((i * 2_654_435_761) % 1009) as f32 / 1009.0 - 0.5;
-            let vectors: Vec<f32> = (0..3 * dim).map(number).collect();
+            let vectors: Vec<f32> = (0..TILE * dim).map(number).collect();
             for element in [Element::F32, Element::F16, Element::Bf16] {
                 let gradient: Vec<u8> = (0..dim)
                     .flat_map(|i| match element {
@@ -255,21 +425,12 @@ mod tests {
                         Element::Bf16 => half::bf16::from_f32(number(i + 7)).to_le_bytes().to_vec(),
                     })
                     .collect();
-                let portable: Kernel = match element {
-                    Element::F32 => tile::<F32>,
-                    Element::F16 => tile::<F16>,
-                    Element::Bf16 => tile::<Bf16>,
-                };
-                let mut kernels = vec![portable, kernel(element)];
+                let mut kernels = vec![portable_kernel(element), kernel(element)];
                 #[cfg(target_arch = "x86_64")]
-                if is_x86_feature_detected!("f16c") && is_x86_feature_detected!("avx2") {
-                    kernels.push(match element {
-                        Element::F32 => x86::avx2::<F32>,
-                        Element::F16 => x86::avx2::<x86::F16>,
-                        Element::Bf16 => x86::avx2::<Bf16>,
-                    });
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+                    kernels.push(x86::avx2_kernel(element));
                 }
-                for m in 1..=3 {
+                for m in 1..=TILE {
                     let results = kernels.iter().map(|kernel| {
                         let mut dots = vec![0.0; m];
                         // SAFETY: each kernel is portable or was checked for above.

@@ -14,6 +14,10 @@
 //! Nothing here knows of Python; `python.rs`, behind the feature `python`, is the only file that does. Work is spread
 //! over the current rayon pool, and no result depends on how many threads that pool has.
 
+// safetensors files are little-endian, and mapped gradients are read as they are
+#[cfg(target_endian = "big")]
+compile_error!("diq-core reads little-endian files in place, and needs a little-endian processor");
+
 pub mod dot;
 pub mod error;
 pub mod hash;

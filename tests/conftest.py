@@ -15,11 +15,59 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
-WORDS = (
-    "the patient has a fever and cough what is the likely cause of chest pain which drug treats high blood pressure "
-    "aspirin ibuprofen metformin insulin lisinopril kidney liver heart lung blood sugar dose daily answer is because "
-    "question symptoms include rash headache nausea diagnosis treatment test result normal high low option"
-).split()
+WORDS = [
+    "the",
+    "patient",
+    "has",
+    "a",
+    "fever",
+    "and",
+    "cough",
+    "what",
+    "is",
+    "the",
+    "likely",
+    "cause",
+    "of",
+    "chest",
+    "pain",
+    "which",
+    "drug",
+    "treats",
+    "high",
+    "blood",
+    "pressure",
+    "aspirin",
+    "ibuprofen",
+    "metformin",
+    "insulin",
+    "lisinopril",
+    "kidney",
+    "liver",
+    "heart",
+    "lung",
+    "blood",
+    "sugar",
+    "dose",
+    "daily",
+    "answer",
+    "is",
+    "because",
+    "question",
+    "symptoms",
+    "include",
+    "rash",
+    "headache",
+    "nausea",
+    "diagnosis",
+    "treatment",
+    "test",
+    "result",
+    "normal",
+    "high",
+    "low",
+    "option",
+]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n"
@@ -43,7 +91,10 @@ def build_tokenizer(*, chat: bool = False, vocabulary: int = 400) -> Any:
     raw.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     raw.train_from_iterator([" ".join(WORDS)] * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
@@ -118,7 +169,9 @@ def tiny_classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     tokenizer = build_tokenizer()
     tokenizer.model_max_length = 64
-    return save_model(tmp_path_factory.mktemp("models") / "tiny-classifier", BertForSequenceClassification(config), tokenizer)
+    return save_model(
+        tmp_path_factory.mktemp("models") / "tiny-classifier", BertForSequenceClassification(config), tokenizer
+    )
 
 
 @pytest.fixture
@@ -171,17 +224,23 @@ def fill_store(
     from diq.store import Store
 
     n = len(difficulty)
-    texts = [f'[{{"content":"q {i} of {dataset}","role":"user"}},{{"content":"a","role":"assistant"}}]' for i in range(n)]
+    texts = [
+        f'[{{"content":"q {i} of {dataset}","role":"user"}},{{"content":"a","role":"assistant"}}]' for i in range(n)
+    ]
     ids = _core.sample_ids(texts)
     with Store(path, create=True) as store, store.transaction():
         connection = store.connection
         (number,) = connection.execute("SELECT count(*) + 1 FROM datasets").fetchone() or (1,)
         connection.execute("INSERT INTO datasets VALUES (?, ?, 'training', TIMESTAMP '2026-01-01')", [number, dataset])
-        base = pa.table({"id": ids, "text": texts, "position": np.arange(n), "level": np.asarray(difficulty, np.float64)})
+        base = pa.table(
+            {"id": ids, "text": texts, "position": np.arange(n), "level": np.asarray(difficulty, np.float64)}
+        )
         connection.register("base", base)
         connection.execute("INSERT INTO samples SELECT CAST(id AS UUID), text, NULL FROM base")
         connection.execute(
-            "INSERT INTO dataset_samples SELECT ?, position, CAST(id AS UUID), 1, position + 1, 'train', NULL FROM base", [number]
+            "INSERT INTO dataset_samples "
+            "SELECT ?, position, CAST(id AS UUID), 1, position + 1, 'train', NULL FROM base",
+            [number],
         )
         store.add_model(model_id=f"id-{model}", name=model, source="test", architecture=None, n_parameters=None)
         runs = {
@@ -199,12 +258,14 @@ def fill_store(
             store.start_scoring(run_id, number)
             store.seal(run_id, number)
         connection.execute(
-            "INSERT INTO difficulty_scores SELECT ?, CAST(id AS UUID), 2 * level, -level, level, NULL, NULL, NULL, NULL FROM base",
+            "INSERT INTO difficulty_scores (run_id, sample_id, knowledge, reasoning, overall) "
+            "SELECT ?, CAST(id AS UUID), 2 * level, -level, level FROM base",
             [runs["difficulty"]],
         )
         for name, column in dots.items():
             connection.execute(
-                "INSERT INTO validation_sets SELECT nextval('validation_set_ids'), ?, NULL, ?, NULL, TIMESTAMP '2026-01-01' "
+                "INSERT INTO validation_sets "
+                "SELECT nextval('validation_set_ids'), ?, NULL, ?, NULL, TIMESTAMP '2026-01-01' "
                 "WHERE ? NOT IN (SELECT name FROM validation_sets)",
                 [name, (sizes or {}).get(name, 10), name],
             )
@@ -213,7 +274,8 @@ def fill_store(
             values = pa.table({"id": ids, "dot": pa.array(np.asarray(column, np.float64), from_pandas=True)})
             connection.register("dots", values)
             connection.execute(
-                "INSERT INTO influence_scores SELECT ?, CAST(id AS UUID), ?, dot, NULL, 1.5, 7, NULL FROM dots",
+                "INSERT INTO influence_scores (run_id, sample_id, validation_set_id, dot, loss, answer_tokens) "
+                "SELECT ?, CAST(id AS UUID), ?, dot, 1.5, 7 FROM dots",
                 [runs["influence"], set_id],
             )
     return ids

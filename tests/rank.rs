@@ -198,7 +198,7 @@ fn many_rows_without_ties() {
 fn many_rows_with_ratings() {
     let dot: Vec<f32> = (0..MANY).map(|i| (mix(i) % 20_011) as f32 / 1000.0 - 10.0).collect();
     let difficulty: Vec<f32> =
-        (0..MANY).map(|i| if mix(i) % 97 == 0 { f32::NAN } else { (mix(i + MANY) % 5 + 1) as f32 }).collect();
+        (0..MANY).map(|i| if mix(i).is_multiple_of(97) { f32::NAN } else { (mix(i + MANY) % 5 + 1) as f32 }).collect();
     for ratio in [percent(1), percent(10), percent(77)] {
         check_types(&dot, &difficulty, MEDIAN, ratio);
     }

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from conftest import build_llama
 from torch import nn
 
+from conftest import build_llama
 from diq.gradients import InfluenceScorer, mean_gradient, sample_losses, tapped
 from diq.models import is_transposed, linear_modules
 from diq.samples import Tokens, collate, plan_batches
@@ -133,7 +133,9 @@ def scores(
     side: Literal["left", "right"],
     reduction: Literal["mean", "sum"] = "mean",
 ) -> torch.Tensor:
-    gradients = [mean_gradient(model, modules, [collate(one, padding_side=side)], reduction=reduction) for one in validation]
+    gradients = [
+        mean_gradient(model, modules, [collate(one, padding_side=side)], reduction=reduction) for one in validation
+    ]
     scorer = InfluenceScorer(model, modules, gradients, reduction=reduction)
     parts = [
         scorer.score(collate(samples[at : at + batch], padding_side=side))[0] for at in range(0, len(samples), batch)

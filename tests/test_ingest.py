@@ -22,8 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diq import _core
-from diq.errors import DiqError, InputError, StoreError, UsageError
-from diq.formats import Parsed
+from diq.errors import InputError, StoreError, UsageError
 from diq.formats.layouts import named
 from diq.ingest import IngestSummary, run
 from diq.records import Sample, canonical_json
@@ -54,9 +53,9 @@ def dump(store: Path) -> dict[str, list[Any]]:
     with duckdb.connect(str(store), read_only=True) as connection:
         names = connection.execute("SELECT table_name FROM duckdb_tables() WHERE NOT internal").fetchall()
         for (name,) in names:
-            table = connection.execute(f"FROM {name}").to_arrow_table()
-            table = table.drop_columns([column for column in table.column_names if column in TIMES])
-            found[name] = sorted(map(repr, table.to_pylist()))
+            cursor = connection.execute(f"FROM {name}")
+            kept = [i for i, column in enumerate(cursor.description or []) if column[0] not in TIMES]
+            found[name] = sorted(repr([row[i] for i in kept]) for row in cursor.fetchall())
     return found
 
 
@@ -78,7 +77,15 @@ def store(tmp_path: Path) -> Path:
 def test_samples_duplicates_and_rejects(tmp_path: Path, store: Path) -> None:
     path = jsonl(
         tmp_path / "rows.jsonl",
-        [qa(1)[0], "", {"question": "Q?"}, qa(2)[1], qa(1)[0] | {"level": 9}, "{broken", {"question": "Q?", "answer": ""}],
+        [
+            qa(1)[0],
+            "",
+            {"question": "Q?"},
+            qa(2)[1],
+            qa(1)[0] | {"level": 9},
+            "{broken",
+            {"question": "Q?", "answer": ""},
+        ],
     )
     summary = run([path], dataset="d", store=store)
     assert counts(summary) == (6, 2, 1, 3)
@@ -87,19 +94,23 @@ def test_samples_duplicates_and_rejects(tmp_path: Path, store: Path) -> None:
         (2, 4, "train", '{"level":1}'),
     ]
     first = [{"role": "user", "content": "Q0?"}, {"role": "assistant", "content": "A0."}]
-    (found,) = rows(store, "SELECT sample_id::VARCHAR, messages::VARCHAR, rejected FROM samples ORDER BY messages LIMIT 1")
+    (found,) = rows(
+        store, "SELECT sample_id::VARCHAR, messages::VARCHAR, rejected FROM samples ORDER BY messages LIMIT 1"
+    )
     assert found == (_core.sample_ids([canonical_json(first)])[0], canonical_json(first), None)
     assert rows(store, "SELECT position, line, sample_id::VARCHAR FROM duplicates") == [(3, 5, found[0])]
     rejects = rows(store, "SELECT line, position, reason, content, source FROM rejects ORDER BY line")
     assert [(line, position) for line, position, *_ in rejects] == [(3, 1), (6, 4), (7, 5)]
-    assert rejects[0][2:] == ("no column `answer or response or output or solution` (layout question_answer)".replace(
-        "`answer or response or output or solution`", "`answer` or `response` or `output` or `solution`"
-    ), '{"question": "Q?"}', str(path))
+    assert rejects[0][2:] == (
+        "no column `answer` or `response` or `output` or `solution` (layout question_answer)",
+        '{"question": "Q?"}',
+        str(path),
+    )
     assert rejects[1][2].startswith("not JSON: ")
     assert rejects[2][2] == "the answer is empty"
-    assert rows(store, "SELECT kind, layout, first_position, n_rows, n_samples, n_duplicates, n_rejects FROM sources") == [
-        ("samples", "question_answer", 0, 6, 2, 1, 3)
-    ]
+    assert rows(
+        store, "SELECT kind, layout, first_position, n_rows, n_samples, n_duplicates, n_rejects FROM sources"
+    ) == [("samples", "question_answer", 0, 6, 2, 1, 3)]
     assert rows(store, "SELECT prompt, answer FROM sample_texts ORDER BY prompt") == [("Q0?", "A0."), ("Q1?", "A1.")]
 
 
@@ -219,7 +230,8 @@ def test_nothing_of_a_call_remains_when_one_source_breaks(tmp_path: Path, store:
     import gzip
 
     good = jsonl(tmp_path / "good.jsonl", qa(50))
-    data = gzip.compress("".join(f"{json.dumps(row)} {os.urandom(0)!r}"[:-4] + "\n" for row in qa(60_000)).encode())
+    # long enough that several batches are in the store when the end is missed
+    data = gzip.compress("".join(json.dumps(row) + "\n" for row in qa(60_000)).encode())
     bad = tmp_path / "bad.jsonl.gz"
     bad.write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"bad.jsonl.gz` is cut off"):
@@ -237,7 +249,11 @@ def test_everything_is_checked_before_anything_is_written(tmp_path: Path, store:
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     unknown = jsonl(tmp_path / "unknown.jsonl", [{"x": 1}])
-    for bad, message in ((tmp_path / "missing.jsonl", "no such file"), (empty, "is empty"), (unknown, "no known layout")):
+    for bad, message in (
+        (tmp_path / "missing.jsonl", "no such file"),
+        (empty, "is empty"),
+        (unknown, "no known layout"),
+    ):
         with pytest.raises(UsageError, match=message):
             run([good, bad], dataset="d", store=store)
         assert not store.exists()
@@ -323,13 +339,21 @@ def test_the_command_line(tmp_path: Path, store: Path) -> None:
         "dataset": "d", "n_rows": 2, "n_samples": 1, "n_duplicates": 0, "n_rejects": 1
     }  # fmt: skip
     assert found["sources"] == [
-        {"path": str(path), "layout": "map", "n_rows": 2, "n_samples": 1, "n_duplicates": 0, "n_rejects": 1, "unchanged": False}
+        {
+            "path": str(path),
+            "layout": "map",
+            "n_rows": 2,
+            "n_samples": 1,
+            "n_duplicates": 0,
+            "n_rejects": 1,
+            "unchanged": False,
+        }
     ]
     done = subprocess.run(command(store, path, "--dataset", "e"), capture_output=True, text=True)
     assert done.returncode == 2
     assert "no known layout" in done.stderr
     assert "hint: " in done.stderr
-    plain = subprocess.run(words[:-1], capture_output=True, text=True)
+    plain = subprocess.run([word for word in words if word != "--json"], capture_output=True, text=True)
     assert plain.returncode == 0
     assert "as before" in plain.stdout
 
@@ -392,7 +416,9 @@ def test_killed_at_any_moment_and_run_again(tmp_path: Path) -> None:
 
 
 def drawn(store: Path, name: str) -> set[str]:
-    query = "SELECT sample_id::VARCHAR FROM validation_samples JOIN validation_sets USING (validation_set_id) WHERE name = "
+    query = (
+        "SELECT sample_id::VARCHAR FROM validation_samples JOIN validation_sets USING (validation_set_id) WHERE name = "
+    )
     return {one for (one,) in rows(store, f"{query}'{name}'")}
 
 
@@ -520,10 +546,10 @@ def test_scores_in_every_container(tmp_path: Path, scored: Path, ending: str) ->
         path.write_bytes(gzip.compress(text.encode()) if ending.endswith("gz") else text.encode())
     summary = give(scored, path, validation_set="task")
     assert counts(summary) == (5, 5, 0, 0), score_rejects(scored)
-    found = rows(scored, "SELECT position, knowledge, reasoning, overall, dot FROM diq_scores('d', 'm') ORDER BY position")
-    assert found == [
-        (row["position"], row["knowledge"], None, row["overall"], row["dot"]) for row in listed
-    ]
+    found = rows(
+        scored, "SELECT position, knowledge, reasoning, overall, dot FROM diq_scores('d', 'm') ORDER BY position"
+    )
+    assert found == [(row["position"], row["knowledge"], None, row["overall"], row["dot"]) for row in listed]
     assert rows(scored, "SELECT perplexity, similarity FROM text_scores ORDER BY ALL") == [
         (1.0, None), (2.0, None), (3.0, None), (4.0, None), (5.0, None), *[(None, 0.5)] * 5
     ]  # fmt: skip
@@ -737,7 +763,7 @@ def test_a_name_of_external_scores_is_taken(tmp_path: Path, scored: Path) -> Non
     assert rows(scored, "SELECT count(*) FROM datasets") == [(1,)]
 
 
-def test_a_million_scores_in_seconds(tmp_path: Path, store: Path) -> None:
+def test_many_scores_in_seconds(tmp_path: Path, store: Path) -> None:
     n = 200_000
     table = pa.table({"question": [f"Q{i}?" for i in range(n)], "answer": ["A."] * n})
     pq.write_table(table, tmp_path / "d.parquet")
@@ -780,7 +806,9 @@ def test_the_text_that_is_hashed_is_the_canonical_json(
     st.lists(
         st.lists(
             st.one_of(
-                st.fixed_dictionaries({"question": st.sampled_from("abc "), "answer": st.sampled_from(["x", "y", "", None])}),
+                st.fixed_dictionaries(
+                    {"question": st.sampled_from("abc "), "answer": st.sampled_from(["x", "y", "", None])}
+                ),
                 st.sampled_from(["", "{", "[]", '{"question": "a"}']),
             ),
             min_size=1,
@@ -811,8 +839,3 @@ def test_every_row_is_a_sample_a_duplicate_or_a_reject(files: list[list[Any]], b
         assert rows(store, "SELECT count(*) FROM dataset_samples") == [(found[1],)]
         assert rows(store, "SELECT count(*) FROM duplicates") == [(found[2],)]
         assert rows(store, "SELECT count(*) FROM rejects") == [(found[3],)]
-
-
-def test_parsed_rows_are_what_the_stage_expects() -> None:
-    assert Parsed(1, Sample([], None, {})).line == 1
-    assert issubclass(InputError, DiqError)

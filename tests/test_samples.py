@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import build_tokenizer
 
+from conftest import build_tokenizer
 from diq.records import Message
 from diq.samples import TokenFile, Tokenization, Tokens, collate
 

@@ -1,4 +1,4 @@
-"""Scoring end to end on real (small) models: what is missing, nothing else; killed runs; reasons; both sources of difficulty."""
+"""Scoring end to end on real (small) models: what is missing, nothing else; killed runs; reasons; difficulty."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_llama, build_tokenizer, save_model, write_jsonl
 
+from conftest import build_llama, build_tokenizer, save_model, write_jsonl
 from diq.errors import ModelError, RunFailedError, StoreError, UsageError
 from diq.gradients import InfluenceScorer, mean_gradient
 from diq.ingest import run as ingest
@@ -198,7 +198,9 @@ else:
 
 def difficulty_rows(store: Path) -> list[tuple[Any, ...]]:
     with Store(store, read_only=True) as opened:
-        return opened.connection.execute("SELECT * REPLACE (sample_id::VARCHAR AS sample_id) FROM difficulty_scores ORDER BY 1, 2").fetchall()
+        return opened.connection.execute(
+            "SELECT * REPLACE (sample_id::VARCHAR AS sample_id) FROM difficulty_scores ORDER BY 1, 2"
+        ).fetchall()
 
 
 @pytest.mark.parametrize("mode", ["influence", "difficulty"])
@@ -273,7 +275,9 @@ def test_difficulty_of_a_classifier_is_the_expected_likert_value(
     assert score_difficulty("pool", store=filled, classifier=str(tiny_classifier_folder)).n_scored == 0
 
 
-def test_outputs_in_another_order_are_found_by_their_labels(tiny_classifier_folder: Path, filled: Path, tmp_path: Path) -> None:
+def test_outputs_in_another_order_are_found_by_their_labels(
+    tiny_classifier_folder: Path, filled: Path, tmp_path: Path
+) -> None:
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -361,7 +365,7 @@ def test_bad_requests(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> 
         assert caught.value.hint or "regular expression" in message  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="no dataset named `pol`"):
         score_influence("pol", model=model, store=filled)
-    with pytest.raises(ModelError, match="sequence classifier|15|outputs"):
+    with pytest.raises(ModelError, match=r"sequence classifier|15|outputs"):
         score_difficulty("pool", store=filled, classifier=model)
     with pytest.raises(UsageError, match="one of a classifier and columns"):
         score_difficulty("pool", store=filled)

@@ -12,15 +12,17 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import fill_store
 
+from conftest import fill_store
 from diq.errors import MissingScoresError, UsageError
 from diq.records import Ratio
 from diq.select import run
 from diq.store import Store
 
 
-def slow_ranking(dot: np.ndarray, level: np.ndarray, *, p: float = 0.5, threshold: float | None = None) -> list[tuple[str, int]]:
+def slow_ranking(
+    dot: np.ndarray, level: np.ndarray, *, p: float = 0.5, threshold: float | None = None
+) -> list[tuple[str, int]]:
     """(quadrant, position) in the order of Algorithm 1, by the book."""
     rows = [i for i in range(len(dot)) if math.isfinite(dot[i]) and math.isfinite(level[i])]
     tau = threshold if threshold is not None else np.quantile(level[rows], p)
@@ -48,13 +50,21 @@ def written(path: Path) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("percentile", "threshold"), [(0.5, None), (0.0, None), (1.0, None), (0.37, None), (0.5, 3.0)])
-def test_rust_sql_and_the_slow_form_agree_row_by_row(tmp_path: Path, seed: int, percentile: float, threshold: float | None) -> None:
+def test_rust_sql_and_the_slow_form_agree_row_by_row(
+    tmp_path: Path, seed: int, percentile: float, threshold: float | None
+) -> None:
     dot, level = tied(seed)
     path = tmp_path / "s.duckdb"
     fill_store(path, dots={"a": dot}, difficulty=level)
     expected = slow_ranking(dot, level, p=percentile, threshold=threshold)
     made = run(
-        "pool", ratio=1, store=path, model="model", percentile=percentile, threshold=threshold, output=tmp_path / "o.jsonl"
+        "pool",
+        ratio=1,
+        store=path,
+        model="model",
+        percentile=percentile,
+        threshold=threshold,
+        output=tmp_path / "o.jsonl",
     )
     rows = written(tmp_path / "o.jsonl")
     assert [(row["quadrant"], row["position"]) for row in rows] == expected
@@ -64,7 +74,8 @@ def test_rust_sql_and_the_slow_form_agree_row_by_row(tmp_path: Path, seed: int, 
     with duckdb.connect(str(path), read_only=True) as connection:
         bound = "NULL" if threshold is None else threshold
         sql = connection.execute(
-            f"SELECT quadrant, position FROM diq_ranking('pool', 'model', percentile := {percentile}, threshold := {bound})"
+            "SELECT quadrant, position "
+            f"FROM diq_ranking('pool', 'model', percentile := {percentile}, threshold := {bound})"
         ).fetchall()
     assert sql == expected
 
@@ -81,7 +92,9 @@ def test_a_selection_is_a_prefix_and_sql_takes_the_same(tmp_path: Path, ratio: s
     assert [row["position"] for row in written(tmp_path / "o.jsonl")] == [i for _, i in expected[: made.n]]
     with duckdb.connect(str(path), read_only=True) as connection:
         sql = connection.execute(f"SELECT position FROM diq_select('pool', 'model', {decimal})").fetchall()
-        as_double = connection.execute("SELECT position FROM diq_select('pool', 'model', ?)", [float(decimal)]).fetchall()
+        as_double = connection.execute(
+            "SELECT position FROM diq_select('pool', 'model', ?)", [float(decimal)]
+        ).fetchall()
         assert sql == as_double == [(i,) for _, i in expected[: made.n]]
         stored = connection.execute(
             "SELECT position, quadrant FROM selection_samples WHERE selection_id = ? ORDER BY rank", [made.selection_id]
@@ -114,7 +127,11 @@ def test_several_validation_sets_pool_by_their_samples_or_by_weights(tmp_path: P
     np.testing.assert_allclose(dots("b"), b, rtol=1e-12)
     np.testing.assert_allclose(dots("a=2", "b=1"), (2 * a + b) / 3, rtol=1e-12)
     np.testing.assert_allclose(dots("a=0.5", "b"), (a / 2 + b) / 1.5, rtol=1e-12)
-    for bad, message in (("c", "no validation set named `c`"), ("a=0", "not a positive number"), ("a=x", "not a positive")):
+    for bad, message in (
+        ("c", "no validation set named `c`"),
+        ("a=0", "not a positive number"),
+        ("a=x", "not a positive"),
+    ):
         with pytest.raises(UsageError, match=message):
             dots(bad)
 
@@ -262,12 +279,14 @@ def test_missing_unfinished_and_ambiguous_scores_are_told_apart(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
-def test_a_full_disk_leaves_no_file_and_no_record(tmp_path: Path, small_disk: Callable[[int], Path], ending: str) -> None:
+def test_a_full_disk_leaves_no_file_and_no_record(
+    tmp_path: Path, small_disk: Callable[[int], Path], ending: str
+) -> None:
     dot, level = tied(9, n=3000)
     path = tmp_path / "s.duckdb"
     fill_store(path, dots={"a": dot}, difficulty=level)
     disk = small_disk(16)
-    with pytest.raises(UsageError, match="cannot be written: .*No space left") as caught:
+    with pytest.raises(UsageError, match=r"cannot be written: .*No space left") as caught:
         run("pool", ratio=1, store=path, model="model", output=disk / f"o{ending}")
     assert "free some space" in caught.value.hint
     assert list(disk.iterdir()) == []

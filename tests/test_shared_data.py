@@ -80,7 +80,10 @@ def test_the_csv_and_the_json_of_one_set_are_the_same_samples(tmp_path: Path) ->
     files = [SHARED / "raw" / "medquad" / name for name in ("medquad_alpaca.jsonl.gz", "medquad_qa_1000.csv")]
     summary = run(files, dataset="medquad", store=store)
     # 21 exact duplicates, as the README of the data says; the CSV repeats rows of the first file
-    assert [(one.n_samples, one.n_duplicates, one.n_rejects) for one in summary.sources] == [(13182, 21, 0), (0, 1000, 0)]
+    assert [(one.n_samples, one.n_duplicates, one.n_rejects) for one in summary.sources] == [
+        (13182, 21, 0),
+        (0, 1000, 0),
+    ]
 
 
 def test_the_whole_pool_in_one_call(tmp_path: Path) -> None:

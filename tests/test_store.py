@@ -13,8 +13,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import fill_store
 
+from conftest import fill_store
 from diq import queries
 from diq.errors import StoreError, UsageError
 from diq.store import Store
@@ -154,7 +154,7 @@ import duckdb
 connection = duckdb.connect(sys.argv[1], read_only=True)
 queries = {
     "scores": "SELECT position, overall, dot, loss, answer_tokens FROM diq_scores('pool', 'model')",
-    "ranking": "SELECT position, quadrant, rank FROM diq_ranking('pool', 'model', difficulty := 'knowledge', percentile := 0.3)",
+    "ranking": "SELECT position, rank FROM diq_ranking('pool', 'model', difficulty := 'knowledge', percentile := 0.3)",
     "select": "SELECT CAST(sample_id AS VARCHAR), rank FROM diq_select('pool', 'model', 0.57)",
     "text": "SELECT prompt, answer FROM sample_texts ORDER BY prompt LIMIT 3",
 }
@@ -178,7 +178,9 @@ def plain_client(store: Path, duckdb_folder: Path | None) -> dict[str, object]:
 def test_a_plain_client_runs_the_macros(scored: Path) -> None:
     answer = plain_client(scored, None)
     with Store(scored, read_only=True) as store:
-        here = store.connection.execute("SELECT position, overall, dot, loss, answer_tokens FROM diq_scores('pool', 'model')")
+        here = store.connection.execute(
+            "SELECT position, overall, dot, loss, answer_tokens FROM diq_scores('pool', 'model')"
+        )
         assert [tuple(row) for row in answer["scores"]] == here.fetchall()  # type: ignore[attr-defined]
     assert len(answer["ranking"]) == 200  # type: ignore[arg-type]
     assert [row[1] for row in answer["select"]] == list(range(114))  # type: ignore[attr-defined]

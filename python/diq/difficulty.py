@@ -85,7 +85,9 @@ class DifficultyClassifier:
         """Token ids of each text, cut to the context, and whether each was cut."""
         full = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         cut = [len(ids) > self.max_length for ids in full]
-        ids = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"] if any(cut) else full
+        ids = (
+            self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"] if any(cut) else full
+        )
         return ids, cut
 
     @torch.inference_mode()

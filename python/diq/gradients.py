@@ -30,7 +30,7 @@ class _TappedLinear(torch.autograd.Function):
     """A frozen linear layer that hands ``(x, delta)`` to a recorder on the way back."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, name: str, record: _Recorder
     ) -> Tensor:
         # weight is [out, in]; anchor makes the output need a gradient even where x does not (the first layer)
@@ -39,7 +39,7 @@ class _TappedLinear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         ctx.record(ctx.name, x, delta)
         return (delta @ weight if ctx.needs_input_grad[0] else None, None, None, None, None, None)
@@ -64,7 +64,7 @@ def tapped(modules: Mapping[str, nn.Module], record: _Recorder) -> Iterator[None
             matrix = weight.detach().T if transposed else weight.detach()
             bias = module.bias
             assert bias is None or isinstance(bias, Tensor)
-            return _TappedLinear.apply(x, anchor, matrix, bias, name, record)  # type: ignore[no-any-return, no-untyped-call]
+            return _TappedLinear.apply(x, anchor, matrix, bias, name, record)  # type: ignore[no-any-return]
 
         return forward
 
@@ -72,7 +72,7 @@ def tapped(modules: Mapping[str, nn.Module], record: _Recorder) -> Iterator[None
     before = {name: module.__dict__.get("forward") for name, module in modules.items()}
     try:
         for name, module in modules.items():
-            module.forward = forward_of(name, module)  # type: ignore[method-assign]
+            module.forward = forward_of(name, module)
         yield
     finally:
         for name, module in modules.items():
@@ -80,7 +80,7 @@ def tapped(modules: Mapping[str, nn.Module], record: _Recorder) -> Iterator[None
             if earlier is None:
                 module.__dict__.pop("forward", None)
             else:
-                module.forward = earlier  # type: ignore[method-assign]
+                module.forward = earlier
 
 
 def sample_losses(model: nn.Module, batch: Batch, *, reduction: Reduction = "mean") -> tuple[Tensor, Tensor]:
@@ -204,7 +204,7 @@ class InfluenceScorer:
             if self.n_sets == 1:
                 terms = (wide(projected) * wide(delta)).sum(dim=-1, keepdim=True)
             else:
-                split = projected.unflatten(-1, (self.n_sets, delta.shape[-1]))
+                split = projected.view(*delta.shape[:-1], self.n_sets, delta.shape[-1])
                 terms = torch.einsum("btso,bto->bts", wide(split), wide(delta))
             # a padded row may hold anything that attention made of it, even NaN
             dots.add_(terms.masked_fill(padding.unsqueeze(-1), 0).sum(dim=1, dtype=torch.float64))

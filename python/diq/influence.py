@@ -47,7 +47,7 @@ def parse_weights(asked: Sequence[str], known: Sequence[str]) -> dict[str, float
     weights: dict[str, float] = {}
     for text in asked:
         name, given, number = text.rpartition("=")
-        if not given or name not in known and text in known:
+        if not given or (name not in known and text in known):
             name, number = text, ""
         if name not in known:
             raise UsageError(f"the influence run has no validation set named `{name}`", did_you_mean(name, known))

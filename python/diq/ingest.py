@@ -6,7 +6,6 @@ A call that fails or is killed leaves nothing behind; the same call again reads 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from diq.errors import InputError, UsageError
 from diq.formats import BadRow, Parsed, Reader, find_sources, open_sources
 from diq.formats.scores import ScoreReader, open_scores
 from diq.formats.sources import Source
-from diq.records import Sample, canonical_json
+from diq.records import Sample, run_fingerprint
 from diq.store import Store, now
 
 Progress = Callable[[str, int, int], None]
@@ -719,10 +718,5 @@ def _model_id(store: Store, name: str) -> str:
 
 def _fingerprint(group: _Group, model_id: str | None) -> str:
     """The same for every score file of one model, so that several files fill one run."""
-    identity = {
-        "kind": group.kind,
-        "method": EXTERNAL,
-        "model_id": model_id if group.of_model else None,
-        "settings": {"scores": list(group.scores)},
-    }
-    return hashlib.blake2b(canonical_json(identity).encode(), digest_size=16).hexdigest()
+    owner = model_id if group.of_model else None
+    return run_fingerprint(group.kind, EXTERNAL, owner, {"scores": list(group.scores)})

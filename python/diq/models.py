@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import re
 from dataclasses import dataclass
@@ -18,10 +19,31 @@ from diq import _core
 from diq.errors import ModelError
 from diq.records import canonical_json
 
+log = logging.getLogger(__name__)
+
 # last part of the names of query, key and value projections, fused or not, in the decoders of transformers
 _QKV = frozenset(
-    "q_proj k_proj v_proj qkv_proj qkv query_key_value c_attn Wqkv W_pack query key value "
-    "q_a_proj q_b_proj kv_a_proj_with_mqa kv_b_proj q_lin k_lin v_lin".split()
+    [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "qkv_proj",
+        "qkv",
+        "query_key_value",
+        "c_attn",
+        "Wqkv",
+        "W_pack",
+        "query",
+        "key",
+        "value",
+        "q_a_proj",
+        "q_b_proj",
+        "kv_a_proj_with_mqa",
+        "kv_b_proj",
+        "q_lin",
+        "k_lin",
+        "v_lin",
+    ]
 )
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -69,7 +91,9 @@ def find_model(source: str, *, name: str | None = None) -> ModelSource:
     try:
         snapshot = Path(
             snapshot_download(
-                hub_id, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+                hub_id,
+                revision=revision or None,
+                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -153,6 +177,27 @@ def load_causal_lm(
     return loaded.eval().to(place)
 
 
+def usable_length(model: ModelSource, max_length: int) -> int:
+    """The maximum length, or the model's own context if that is shorter (then the log says so).
+
+    Raises:
+        ModelError: transformers cannot read the config.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model.path).get_text_config()
+    except Exception as error:  # loaders raise whatever their back ends do
+        raise ModelError(
+            f"`{model.source}` has no usable config: {_first_line(error)}",
+            "check that transformers knows its architecture",
+        ) from error
+    context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or max_length
+    if context < max_length:
+        log.info("samples are cut to the %d tokens that `%s` can take", context, model.name)
+    return min(int(context), max_length)
+
+
 def pick_device(device: str) -> torch.device:
     """``auto`` is a GPU if there is one, else the CPU.
 
@@ -188,7 +233,9 @@ def linear_modules(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module
     Raises:
         ModelError: nothing matches; the message lists what there is.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    # typed as Any: transformers' models have methods that nn.Module does not know
+    network: Any = model
+    head = network.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = {name: module for name, module in model.named_modules() if is_linear(module) and module is not head}
     if params == "qkv":
         found = {name: module for name, module in linear.items() if name.rsplit(".", 1)[-1] in _QKV}
@@ -228,7 +275,11 @@ def lora_targets(model: nn.Module) -> list[str]:
 
 def environment(device: torch.device | str = "cpu") -> dict[str, str]:
     """Versions and hardware, recorded with every run."""
-    facts = {"python": platform.python_version(), "machine": platform.machine(), "threads": str(torch.get_num_threads())}
+    facts = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
     for package in ("diq", "torch", "transformers", "peft", "trl"):
         try:
             facts[package] = metadata.version(package)

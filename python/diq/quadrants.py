@@ -61,7 +61,9 @@ def column(values: Any, name: str) -> npt.NDArray[np.float32] | npt.NDArray[np.f
     if hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
         import pyarrow as pa
 
-        chunked = pa.chunked_array(values) if hasattr(values, "__arrow_c_stream__") else pa.chunked_array([pa.array(values)])
+        chunked = (
+            pa.chunked_array(values) if hasattr(values, "__arrow_c_stream__") else pa.chunked_array([pa.array(values)])
+        )
         if chunked.null_count:
             chunked = chunked.cast(pa.float64())
         values = chunked.to_numpy()

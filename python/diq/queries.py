@@ -7,14 +7,14 @@ schema changes that are never edited after a release.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent / "sql"
 _MIGRATION = re.compile(r"^(\d{4})_([a-z0-9_]+)\.sql$")
 
 
-@lru_cache(maxsize=None)
+@cache
 def query(name: str) -> str:
     """Text of ``sql/queries/<name>.sql``."""
     return (ROOT / "queries" / f"{name}.sql").read_text(encoding="utf-8")

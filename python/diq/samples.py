@@ -1,6 +1,6 @@
 """Samples as tokens: which tokens are the answer, and length-sorted batches under a token budget.
 
-The answer of a sample is a suffix of its tokens, so a tokenised sample is its ids and the place where the answer starts.
+The answer of a sample is a suffix of its tokens, so a tokenised sample is its ids and the place where it starts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diq.errors import UsageError
 from diq.records import Message, split_prompt
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,26 @@ class Tokenization:
             found.append(self._join(ids[at], ids[at + 1]))
             at += 2
         return found
+
+    def encode_validation_set(self, name: str, conversations: Sequence[Sequence[Message]]) -> list[Tokens]:
+        """The samples of a validation set that have an answer token; the others are named in the log.
+
+        Raises:
+            UsageError: none has one.
+        """
+        encoded = self.encode(conversations)
+        usable = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
+        if len(usable) < len(encoded):
+            log.warning(
+                "validation set `%s`: %d of %d samples have no answer token within %d tokens and are left out",
+                name, len(encoded) - len(usable), len(encoded), self.max_length,
+            )  # fmt: skip
+        if not usable:
+            raise UsageError(
+                f"no sample of the validation set `{name}` has an answer token within {self.max_length} tokens",
+                "raise --max-length",
+            )
+        return usable
 
     def _join(self, first: list[int], second: list[int]) -> Tokens:
         if self.uses_template:
@@ -204,7 +225,8 @@ class TokenFile:
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each sample, ``[n]``."""
-        return np.diff(np.asarray(self._offsets, np.int64))
+        offsets = np.asarray(self._offsets, np.int64)
+        return offsets[1:] - offsets[:-1]
 
     def close(self) -> None:
         """Delete the file."""

@@ -24,11 +24,11 @@ import torch
 from diq import models
 from diq.config import DIFFICULTY_DIMENSIONS, MAX_LENGTH
 from diq.difficulty import DifficultyClassifier, three_folders
-from diq.errors import DiqError, ModelError, RunFailedError, UsageError
+from diq.errors import RunFailedError, UsageError
 from diq.gradients import InfluenceScorer, MatrixGradients, mean_gradient
 from diq.influence import no_dot_reason
-from diq.records import canonical_json, did_you_mean, prompt_text
-from diq.samples import Batch, TokenFile, Tokenization, Tokens, collate, plan_batches
+from diq.records import did_you_mean, prompt_text, run_fingerprint
+from diq.samples import TokenFile, Tokenization, Tokens, collate, plan_batches
 from diq.store import Store
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,10 @@ def score_influence(
         if data["n_samples"] == 0:
             raise UsageError(f"the dataset `{dataset}` has no samples", "see `diq sql 'from rejects'`")
         validation_messages = [
-            [orjson.loads(row["messages"]) for row in opened.rows("validation_messages", validation_set_id=one["validation_set_id"])]
+            [
+                orjson.loads(row["messages"])
+                for row in opened.rows("validation_messages", validation_set_id=one["validation_set_id"])
+            ]
             for one in sets
         ]
 
@@ -150,7 +153,7 @@ def score_influence(
     network = models.load_causal_lm(source, dtype=dtype, device=device)
     place = next(network.parameters()).device
     modules = models.linear_modules(network, params)
-    tokenization = Tokenization(tokenizer, max_length=min(max_length, context_length(network)), template=template)
+    tokenization = Tokenization(tokenizer, max_length=models.usable_length(source, max_length), template=template)
     settings = {
         "parameters": params,
         "modules": sorted(modules),
@@ -170,7 +173,7 @@ def score_influence(
             kind="influence",
             method="exact",
             model_id=source.model_id,
-            fingerprint=fingerprint("influence", "exact", source.model_id, settings),
+            fingerprint=run_fingerprint("influence", "exact", source.model_id, settings),
             settings=settings,
             environment=models.environment(place),
         )
@@ -205,7 +208,7 @@ def score_influence(
         "model_id": source.model_id,
         "validation_sets": names,
         "modules": len(modules),
-        "parameters": sum(one.weight.numel() for one in modules.values()),  # type: ignore[union-attr]
+        "parameters": sum(int(one.get_parameter("weight").numel()) for one in modules.values()),
         "dtype": settings["dtype"],
         "template": "chat template" if tokenization.uses_template else "Question/Answer",
         "dot_length_correlation": meter["correlation"],
@@ -273,18 +276,7 @@ def _validation_gradients(
     for done, (name, messages) in enumerate(zip(names, conversations, strict=True)):
         if progress:
             progress("validation gradients", done, len(names))
-        encoded = tokenization.encode(messages)
-        usable = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
-        if len(usable) < len(encoded):
-            log.warning(
-                "validation set `%s`: %d of %d samples have no answer token within %d tokens and are left out",
-                name, len(encoded) - len(usable), len(encoded), tokenization.max_length,
-            )  # fmt: skip
-        if not usable:
-            raise UsageError(
-                f"no sample of the validation set `{name}` has an answer token within {tokenization.max_length} tokens",
-                "raise --max-length",
-            )
+        usable = tokenization.encode_validation_set(name, messages)
         lengths = np.asarray([len(one.ids) for one in usable], np.int64)
         batches = [collate([usable[i] for i in batch]) for batch in plan_batches(lengths, token_budget=budget)]
         gradient = mean_gradient(network, modules, batches, reduction=reduction)
@@ -315,6 +307,7 @@ def _score_shards(
     lengths = tokens.lengths()
     total = sum(int(lengths[row.index]) for row in rows if row.missing and row.index >= 0)
     n_sets = len(sets)
+    shard: list[tuple[str, list[Any], float | None, int, str | None]]
     shard = [(row.sample_id, [None] * n_sets, None, 0, row.reason) for row in rows if row.missing and row.index < 0]
     set_ids = [one["validation_set_id"] for one in sets]
     last = time.monotonic()
@@ -329,7 +322,13 @@ def _score_shards(
             values: list[Any] = dots[i].tolist()
             reason = no_dot_reason(loss, count, values)
             shard.append(
-                (by_index[index].sample_id, [None] * n_sets if reason else values, None if reason else loss, count, reason)
+                (
+                    by_index[index].sample_id,
+                    [None] * n_sets if reason else values,
+                    None if reason else loss,
+                    count,
+                    reason,
+                )
             )
             summary.tokens += len(samples[i].ids)
         if time.monotonic() - last >= _SHARD_SECONDS:
@@ -340,14 +339,17 @@ def _score_shards(
     summary.n_scored += _commit_influence(store, run_id, set_ids, shard)
 
 
-def _score_halving(scorer: InfluenceScorer, samples: Sequence[Tokens]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _score_halving(
+    scorer: InfluenceScorer, samples: Sequence[Tokens]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Score a batch; a GPU that runs out of memory gets it in halves."""
     try:
         return scorer.score(collate(samples))
     except torch.OutOfMemoryError as error:
         if len(samples) == 1:
             raise RunFailedError(
-                f"out of memory on one sample of {len(samples[0].ids)} tokens", "lower --max-length or use --dtype bfloat16"
+                f"out of memory on one sample of {len(samples[0].ids)} tokens",
+                "lower --max-length or use --dtype bfloat16",
             ) from error
         log.warning("out of memory on %d samples of %d tokens: halving the batch", len(samples), len(samples[0].ids))
         torch.cuda.empty_cache()
@@ -377,21 +379,9 @@ def _commit_influence(store: Path, run_id: int, set_ids: Sequence[int], shard: S
     return len(shard)
 
 
-def context_length(network: Any) -> int:
-    """Positions that the model can take; a very large number when its config does not say."""
-    config = network.config.get_text_config() if hasattr(network.config, "get_text_config") else network.config
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2**30)
-
-
 def default_token_budget(network: torch.nn.Module) -> int:
     """Padded tokens a batch when the user does not say."""
     return _GPU_TOKEN_BUDGET if next(network.parameters()).is_cuda else _CPU_TOKEN_BUDGET
-
-
-def fingerprint(kind: str, method: str, model_id: str | None, settings: dict[str, Any]) -> str:
-    """Identity of a run: the same configuration gives the same text."""
-    text = canonical_json({"kind": kind, "method": method, "model_id": model_id, "settings": settings})
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 # difficulty --------------------------------------------------------------------------------------------------------
@@ -425,7 +415,9 @@ def score_difficulty(
         ModelError: the classifier cannot be used.
     """
     if (classifier is None) == (not columns):
-        raise UsageError("difficulty comes from one of a classifier and columns", "give --model FOLDER or --columns overall=NAME")
+        raise UsageError(
+            "difficulty comes from one of a classifier and columns", "give --model FOLDER or --columns overall=NAME"
+        )
     with Store(store, read_only=True) as opened:
         data = opened.dataset(dataset)
         attributes = [row["name"] for row in opened.rows("list_attributes", dataset_id=data["dataset_id"])]
@@ -498,7 +490,7 @@ def _open_difficulty_run(
             kind="difficulty",
             method=method,
             model_id=model_id,
-            fingerprint=fingerprint("difficulty", method, model_id, settings),
+            fingerprint=run_fingerprint("difficulty", method, model_id, settings),
             settings=settings,
             environment=environment,
         )
@@ -513,7 +505,10 @@ def _commit_difficulty(
     expected: npt.NDArray[np.float64],
     level: npt.NDArray[np.uint8],
 ) -> None:
-    columns: dict[str, Any] = {"run_id": pa.array([run_id] * len(ids), pa.int64()), "sample_id": pa.array(ids, pa.string())}
+    columns: dict[str, Any] = {
+        "run_id": pa.array([run_id] * len(ids), pa.int64()),
+        "sample_id": pa.array(ids, pa.string()),
+    }
     for i, dimension in enumerate(DIFFICULTY_DIMENSIONS):
         columns[dimension] = pa.array(expected[:, i], pa.float64())
         columns[f"{dimension}_level"] = pa.array(level[:, i], pa.uint8())
@@ -537,7 +532,9 @@ def _difficulty_from_columns(
 ) -> ScoreSummary:
     for dimension, column in columns.items():
         if dimension not in DIFFICULTY_DIMENSIONS:
-            raise UsageError(f"`{dimension}` is not a dimension of difficulty", did_you_mean(dimension, DIFFICULTY_DIMENSIONS))
+            raise UsageError(
+                f"`{dimension}` is not a dimension of difficulty", did_you_mean(dimension, DIFFICULTY_DIMENSIONS)
+            )
         if column not in attributes:
             raise UsageError(
                 f"the samples of `{data['name']}` have no column `{column}`",

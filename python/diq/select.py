@@ -165,10 +165,12 @@ def run(
         with contextlib.ExitStack() as stack:
             pending = stack.enter_context(_written(opened, data, chosen, output)) if output else None
             with opened.transaction():
-                selection_id = _record(opened, data, strategy, runs, settings, order, n_unscored, parsed, n_target, chosen, label, output)
+                selection_id = _record(
+                    opened, data, strategy, runs, settings, order, n_unscored, parsed, n_target, chosen, label, output
+                )
             if pending and output:
                 # the file appears whole, and only when the store knows of it
-                os.replace(pending, output)
+                pending.replace(output)
     counts = {}
     if order.counts is not None and order.quadrant is not None:
         taken = np.bincount(order.quadrant[:n], minlength=5)
@@ -193,7 +195,12 @@ def run(
 
 
 def _choose_runs(
-    store: Store, data: dict[str, Any], strategy: str, model: str | None, influence_run: int | None, difficulty_run: int | None
+    store: Store,
+    data: dict[str, Any],
+    strategy: str,
+    model: str | None,
+    influence_run: int | None,
+    difficulty_run: int | None,
 ) -> dict[str, int]:
     chosen = {"influence": _NO_RUN, "difficulty": _NO_RUN}
     if strategy in _NEEDS_DOT:
@@ -212,7 +219,9 @@ def _choose_runs(
     if strategy in _NEEDS_DIFFICULTY:
         candidates = store.rows("candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
         command = f"diq score difficulty {data['name']} --model CLASSIFIER"
-        chosen["difficulty"] = _one_run(candidates, difficulty_run, "difficulty scores", data, command, "--difficulty-run")
+        chosen["difficulty"] = _one_run(
+            candidates, difficulty_run, "difficulty scores", data, command, "--difficulty-run"
+        )
     return chosen
 
 
@@ -230,13 +239,18 @@ def _one_run(
     if not sealed:
         one = candidates[0]
         raise MissingScoresError(
-            f"the {wanted} on dataset `{data['name']}` are not finished: found {one['n_scored']} of {data['n_samples']} samples",
+            f"the {wanted} on dataset `{data['name']}` are not finished: "
+            f"found {one['n_scored']} of {data['n_samples']} samples",
             f"run `{command}` again: it goes on where it stopped",
         )
     if len(sealed) > 1:
-        listed = "; ".join(f"{one['run_id']} ({one['method']}, {one['n_scored']} samples, {one['created_at']:%Y-%m-%d %H:%M})" for one in sealed)
+        listed = "; ".join(
+            f"{one['run_id']} ({one['method']}, {one['n_scored']} samples, {one['created_at']:%Y-%m-%d %H:%M})"
+            for one in sealed
+        )
         raise MissingScoresError(
-            f"dataset `{data['name']}` has {wanted} from {len(sealed)} runs: {listed}", f"name one with {option} {sealed[-1]['run_id']}"
+            f"dataset `{data['name']}` has {wanted} from {len(sealed)} runs: {listed}",
+            f"name one with {option} {sealed[-1]['run_id']}",
         )
     return int(sealed[0]["run_id"])
 
@@ -290,7 +304,9 @@ def _order(
             only = quadrant == int(strategy[1])
             rows, quadrant = rows[only], quadrant[only]
         tau = threshold if threshold is not None else ranking.tau
-        return _Order(position[rows], quadrant, level[rows], dot[rows], ranking.n_scored, tau, ranking.median, ranking.counts)
+        return _Order(
+            position[rows], quadrant, level[rows], dot[rows], ranking.n_scored, tau, ranking.median, ranking.counts
+        )
     # one score: a constant difficulty leaves the order to the score and the position
     score = dot if strategy == "influence" else level
     ranking = rank(score, np.where(np.isfinite(score), 0.0, np.nan))
@@ -307,7 +323,9 @@ def _numbers(table: pa.Table, name: str, dtype: Any) -> Any:
 def _chosen(order: _Order, n: int) -> pa.Table:
     names = pa.array([None, *QUADRANTS], pa.string())
     quadrant = (
-        pa.nulls(n, pa.string()) if order.quadrant is None else names.take(pa.array(order.quadrant[:n].astype(np.int64)))
+        pa.nulls(n, pa.string())
+        if order.quadrant is None
+        else names.take(pa.array(order.quadrant[:n].astype(np.int64)))
     )
     return pa.table(
         {
@@ -336,7 +354,11 @@ def _record(
 ) -> int:
     # the whole order is part of the identity: a changed score makes another ranking
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(canonical_json({"dataset": data["dataset_id"], "strategy": strategy, "runs": runs, "settings": settings}).encode())
+    digest.update(
+        canonical_json(
+            {"dataset": data["dataset_id"], "strategy": strategy, "runs": runs, "settings": settings}
+        ).encode()
+    )
     for part in (order.position, order.level, order.dot):
         digest.update(part.tobytes())
     store.run(
@@ -404,7 +426,9 @@ def _written(store: Store, data: dict[str, Any], chosen: pa.Table, output: Path)
         store.connection.unregister("chosen")
         yield pending
     except OSError as error:
-        raise UsageError(f"`{output}` cannot be written: {error.strerror or error}", "free some space or name another file") from error
+        raise UsageError(
+            f"`{output}` cannot be written: {error.strerror or error}", "free some space or name another file"
+        ) from error
     finally:
         pending.unlink(missing_ok=True)
 

@@ -228,7 +228,9 @@ class Store:
             )
         return row
 
-    def add_model(self, *, model_id: str, name: str, source: str, architecture: str | None, n_parameters: int | None) -> None:
+    def add_model(
+        self, *, model_id: str, name: str, source: str, architecture: str | None, n_parameters: int | None
+    ) -> None:
         """Record a model unless it is known."""
         self.run(
             "insert_model",

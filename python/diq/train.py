@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from diq.errors import InputError, ModelError, RunFailedError, UsageError
+from diq.errors import InputError, RunFailedError, UsageError
 
 try:
     import datasets
@@ -39,7 +39,7 @@ try:
     import torch
     from peft import LoraConfig, PeftModel
     from safetensors import SafetensorError, safe_open
-    from transformers import AutoConfig, PrinterCallback, TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from transformers.utils import logging as transformers_logging
     from trl import SFTConfig, SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -49,8 +49,8 @@ except ModuleNotFoundError as error:
 from diq import models
 from diq.config import MAX_LENGTH
 from diq.gradients import sample_losses
-from diq.records import Message, canonical_json, did_you_mean, short
-from diq.samples import Tokenization, Tokens, collate, plan_batches
+from diq.records import Message, canonical_json, did_you_mean, run_fingerprint, short
+from diq.samples import Tokenization, collate, plan_batches
 from diq.store import Store, now
 
 log = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ def run(
         sets = _read_validation_sets(store, validation_sets)
         source = models.find_model(model, name=model_name)
         tokenization = Tokenization(
-            models.load_tokenizer(source), max_length=_context(source, max_length), template=template
+            models.load_tokenizer(source), max_length=models.usable_length(source, max_length), template=template
         )
         # everything that changes the adapter and nothing else: the identity of the run
         settings |= {
@@ -254,7 +254,7 @@ def run(
             "dtype": models.pick_dtype(dtype, place),
             **tokenization.settings(),
         }
-        identity = _fingerprint(source.model_id, settings)
+        identity = run_fingerprint("train", "sft", source.model_id, settings)
         folder = stack.enter_context(_OutputFolder(output))
         record = folder.record
         if record and record["fingerprint"] != identity and folder.holds_work() and not overwrite:
@@ -523,21 +523,6 @@ def _read_validation_sets(store: Path, names: Sequence[str]) -> dict[str, list[l
     return found
 
 
-def _context(source: models.ModelSource, max_length: int) -> int:
-    """The maximum length, or the model's own context if that is shorter."""
-    try:
-        config = AutoConfig.from_pretrained(source.path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"`{source.source}` has no usable config: {short(error)}", "check that transformers knows its architecture"
-        ) from error
-    text = config.get_text_config()
-    context = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or max_length
-    if context < max_length:
-        log.info("samples are cut to the %d tokens that the model can take", context)
-    return min(int(context), max_length)
-
-
 @dataclass(slots=True)
 class _Rows:
     """Tokenised samples on disk and their counts."""
@@ -760,11 +745,6 @@ def _disk(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _fingerprint(model_id: str, settings: Mapping[str, Any]) -> str:
-    text = canonical_json({"kind": "train", "method": "sft", "model_id": model_id, "settings": settings})
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def _other_configuration(
     output: Path, record: dict[str, Any], model_id: str, settings: Mapping[str, Any]
 ) -> UsageError:
@@ -806,7 +786,7 @@ def _record_run(
             kind="train",
             method="sft",
             model_id=source.model_id,
-            fingerprint=_fingerprint(source.model_id, settings),
+            fingerprint=run_fingerprint("train", "sft", source.model_id, settings),
             settings=settings,
             environment=environment,
         )
@@ -1057,17 +1037,7 @@ def validation_losses(
     found = {}
     try:
         for name, conversations in conversations_by_set.items():
-            encoded = tokenization.encode(conversations)
-            usable = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens]
-            if len(usable) < len(encoded):
-                log.warning(
-                    "validation set `%s`: %d of %d samples have no answer token within %d tokens and are left out",
-                    name, len(encoded) - len(usable), len(encoded), tokenization.max_length,
-                )  # fmt: skip
-            if not usable:
-                raise UsageError(
-                    f"no sample of the validation set `{name}` has an answer token left", "raise --max-length"
-                )
+            usable = tokenization.encode_validation_set(name, conversations)
             total = 0.0
             lengths = np.asarray([len(one.ids) for one in usable], np.int64)
             for batch in plan_batches(lengths, token_budget=budget):

@@ -35,10 +35,19 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
     ("messages", {"messages": [USER, ANSWER]}, [USER, ANSWER]),
     (
         "messages",
-        {"messages": [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in (("developer", "S"), ("user", "Q?"), ("assistant", "A."))]},
+        {
+            "messages": [
+                {"role": role, "content": [{"type": "text", "text": text}]}
+                for role, text in (("developer", "S"), ("user", "Q?"), ("assistant", "A."))
+            ]
+        },
         [{"role": "system", "content": "S"}, USER, ANSWER],
     ),
-    ("messages", {"messages": [USER, thinking(ANSWER)], "system": "S"}, [{"role": "system", "content": "S"}, USER, thinking(ANSWER)]),
+    (
+        "messages",
+        {"messages": [USER, thinking(ANSWER)], "system": "S"},
+        [{"role": "system", "content": "S"}, USER, thinking(ANSWER)],
+    ),
     ("messages", {"messages": [USER, {**ANSWER, "reasoning_content": " "}]}, [USER, ANSWER]),
     ("messages", {"messages": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]}, [USER, ANSWER]),
     (
@@ -49,7 +58,13 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
     ("sharegpt", {"conversations": [USER, ANSWER]}, [USER, ANSWER]),
     (
         "ultramedical",
-        {"id": "1", "type": "Exam", "conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}], "answer": "B", "score": "7"},
+        {
+            "id": "1",
+            "type": "Exam",
+            "conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}],
+            "answer": "B",
+            "score": "7",
+        },
         [USER, ANSWER],
     ),
     ("alpaca", {"instruction": "Q?", "input": "", "output": "A."}, [USER, ANSWER]),
@@ -64,8 +79,16 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
             ANSWER,
         ],
     ),
-    ("dolly", {"instruction": "Q?", "context": "In", "response": "A."}, [{"role": "user", "content": "Q?\nIn"}, ANSWER]),
-    ("finemed", {"text": "passage", "instruction": "Q?", "response": "A.", "complexity": 3, "quality": 4}, [USER, ANSWER]),
+    (
+        "dolly",
+        {"instruction": "Q?", "context": "In", "response": "A."},
+        [{"role": "user", "content": "Q?\nIn"}, ANSWER],
+    ),
+    (
+        "finemed",
+        {"text": "passage", "instruction": "Q?", "response": "A.", "complexity": 3, "quality": 4},
+        [USER, ANSWER],
+    ),
     ("prompt_completion", {"prompt": [USER], "completion": [ANSWER]}, [USER, ANSWER]),
     ("prompt_completion", {"prompt": "[1, 2]", "completion": "A."}, [{"role": "user", "content": "[1, 2]"}, ANSWER]),
     ("question_answer", {"question": "Q?", "answer": "A."}, [USER, ANSWER]),
@@ -74,24 +97,51 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
     ("huatuo", {"Question": "Q?", "Complex_CoT": "R", "Response": "A."}, [USER, thinking(ANSWER)]),
     (
         "huatuo",
-        {"question": "other", "options": OPTIONS, "answer_idx": "A", "answer": "one", "Question": "Q?", "Complex_CoT": "R", "Response": "A."},
+        {
+            "question": "other",
+            "options": OPTIONS,
+            "answer_idx": "A",
+            "answer": "one",
+            "Question": "Q?",
+            "Complex_CoT": "R",
+            "Response": "A.",
+        },
         [USER, thinking(ANSWER)],
     ),
     (
         "medreason",
-        {"dataset_name": "d", "question": "Q?", "options": "Answer Choices:\nA. one\nB. two", "answer": "A.", "reasoning": "R"},
+        {
+            "dataset_name": "d",
+            "question": "Q?",
+            "options": "Answer Choices:\nA. one\nB. two",
+            "answer": "A.",
+            "reasoning": "R",
+        },
         [{"role": "user", "content": "Q?\nAnswer Choices:\nA. one\nB. two"}, thinking(ANSWER)],
     ),
     ("medreason", {"question": "Q?", "options": "", "answer": "A.", "reasoning": "R"}, [USER, thinking(ANSWER)]),
     (
         "m23k",
-        {"prompt": "Q?", "answer_letter": "B", "answer_string": "two", "reasoning": "R", "distilled_answer_string": "A."},
+        {
+            "prompt": "Q?",
+            "answer_letter": "B",
+            "answer_string": "two",
+            "reasoning": "R",
+            "distilled_answer_string": "A.",
+        },
         [USER, thinking(ANSWER)],
     ),
     ("m23k", {"prompt": "Q?", "answer_letter": "B", "answer_string": "two"}, [USER, SECOND]),
     (
         "mmlu_pro_trace",
-        {"question": "Q?", "options": ["one", "two"], "answer": "B", "answer_index": 1, "pred": "A", "model_outputs": " Step. The answer is (A)."},
+        {
+            "question": "Q?",
+            "options": ["one", "two"],
+            "answer": "B",
+            "answer_index": 1,
+            "pred": "A",
+            "model_outputs": " Step. The answer is (A).",
+        },
         [ASKED, {"role": "assistant", "content": " Step. The answer is (A)."}],
     ),
     (
@@ -99,16 +149,48 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
         {"question": "Q?", "options": ["one", "two"], "answer": "B", "pred": None, "generated_text": "T"},
         [ASKED, {"role": "assistant", "content": "T"}],
     ),
-    ("mmlu_pro", {"question": "Q?", "options": ["one", "two"], "answer": "B", "answer_index": 1, "cot_content": ""}, [ASKED, SECOND]),
-    ("mmlu_pro", {"question": "Q?", "options": ["one", "two"], "answer": None, "answer_index": 1, "cot_content": "R"}, [ASKED, thinking(SECOND)]),
+    (
+        "mmlu_pro",
+        {"question": "Q?", "options": ["one", "two"], "answer": "B", "answer_index": 1, "cot_content": ""},
+        [ASKED, SECOND],
+    ),
+    (
+        "mmlu_pro",
+        {"question": "Q?", "options": ["one", "two"], "answer": None, "answer_index": 1, "cot_content": "R"},
+        [ASKED, thinking(SECOND)],
+    ),
     ("multiple_choice", {"question": "Q?", "choices": ["one", "two"], "subject": "s", "answer": 1}, [ASKED, SECOND]),
-    ("multiple_choice", {"question": "Q?", "choices": {"label": ["A", "B"], "text": ["one", "two"]}, "answer": "B"}, [ASKED, SECOND]),
-    ("medqa", {"question": "Q?", "options": OPTIONS, "answer_idx": "B", "answer": "two", "meta_info": "step1"}, [ASKED, SECOND]),
-    ("medmcqa_options", {"realidx": "x", "question": "Q?", "options": OPTIONS, "answer_idx": "B", "answer": "two"}, [ASKED, SECOND]),
-    ("hle_options", {"idx": 0, "question": "Q?", "options": OPTIONS, "answer_idx": "B", "answer": "two"}, [ASKED, SECOND]),
+    (
+        "multiple_choice",
+        {"question": "Q?", "choices": {"label": ["A", "B"], "text": ["one", "two"]}, "answer": "B"},
+        [ASKED, SECOND],
+    ),
+    (
+        "medqa",
+        {"question": "Q?", "options": OPTIONS, "answer_idx": "B", "answer": "two", "meta_info": "step1"},
+        [ASKED, SECOND],
+    ),
+    (
+        "medmcqa_options",
+        {"realidx": "x", "question": "Q?", "options": OPTIONS, "answer_idx": "B", "answer": "two"},
+        [ASKED, SECOND],
+    ),
+    (
+        "hle_options",
+        {"idx": 0, "question": "Q?", "options": OPTIONS, "answer_idx": "B", "answer": "two"},
+        [ASKED, SECOND],
+    ),
     (
         "metamedqa",
-        {"meta_info": "s", "metamap_phrases": "[]", "kind": "k", "question": "Q?", "options": {**OPTIONS, "C": None}, "answer_idx": "B", "answer": "two"},
+        {
+            "meta_info": "s",
+            "metamap_phrases": "[]",
+            "kind": "k",
+            "question": "Q?",
+            "options": {**OPTIONS, "C": None},
+            "answer_idx": "B",
+            "answer": "two",
+        },
         [ASKED, SECOND],
     ),
     (
@@ -118,7 +200,13 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
     ),
     (
         "hle",
-        {"question": "Q?\n\nAnswer Choices:\nA. one\nB. two", "image": None, "answer": "B", "answer_type": "multipleChoice", "rationale": "R"},
+        {
+            "question": "Q?\n\nAnswer Choices:\nA. one\nB. two",
+            "image": None,
+            "answer": "B",
+            "answer_type": "multipleChoice",
+            "rationale": "R",
+        },
         [{"role": "user", "content": "Q?\n\nAnswer Choices:\nA. one\nB. two"}, thinking(SECOND)],
     ),
     (
@@ -128,18 +216,40 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
     ),
     (
         "medbullets",
-        {"link": "l", "question": "Q?", "opa": "one", "opb": "two", "opc": "c", "opd": "d", "ope": "e", "answer_idx": "B", "answer": "two", "explanation": "R"},
+        {
+            "link": "l",
+            "question": "Q?",
+            "opa": "one",
+            "opb": "two",
+            "opc": "c",
+            "opd": "d",
+            "ope": "e",
+            "answer_idx": "B",
+            "answer": "two",
+            "explanation": "R",
+        },
         [{"role": "user", "content": "Q?\nA. one\nB. two\nC. c\nD. d\nE. e"}, thinking(SECOND)],
     ),
     (
         "medxpertqa",
-        {"question": "Q?\nAnswer Choices: (A) one (B) two", "options": [{"letter": "A", "content": "one"}, {"letter": "B", "content": "two"}], "label": ["B"]},
+        {
+            "question": "Q?\nAnswer Choices: (A) one (B) two",
+            "options": [{"letter": "A", "content": "one"}, {"letter": "B", "content": "two"}],
+            "label": ["B"],
+        },
         [{"role": "user", "content": "Q?\nAnswer Choices: (A) one (B) two"}, SECOND],
     ),
     ("medxpertqa", {"question": "Q?", "options": OPTIONS, "label": "B"}, [ASKED, SECOND]),
     (
         "medguide",
-        {"profile": "p", "prompt": "Q?\n\nA. one\nB. two", "options": ["one", "two"], "answer": "B", "answer_text": "two", "path": []},
+        {
+            "profile": "p",
+            "prompt": "Q?\n\nA. one\nB. two",
+            "options": ["one", "two"],
+            "answer": "B",
+            "answer_text": "two",
+            "path": [],
+        },
         [{"role": "user", "content": "Q?\n\nA. one\nB. two"}, SECOND],
     ),
     ("medguide", {"prompt": "Q?", "options": ["one", "two"], "answer": "B", "answer_text": "two"}, [ASKED, SECOND]),
@@ -152,7 +262,10 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
     (
         "pubmedqa",
         {"QUESTION": "Q?", "CONTEXTS": ["c1", "c2"], "LONG_ANSWER": "R", "final_decision": "yes"},
-        [{"role": "user", "content": "c1\n\nc2\n\nQ?"}, thinking({"role": "assistant", "content": "The answer is yes."})],
+        [
+            {"role": "user", "content": "c1\n\nc2\n\nQ?"},
+            thinking({"role": "assistant", "content": "The answer is yes."}),
+        ],
     ),
     ("pubmedqa", {"QUESTION": "Q?", "CONTEXTS": [], "LONG_ANSWER": "A."}, [USER, ANSWER]),
     (
@@ -161,13 +274,21 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
         [{"role": "user", "content": "c1\n\nQ?"}, thinking({"role": "assistant", "content": "The answer is no."})],
     ),
     ("preference", {"prompt": "Q?", "chosen": "A.", "rejected": "B."}, [USER, ANSWER]),
-    ("preference", {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "B."}]}, [USER, ANSWER]),
+    (
+        "preference",
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "B."}]},
+        [USER, ANSWER],
+    ),
     (
         "preference",
         {"prompt": "Q?", "chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "B."}]},
         [USER, ANSWER],
     ),
-    ("preference", {"chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "B."}]}, [USER, ANSWER]),
+    (
+        "preference",
+        {"chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "B."}]},
+        [USER, ANSWER],
+    ),
 ]
 
 
@@ -185,7 +306,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
             for row in rows:
                 # structure in CSV is JSON, nothing is an empty field
                 writer.writerow(
-                    {k: json.dumps(v) if isinstance(v, (list, dict)) else "" if v is None else v for k, v in row.items()}
+                    {
+                        k: json.dumps(v) if isinstance(v, (list, dict)) else "" if v is None else v
+                        for k, v in row.items()
+                    }
                 )
     return path
 
@@ -231,7 +355,11 @@ def test_every_layout_has_a_case() -> None:
         ("messages", {"messages": [USER, {"role": "assistant", "content": None}]}, "the answer is empty"),
         ("messages", {"messages": [{"role": "user", "content": ""}, ANSWER]}, "the prompt is empty"),
         ("messages", {"messages": [USER, {"role": "assistant", "content": ""}, USER, ANSWER]}, "message 2 is empty"),
-        ("messages", {"messages": [USER, {"role": "tool", "content": "x"}, ANSWER]}, "unknown role `tool` in message 2"),
+        (
+            "messages",
+            {"messages": [USER, {"role": "tool", "content": "x"}, ANSWER]},
+            "unknown role `tool` in message 2",
+        ),
         ("messages", {"messages": [{"content": "x"}, ANSWER]}, "message 1 has no role"),
         ("messages", {"messages": ["x", ANSWER]}, "message 1 is no object"),
         (
@@ -239,14 +367,34 @@ def test_every_layout_has_a_case() -> None:
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, ANSWER]},
             "message 1 has a part of type image_url; only text can be used",
         ),
-        ("medqa", {"question": "Q?", "options": OPTIONS, "answer_idx": "C", "meta_info": "s"}, "the answer `C` is not among the options A, B"),
+        (
+            "medqa",
+            {"question": "Q?", "options": OPTIONS, "answer_idx": "C", "meta_info": "s"},
+            "the answer `C` is not among the options A, B",
+        ),
         ("medqa", {"question": "Q?", "options": {}, "answer_idx": "A", "meta_info": "s"}, "no options"),
         ("medqa", {"question": "", "options": OPTIONS, "answer_idx": "A", "meta_info": "s"}, "the prompt is empty"),
-        ("medmcqa", {"question": "Q?", "opa": "1", "opb": "2", "opc": "3", "opd": "4", "cop": -1}, "the answer is empty (column cop)"),
-        ("medmcqa", {"question": "Q?", "opa": "1", "opb": "2", "opc": "3", "opd": "4", "cop": 4}, "column cop is 4, outside 0 to 3"),
-        ("medxpertqa", {"question": "Q?", "options": OPTIONS, "label": ["A", "B"]}, "2 right answers (['A', 'B']); one is expected"),
+        (
+            "medmcqa",
+            {"question": "Q?", "opa": "1", "opb": "2", "opc": "3", "opd": "4", "cop": -1},
+            "the answer is empty (column cop)",
+        ),
+        (
+            "medmcqa",
+            {"question": "Q?", "opa": "1", "opb": "2", "opc": "3", "opd": "4", "cop": 4},
+            "column cop is 4, outside 0 to 3",
+        ),
+        (
+            "medxpertqa",
+            {"question": "Q?", "options": OPTIONS, "label": ["A", "B"]},
+            "2 right answers (['A', 'B']); one is expected",
+        ),
         ("medxpertqa", {"question": "Q?", "options": OPTIONS, "label": []}, "the answer is empty"),
-        ("hle", {"question": "Q?", "image": "data:...", "answer": "A.", "answer_type": "exactMatch", "rationale": "R"}, "the question needs an image (column image)"),
+        (
+            "hle",
+            {"question": "Q?", "image": "data:...", "answer": "A.", "answer_type": "exactMatch", "rationale": "R"},
+            "the question needs an image (column image)",
+        ),
         ("preference", {"prompt": "Q?", "chosen": "A.", "rejected": "A."}, "chosen and rejected are the same"),
         ("preference", {"prompt": "Q?", "chosen": "", "rejected": "B."}, "the answer is empty"),
         ("preference", {"prompt": "", "chosen": "A.", "rejected": "B."}, "no prompt: no user turn"),

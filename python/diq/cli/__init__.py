@@ -22,6 +22,17 @@ COMMANDS = {
 }
 
 
+# which extra of the package brings a library that the base install does without
+_EXTRAS = {
+    "datasets": "hub",
+    "torch": "score",
+    "transformers": "score",
+    "peft": "train",
+    "trl": "train",
+    "accelerate": "train",
+}
+
+
 class _LazyGroup(click.Group):
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -77,6 +88,13 @@ def main(argv: list[str] | None = None) -> None:
         if error.hint:
             click.echo(f"\nhint: {error.hint}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None or "--debug" in arguments:
+            raise
+        click.echo(f"Error: this command needs the package `{error.name}`, which is not installed", err=True)
+        click.echo(f"\nhint: run `pip install 'diq[{extra}]'`", err=True)
+        sys.exit(2)
     except BrokenPipeError:
         # the reader of a pipe, such as `head`, has seen enough
         sys.stderr.close()

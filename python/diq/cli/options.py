@@ -42,7 +42,10 @@ def device_options(command: Command) -> Command:
         help="Precision of the model; auto is float32 on a CPU and bfloat16 on a GPU.",
     )(command)
     return click.option(
-        "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."
+        "--device",
+        default="auto",
+        show_default=True,
+        help="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.",
     )(command)
 
 

@@ -46,8 +46,8 @@ def difficulty(
 ) -> None:
     """Knowledge, reasoning and overall difficulty (1 to 5) of every sample of DATASET.
 
-    A classifier is a sequence-classification folder with 15 outputs named knowledge_1 ... overall_5, or a folder with
-    the three sub-folders knowledge, reasoning and overall of five classes each. The prompt of a sample is what it reads.
+    A classifier is a sequence-classification folder with 15 outputs named knowledge_1 ... overall_5, or one with the
+    three sub-folders knowledge, reasoning and overall of five classes each. The prompt of a sample is what it reads.
     """
     # the stage loads torch, which `diq score --help` must not wait for
     from diq.score import score_difficulty

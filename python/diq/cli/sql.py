@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
@@ -20,7 +22,10 @@ _FETCH_ROWS = 10_000
 @click.option("--file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Read the query here.")
 @click.option("--write", is_flag=True, help="Allow the query to change the store.")
 @click.option(
-    "--format", "output_format", type=click.Choice(["table", "csv", "json", "parquet"]), help="Default: table, or by -o."
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    help="Default: table, or by -o.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json: one object with columns and rows.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help=".csv, .json or .parquet file.")
@@ -51,9 +56,9 @@ def sql(
     if query is None or file is not None:
         if query is not None:
             raise UsageError("a query and --file were given", "give one of them")
-        query = file.read_text(encoding="utf-8") if file else click.get_text_stream("stdin").read()
+        query = file.read_text(encoding="utf-8") if file else sys.stdin.read()
     if not query.strip():
-        raise UsageError("the query is empty", "try `diq sql \"from datasets\"`")
+        raise UsageError("the query is empty", 'try `diq sql "from datasets"`')
     kind = "json" if as_json else output_format or (output.suffix.lstrip(".") if output else "table")
     if kind not in ("table", "csv", "json", "parquet"):
         raise UsageError(f"the output `{output}` is neither .csv, .json nor .parquet", "name another, or give --format")
@@ -61,7 +66,7 @@ def sql(
         raise UsageError("parquet cannot be printed", "name a file with -o FILE.parquet")
     with Store(store, read_only=not write) as opened:
         try:
-            relation = opened.connection.sql(query)
+            relation: Any = opened.connection.sql(query)
             if relation is None:
                 click.echo("done", err=True)
             elif kind == "parquet":
@@ -85,19 +90,19 @@ def sql(
             if "read-only" in str(error):
                 hint = "add --write to change the store"
             elif "does not exist" in str(error):
-                hint = "`diq sql \"select table_name, comment from duckdb_tables()\"` lists the tables"
+                hint = '`diq sql "select table_name, comment from duckdb_tables()"` lists the tables'
             raise UsageError(f"the query failed: {first_line(error)}", hint) from error
         except OSError as error:
             raise UsageError(f"`{output}` cannot be written: {error.strerror or error}") from error
 
 
-def _write_json(stream: object, columns: list[str], batches: object) -> None:
+def _write_json(stream: TextIO, columns: list[str], batches: Iterable[list[Any]]) -> None:
     # written row by row: an answer may be larger than memory
-    write = stream.write  # type: ignore[attr-defined]
-    write(f'{{"columns": {json.dumps(columns)}, "rows": [')
+    stream.write(f'{{"columns": {json.dumps(columns)}, "rows": [')
     first = True
-    for rows in batches:  # type: ignore[attr-defined]
+    for rows in batches:
         for row in rows:
-            write(("" if first else ",") + "\n" + json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
+            line = json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False)
+            stream.write(("" if first else ",") + "\n" + line)
             first = False
-    write("]}\n")
+    stream.write("]}\n")

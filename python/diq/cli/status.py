@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +18,7 @@ def status(as_json: bool, store: Path) -> None:
     """Show datasets, validation sets, models, coverage of each score, selections, and the size of the store."""
     from diq.store import Store
 
+    found: dict[str, Any]
     with Store(store, read_only=True) as opened:
         found = {
             "store": str(store),
@@ -36,7 +38,9 @@ def status(as_json: bool, store: Path) -> None:
     _section("validation sets", found["validation_sets"], ("name", "n_samples", "seed"))
     _section("models", found["models"], ("name", "architecture", "n_parameters", "model_id", "source"))
     _section(
-        "coverage", found["coverage"], ("dataset", "score", "model", "validation_set", "run_id", "method", "state", "n_scored", "n_samples")
+        "coverage",
+        found["coverage"],
+        ("dataset", "score", "model", "validation_set", "run_id", "method", "state", "n_scored", "n_samples"),
     )
     _section("selections", found["selections"], ("selection_id", "name", "dataset", "strategy", "ratio", "n", "output"))
     _section("other runs", found["runs"], ("run_id", "kind", "method", "model", "created_at"))
