@@ -33,6 +33,7 @@ LAYERS: dict[str, float] = {
     "demo_data": 3.5,
     "demo": 4.5,
     "cli": 5,
+    "__main__": 6,
 }
 # modules of one layer that may know each other: each arrow is deliberate
 SIDEWAYS = {

@@ -15,14 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diq.errors import UsageError
-
-try:
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-except ModuleNotFoundError as error:
-    raise UsageError(f"the demo needs the package `{error.name}`", "run `pip install 'diq[train]'`") from error
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from diq.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
 from diq.difficulty import label_names

@@ -548,9 +548,11 @@ class _Group:
     """Scores that share a run.
 
     Attributes:
-        name: as in the queries ``insert_resolved_<name>``.
+        name: as in the columns of ``count_resolved_scores``.
         kind: kind of the run.
         scores: columns of the file.
+        delete: query that forgets the rows which are about to be written again.
+        insert: query that writes them.
         of_model: whether the run belongs to the model that ``--model`` names.
         of_set: whether the scores belong to a validation set.
     """
@@ -558,16 +560,46 @@ class _Group:
     name: str
     kind: str
     scores: tuple[str, ...]
+    delete: str
+    insert: str
     of_model: bool = False
     of_set: bool = False
 
 
 _GROUPS = (
     # difficulty is the data's, not the model's: it has no model, whatever --model says of the dots beside it
-    _Group("difficulty", "difficulty", ("knowledge", "reasoning", "overall")),
-    _Group("influence", "influence", ("dot",), of_model=True, of_set=True),
-    _Group("perplexity", "text", ("perplexity",), of_model=True),
-    _Group("similarity", "text", ("similarity",), of_set=True),
+    _Group(
+        "difficulty",
+        "difficulty",
+        ("knowledge", "reasoning", "overall"),
+        delete="delete_replaced_difficulty",
+        insert="insert_resolved_difficulty",
+    ),
+    _Group(
+        "influence",
+        "influence",
+        ("dot",),
+        delete="delete_replaced_influence",
+        insert="insert_resolved_influence",
+        of_model=True,
+        of_set=True,
+    ),
+    _Group(
+        "perplexity",
+        "text",
+        ("perplexity",),
+        delete="delete_replaced_perplexity",
+        insert="insert_resolved_perplexity",
+        of_model=True,
+    ),
+    _Group(
+        "similarity",
+        "text",
+        ("similarity",),
+        delete="delete_replaced_similarity",
+        insert="insert_resolved_similarity",
+        of_set=True,
+    ),
 )
 
 
@@ -705,8 +737,8 @@ def _write_group(
     if group.of_set:
         ids["validation_set_id"] = set_id
         store.run("insert_run_validation_set", **ids)
-    store.run(f"delete_replaced_{group.name}", **ids)
-    store.run(f"insert_resolved_{group.name}", **ids)
+    store.run(group.delete, **ids)
+    store.run(group.insert, **ids)
     store.seal(run_id, dataset_id)
     return set_id
 

@@ -25,6 +25,7 @@ from diq.records import did_you_mean
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_FULL_DISK = ("No space left", "Could not write", "ailed to offload", "max_temp_directory_size")
 _LOCKED = re.compile(r"Conflicting lock is held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 
 
@@ -149,7 +150,7 @@ class Store:
     def translate(self, error: duckdb.Error) -> DiqError:
         """A DuckDB error as one line with a hint."""
         text = first_line(error)
-        if "No space left" in text or "Could not write" in text or "not enough disk space" in text.lower():
+        if any(sign in text for sign in _FULL_DISK):
             return StoreError(f"the disk of `{self.path}` is full: {text}", "free some space; nothing was half-written")
         return StoreError(f"the store `{self.path}` refused a statement: {text}")
 

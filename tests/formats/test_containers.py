@@ -247,7 +247,7 @@ def test_one_line_larger_than_the_limit_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("diq.formats.streams.MAX_LINE", 1 << 20)
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"a": "x" * (4 << 20)}))
-    with pytest.raises(InputError, match="line 1 of .* longer than 1 MB"):
+    with pytest.raises(InputError, match=r"line 1 of .* longer than 1 MB"):
         read(path)
 
 
@@ -312,7 +312,7 @@ def test_damage_inside_gzip_is_found(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 255
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(data)
-    with pytest.raises(InputError, match="is damaged|is cut off"):
+    with pytest.raises(InputError, match=r"is damaged|is cut off"):
         read(path)
 
 

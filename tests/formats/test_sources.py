@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,6 @@ def test_what_is_not_there(tmp_path: Path, argument: str, message: str, hint: st
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UsageError, match=message) as error:
         find_sources([tmp_path / argument])
-    import re
-
     assert re.search(hint, error.value.hint)
 
 
@@ -144,7 +143,7 @@ def test_without_the_package_datasets(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_files_without_a_row(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
-    with pytest.raises(InputError, match="is empty|holds no rows|none of the first 3 rows"):
+    with pytest.raises(InputError, match=r"is empty|holds no rows|none of the first 3 rows"):
         open_sources([path])
 
 

@@ -1,0 +1,5 @@
+"""``python -m diq``."""
+
+from diq.cli import main
+
+main()
