@@ -97,15 +97,15 @@ def measure(candidates: dict[str, Callable[[], None]], repeats: int) -> dict[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--samples", type=int, default=96)
+    parser.add_argument("--samples", type=int, default=48, help="of the small model; a quarter for the large one")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, {options.repeats} rounds, {BUDGET} tokens a batch")
     for title, shape in SHAPES.items():
         model = build(*shape)
-        samples = tokens(options.samples, shape[-1])
+        samples = tokens(options.samples if shape[0] < 512 else options.samples // 4, shape[-1])
         lengths = np.asarray([len(one.ids) for one in samples])
         batches = [collate([samples[i] for i in batch]) for batch in plan_batches(lengths, token_budget=BUDGET)]
         modules = linear_modules(model)

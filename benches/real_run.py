@@ -1,10 +1,11 @@
-"""The main job on real data: MedQuAD, four real validation sets, a small model trained on MedQuAD text; times of each step.
+"""The main job on real data: MedQuAD, four validation sets, a small model trained on its text; times of each step.
 
     python benches/real_run.py DATA [--minutes 4] [--keep DIR]
 
 DATA is a folder that holds ``raw/medquad/medquad_alpaca.jsonl.gz`` and ``bench/<task>/val.jsonl``. Every step is the
-command line itself, in a process of its own, so the times are what a user waits. The difficulty is a stand-in (no Likert
-labels of MedQuAD exist): quintiles of word rarity (knowledge) and of answer length (reasoning), handed in as a score file.
+command line itself, in a process of its own, so the times are what a user waits. The difficulty is a stand-in (no
+Likert labels of MedQuAD exist): quintiles of word rarity (knowledge) and of answer length (reasoning), handed in as a
+score file.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ def make_model(pool: list[dict[str, str]], folder: Path, minutes: float) -> None
     tokenizer.save_pretrained(folder)
     parameters = sum(one.numel() for one in model.parameters())
     print(
-        f"model: {parameters / 1e6:.2f} M parameters, {step} steps, loss {first:.2f} -> {np.mean(recent):.2f} nats a token"
+        f"model: {parameters / 1e6:.2f} M parameters, {step} steps, "
+        f"loss {first:.2f} -> {np.mean(recent):.2f} nats a token"
     )
 
 

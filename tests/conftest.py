@@ -230,7 +230,7 @@ def fill_store(
     ids = _core.sample_ids(texts)
     with Store(path, create=True) as store, store.transaction():
         connection = store.connection
-        (number,) = connection.execute("SELECT count(*) + 1 FROM datasets").fetchone() or (1,)
+        ((number,),) = connection.execute("SELECT nextval('dataset_ids')").fetchall()
         connection.execute("INSERT INTO datasets VALUES (?, ?, 'training', TIMESTAMP '2026-01-01')", [number, dataset])
         base = pa.table(
             {"id": ids, "text": texts, "position": np.arange(n), "level": np.asarray(difficulty, np.float64)}

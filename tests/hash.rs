@@ -44,8 +44,8 @@ fn known_ids() {
 #[test]
 fn file_hashes() {
     let path = std::env::temp_dir().join(format!("diq-hash-{}", std::process::id()));
-    // around the sizes where blake3 changes from reading to mapping to threads
-    for size in [0, 1, 16_383, 16_384, 1 << 20, (1 << 20) + 137] {
+    // around the size of the blocks that are read
+    for size in [0, 1, 16_384, (16 << 20) - 1, 16 << 20, (16 << 20) + 137, 33 << 20] {
         let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(file_hash(&path).unwrap(), blake3::hash(&bytes).to_hex().as_str());

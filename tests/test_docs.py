@@ -11,8 +11,8 @@ import click
 import duckdb
 import numpy as np
 import pytest
-from conftest import fill_store
 
+from conftest import fill_store
 from diq.cli import COMMANDS, diq
 
 ROOT = Path(__file__).parent.parent

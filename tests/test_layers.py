@@ -39,7 +39,7 @@ LAYERS: dict[str, float] = {
 SIDEWAYS = {
     ("records", "errors"),
     ("config", "errors"),
-        ("models", "samples"),
+    ("models", "samples"),
 }
 
 

@@ -126,14 +126,16 @@ def score_influence(
         raise UsageError(f"--batch-tokens {token_budget} is not a positive number", "leave it out to have it chosen")
     with Store(store, read_only=True) as opened:
         data = opened.dataset(dataset)
-        names = list(dict.fromkeys(validation_sets)) or [one["name"] for one in opened.rows("list_validation_sets")]
+        # a set that came with scores computed elsewhere has a name, but no samples here
+        here = [one["name"] for one in opened.rows("list_validation_sets") if one["dataset_id"] is not None]
+        names = list(dict.fromkeys(validation_sets)) or here
         if not names:
             raise UsageError(
                 f"there is no validation set in `{store}`",
                 "make one with `diq ingest FILE --dataset NAME --validation --sample 20`",
             )
         sets = [opened.validation_set(name) for name in names]
-        empty = [one["name"] for one in sets if not one["n_samples"]]
+        empty = [name for name in names if name not in here]
         if empty:
             raise UsageError(
                 f"the validation set `{empty[0]}` has no samples in the store", "ingest its samples with --validation"

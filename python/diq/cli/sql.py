@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import sys
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -64,27 +66,29 @@ def sql(
         raise UsageError(f"the output `{output}` is neither .csv, .json nor .parquet", "name another, or give --format")
     if kind == "parquet" and output is None:
         raise UsageError("parquet cannot be printed", "name a file with -o FILE.parquet")
+    if kind == "table" and output is not None:
+        raise UsageError("a table cannot be written to a file", "leave --format out, or give csv, json or parquet")
     with Store(store, read_only=not write) as opened:
         try:
-            relation: Any = opened.connection.sql(query)
-            if relation is None:
-                click.echo("done", err=True)
-            elif kind == "parquet":
-                relation.write_parquet(str(output))
-            elif kind == "table" and output is None:
-                relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
+            if kind in ("csv", "json"):
+                cursor = opened.connection.execute(query)
+                columns = [column[0] for column in cursor.description or []]
+                batches = iter(lambda: cursor.fetchmany(_FETCH_ROWS), [])
+                writer = _write_json if kind == "json" else _write_csv
+                with (
+                    output.open("w", encoding="utf-8", newline="")
+                    if output
+                    else contextlib.nullcontext(sys.stdout) as file
+                ):
+                    writer(file, columns, batches)
             else:
-                stream = output.open("w", encoding="utf-8", newline="") if output else sys.stdout
-                with_rows = iter(lambda: relation.fetchmany(_FETCH_ROWS), [])
-                if kind == "json":
-                    _write_json(stream, relation.columns, with_rows)
+                relation: Any = opened.connection.sql(query)
+                if relation is None:
+                    click.echo("done", err=True)
+                elif kind == "parquet":
+                    relation.write_parquet(str(output))
                 else:
-                    writer = csv.writer(stream, lineterminator="\n")
-                    writer.writerow(relation.columns)
-                    for rows in with_rows:
-                        writer.writerows(rows)
-                if output:
-                    stream.close()
+                    relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
         except duckdb.Error as error:
             hint = ""
             if "read-only" in str(error):
@@ -96,13 +100,25 @@ def sql(
             raise UsageError(f"`{output}` cannot be written: {error.strerror or error}") from error
 
 
-def _write_json(stream: TextIO, columns: list[str], batches: Iterable[list[Any]]) -> None:
+def _write_csv(file: TextIO, columns: list[str], batches: Iterable[list[Any]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for rows in batches:
+        writer.writerows(rows)
+
+
+def _write_json(file: TextIO, columns: list[str], batches: Iterable[list[Any]]) -> None:
     # written row by row: an answer may be larger than memory
-    stream.write(f'{{"columns": {json.dumps(columns)}, "rows": [')
+    file.write(f'{{"columns": {json.dumps(columns)}, "rows": [')
     first = True
     for rows in batches:
         for row in rows:
-            line = json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False)
-            stream.write(("" if first else ",") + "\n" + line)
+            line = json.dumps(dict(zip(columns, row, strict=True)), default=_plain, ensure_ascii=False)
+            file.write(("" if first else ",") + "\n" + line)
             first = False
-    stream.write("]}\n")
+    file.write("]}\n")
+
+
+def _plain(value: Any) -> Any:
+    """Decimals as numbers; ids and times as text."""
+    return float(value) if isinstance(value, Decimal) else str(value)
