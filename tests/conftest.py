@@ -300,3 +300,14 @@ def small_disk(tmp_path: Path) -> Any:
     yield make
     for folder in mounted:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Any:
+    """A command that ran in this process leaves its log handler behind; the next test must not meet it."""
+    import logging
+
+    logger = logging.getLogger("diq")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    yield
+    logger.handlers, logger.level, logger.propagate = before

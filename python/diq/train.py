@@ -22,6 +22,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -999,11 +1000,13 @@ def _mean_loss(curve: Sequence[Mapping[str, float]]) -> float:
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """No progress bars of the libraries: the caller has its own."""
+    """No progress bars of the libraries (the caller has its own), and no advice on how TRL should call transformers."""
     had_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+            yield
     finally:
         if had_bars:
             transformers_logging.enable_progress_bar()

@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+
 from conftest import fill_store, write_jsonl
 
 Diq = Callable[..., subprocess.CompletedProcess[str]]

@@ -59,9 +59,17 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+class _Stderr(logging.Handler):
+    """Writes to whatever stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        click.echo(self.format(record), err=True)
+
+
 def start_logging() -> None:
     """Send diq's own log lines to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("diq")
     logger.handlers = [handler]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import sys
@@ -75,12 +74,11 @@ def sql(
                 columns = [column[0] for column in cursor.description or []]
                 batches = iter(lambda: cursor.fetchmany(_FETCH_ROWS), [])
                 writer = _write_json if kind == "json" else _write_csv
-                with (
-                    output.open("w", encoding="utf-8", newline="")
-                    if output
-                    else contextlib.nullcontext(sys.stdout) as file
-                ):
-                    writer(file, columns, batches)
+                if output is None:
+                    writer(sys.stdout, columns, batches)
+                else:
+                    with output.open("w", encoding="utf-8", newline="") as written:
+                        writer(written, columns, batches)
             else:
                 relation: Any = opened.connection.sql(query)
                 if relation is None:
