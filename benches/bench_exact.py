@@ -111,7 +111,7 @@ def main() -> None:
         modules = linear_modules(model)
 
         model.requires_grad_(False)
-        sets = [mean_gradient(model, modules, [collate(samples[i * 4 : i * 4 + 4])]) for i in range(4)]
+        sets = [mean_gradient(model, modules, [collate(samples[i::4])]) for i in range(4)]
         one, four = InfluenceScorer(model, modules, sets[:1]), InfluenceScorer(model, modules, sets)
         check(model, one, sets[0], samples[:6])
         model.requires_grad_(True)
