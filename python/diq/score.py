@@ -182,13 +182,18 @@ def score_influence(
         for one in sets:
             opened.run("insert_run_validation_set", run_id=run_id, validation_set_id=one["validation_set_id"])
         opened.start_scoring(run_id, data["dataset_id"])
+        (missing,) = opened.rows(
+            "count_missing_influence",
+            dataset_id=data["dataset_id"],
+            run_id=run_id,
+            validation_set_ids=[one["validation_set_id"] for one in sets],
+        )
 
-    summary = ScoreSummary(run_id, dataset, data["n_samples"])
-    tokens = TokenFile()
-    try:
-        rows = _tokenize(store, data, run_id, sets, tokenization, tokens, progress)
-        summary.n_cached = summary.n_samples - sum(row.missing for row in rows)
-        if summary.n_cached < summary.n_samples:
+    summary = ScoreSummary(run_id, dataset, data["n_samples"], n_cached=data["n_samples"] - missing["n"])
+    if missing["n"]:
+        tokens = TokenFile()
+        try:
+            rows = _tokenize(store, data, run_id, sets, tokenization, tokens, progress)
             started = time.monotonic()
             validation = _validation_gradients(
                 network, modules, tokenization, names, validation_messages, loss_reduction, token_budget, progress
@@ -196,8 +201,8 @@ def score_influence(
             scorer = InfluenceScorer(network, modules, validation, reduction=loss_reduction)
             _score_shards(store, run_id, sets, rows, tokens, scorer, token_budget, summary, progress)
             summary.seconds = time.monotonic() - started
-    finally:
-        tokens.close()
+        finally:
+            tokens.close()
     with Store(store, wait_s=_WAIT_S) as opened:
         with opened.transaction():
             opened.seal(run_id, data["dataset_id"])

@@ -81,7 +81,8 @@ def select(
     if made.counts:
         tau, median = made.thresholds["tau"], made.thresholds["median"]
         rows = [(q, made.counts["dataset"][q], made.counts["selection"][q]) for q in made.counts["dataset"]]
-        table(f"quadrants at tau = {tau:.6g}, median dot = {median:.6g}", ("", "dataset", "selected"), rows)
+        table("quadrants", ("", "dataset", "selected"), rows)
+        click.echo(f"tau = {tau:.6g}, median dot = {median:.6g}")
     unscored = f", {made.n_unscored:,} without scores left out" if made.n_unscored else ""
     click.echo(f"selected {made.n:,} of {made.n_scored:,} samples (`{made.name}`{unscored})")
     if made.n < made.n_target and not quiet:
