@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from conftest import build_tokenizer
+from diq.errors import RunFailedError
 from diq.records import Message
 from diq.samples import TokenFile, Tokenization, Tokens, collate
 
@@ -132,6 +136,24 @@ def test_token_file_gives_back_what_was_put_in() -> None:
         assert file[i].ids.tolist() == samples[i].ids.tolist()
         assert file[i].answer_start == samples[i].answer_start
     file.close()
+
+
+def test_a_full_disk_of_temporary_files_is_one_line(
+    small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = small_disk(64)
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    file = TokenFile()
+
+    def fill() -> None:
+        for _ in range(200):
+            file.append(Tokens(np.arange(1000, dtype=np.int32), 1))
+
+    with pytest.raises(RunFailedError, match="No space left") as caught:
+        fill()
+    assert "TMPDIR" in caught.value.hint
+    file.close()
+    assert list(disk.iterdir()) == []
 
 
 def test_collate_marks_tokens_and_answers() -> None:

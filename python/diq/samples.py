@@ -5,6 +5,7 @@ The answer of a sample is a suffix of its tokens, so a tokenised sample is its i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import tempfile
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diq.errors import UsageError
+from diq.errors import RunFailedError, UsageError
 from diq.records import Message, split_prompt
 
 log = logging.getLogger(__name__)
@@ -208,8 +209,13 @@ class TokenFile:
         self._map: npt.NDArray[np.int32] | None = None
 
     def append(self, tokens: Tokens) -> None:
-        """Add one sample at the end."""
-        self._file.write(tokens.ids.tobytes())
+        """Add one sample at the end.
+
+        Raises:
+            RunFailedError: the disk of temporary files is full.
+        """
+        with self._disk():
+            self._file.write(tokens.ids.tobytes())
         self._offsets.append(self._offsets[-1] + len(tokens.ids))
         self._starts.append(tokens.answer_start)
 
@@ -218,7 +224,8 @@ class TokenFile:
 
     def __getitem__(self, index: int) -> Tokens:
         if self._map is None:
-            self._file.flush()
+            with self._disk():
+                self._file.flush()
             self._map = np.memmap(self._file, dtype=np.int32, mode="r", shape=(self._offsets[-1],))
         first, last = self._offsets[index], self._offsets[index + 1]
         return Tokens(self._map[first:last], self._starts[index])
@@ -231,7 +238,19 @@ class TokenFile:
     def close(self) -> None:
         """Delete the file."""
         self._map = None
-        self._file.close()
+        # after a full disk there is something left that cannot be written, and nobody needs it
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunFailedError(
+                f"the tokens cannot be written to the temporary folder `{tempfile.gettempdir()}`: {error.strerror}",
+                "free some space, or name another folder with TMPDIR; the same command goes on where it stopped",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
