@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,13 +29,11 @@ except ModuleNotFoundError as error:
 from diq import demo_data
 from diq.demo_data import NOTICE, TASKS, Sizes
 from diq.ingest import run as ingest
-from diq.records import short
+from diq.records import Progress, short
 from diq.score import score_difficulty, score_influence
 from diq.select import run as select
 from diq.store import Store
 from diq.train import run as train
-
-Progress = Callable[[str, int, int], None]
 
 DATASET = "demo"
 MODEL = "demo-llama"

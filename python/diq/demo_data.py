@@ -21,8 +21,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from diq.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
 from diq.difficulty import label_names
+from diq.records import Progress
 
-Progress = Callable[[str, int, int], None]
 Example = dict[str, Any]
 
 FIGURES = "training.json"

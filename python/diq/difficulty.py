@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from diq.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
 from diq.errors import ModelError
 from diq.models import ModelSource
+from diq.records import first_line
 
 _LABEL = re.compile(rf"^({'|'.join(DIFFICULTY_DIMENSIONS)})_([1-{LIKERT_LEVELS}])$")
 
@@ -64,9 +65,8 @@ class DifficultyClassifier:
                 model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
                 tokenizer = AutoTokenizer.from_pretrained(folder)
             except Exception as error:  # loaders raise whatever their back ends do
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ModelError(
-                    f"`{folder}` cannot be loaded as a sequence classifier: {reason}",
+                    f"`{folder}` cannot be loaded as a sequence classifier: {first_line(error)}",
                     "give a folder with a sequence-classification model and its tokenizer",
                 ) from error
             self._models.append(model.requires_grad_(False).eval().to(device))

@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,8 @@ from diq.errors import InputError, UsageError
 from diq.formats import BadRow, Parsed, Reader, find_sources, open_sources
 from diq.formats.scores import ScoreReader, open_scores
 from diq.formats.sources import Source
-from diq.records import Sample, run_fingerprint
+from diq.records import Progress, Sample, run_fingerprint
 from diq.store import Store, now
-
-Progress = Callable[[str, int, int], None]
-"""Called with the source, the rows read of it, and about how many it has (0: unknown)."""
 
 BATCH_ROWS = 10_000
 BATCH_BYTES = 16 << 20  # of text; rows are written when either is reached

@@ -17,7 +17,7 @@ from torch import nn
 
 from diq import _core
 from diq.errors import ModelError
-from diq.records import canonical_json
+from diq.records import canonical_json, first_line
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def find_model(source: str, *, name: str | None = None) -> ModelSource:
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"the hub id `{hub_id}` could not be fetched: {reason}",
             "check the name, the network and HF_TOKEN, or give a local folder",
@@ -138,7 +138,7 @@ def load_tokenizer(model: ModelSource) -> Any:
         return AutoTokenizer.from_pretrained(model.path)
     except Exception as error:  # loaders raise whatever their back ends do
         raise ModelError(
-            f"`{model.source}` has no usable tokenizer: {_first_line(error)}",
+            f"`{model.source}` has no usable tokenizer: {first_line(error)}",
             "save it beside the model with tokenizer.save_pretrained(folder)",
         ) from error
 
@@ -170,7 +170,7 @@ def load_causal_lm(
         loaded: nn.Module = AutoModelForCausalLM.from_pretrained(model.path, **options)
     except Exception as error:  # loaders raise whatever their back ends do
         raise ModelError(
-            f"`{model.source}` cannot be loaded as a causal language model: {_first_line(error)}",
+            f"`{model.source}` cannot be loaded as a causal language model: {first_line(error)}",
             "check that the folder is complete and that transformers knows its architecture",
         ) from error
     loaded.requires_grad_(False)
@@ -189,7 +189,7 @@ def usable_length(model: ModelSource, max_length: int) -> int:
         config = AutoConfig.from_pretrained(model.path).get_text_config()
     except Exception as error:  # loaders raise whatever their back ends do
         raise ModelError(
-            f"`{model.source}` has no usable config: {_first_line(error)}",
+            f"`{model.source}` has no usable config: {first_line(error)}",
             "check that transformers knows its architecture",
         ) from error
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or max_length
@@ -288,7 +288,3 @@ def environment(device: torch.device | str = "cpu") -> dict[str, str]:
     place = torch.device(device)
     facts["device"] = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
     return facts
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -13,6 +13,10 @@ from diq.errors import UsageError
 
 Message = dict[str, str]
 """``{"role": "system" | "user" | "assistant", "content": str}``; an assistant may carry ``reasoning_content``."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is (0: unknown)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,11 @@ def short(value: Any, *, width: int = 60) -> str:
     """A value on one line of at most ``width`` characters, for messages."""
     text = " ".join(str(value).split())
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:

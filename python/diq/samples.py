@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diq.errors import RunFailedError, UsageError
-from diq.records import Message, split_prompt
+from diq.records import Message, first_line, split_prompt
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Tokenization:
             try:
                 pairs.append(self._templated(messages) if self.uses_template else self._plain(messages))
             except Exception as error:  # jinja raises whatever the template says
-                pairs.append(f"the chat template refused the sample: {str(error).splitlines()[0]}")
+                pairs.append(f"the chat template refused the sample: {first_line(error)}")
         texts = [text for pair in pairs if isinstance(pair, tuple) for text in pair]
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         found: list[Tokens | str] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,14 +27,11 @@ from diq.difficulty import DifficultyClassifier, three_folders
 from diq.errors import RunFailedError, UsageError
 from diq.gradients import InfluenceScorer, MatrixGradients, mean_gradient
 from diq.influence import no_dot_reason
-from diq.records import did_you_mean, prompt_text, run_fingerprint
+from diq.records import Progress, did_you_mean, prompt_text, run_fingerprint
 from diq.samples import TokenFile, Tokenization, Tokens, collate, plan_batches
 from diq.store import Store
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is (tokens or samples)."""
 
 # a shard is as much as one is willing to compute again after a kill; a commit costs some 20 ms
 _SHARD_SECONDS = 10.0

@@ -20,7 +20,7 @@ import duckdb
 
 from diq import config, queries
 from diq.errors import DiqError, StoreError, UsageError
-from diq.records import did_you_mean
+from diq.records import did_you_mean, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -276,11 +276,6 @@ class Store:
     def seal(self, run_id: int, dataset_id: int) -> None:
         """Mark the run complete on the dataset."""
         self.run("seal_run_dataset", run_id=run_id, dataset_id=dataset_id, sealed_at=now())
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return str(error).strip().split("\n", 1)[0]
 
 
 def _macros_text() -> str:

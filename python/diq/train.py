@@ -50,14 +50,11 @@ except ModuleNotFoundError as error:
 from diq import models
 from diq.config import MAX_LENGTH
 from diq.gradients import sample_losses
-from diq.records import Message, canonical_json, did_you_mean, run_fingerprint, short
+from diq.records import Message, Progress, canonical_json, did_you_mean, run_fingerprint, short
 from diq.samples import Tokenization, collate, plan_batches
 from diq.store import Store, now
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is (samples or steps)."""
 
 SCHEDULERS = ("cosine", "linear", "constant", "constant_with_warmup")
 

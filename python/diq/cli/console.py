@@ -6,12 +6,12 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-Progress = Callable[[str, int, int], None]
+from diq.records import Progress
 
 
 def print_json(value: Any) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diq.cli.console import Progress, print_json, progress, table
+from diq.cli.console import print_json, progress, table
 from diq.cli.options import output_options
+from diq.records import Progress
 
 if TYPE_CHECKING:
     from diq.demo import DemoSummary

@@ -52,7 +52,8 @@ def sql(
     """
     import duckdb
 
-    from diq.store import Store, first_line
+    from diq.records import first_line
+    from diq.store import Store
 
     if query is None or file is not None:
         if query is not None:
