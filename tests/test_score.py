@@ -19,7 +19,7 @@ import torch
 
 from conftest import build_llama, build_tokenizer, save_model, write_jsonl
 from diq.errors import ModelError, RunFailedError, StoreError, UsageError
-from diq.gradients import InfluenceScorer, mean_gradient
+from diq.gradients import Dots, ValidationGradient, mean_gradient, score_batch
 from diq.ingest import run as ingest
 from diq.models import find_model, linear_modules, load_causal_lm
 from diq.samples import Tokenization, Tokens, collate
@@ -69,8 +69,8 @@ def slow_dots(folder: Path, pool: Conversations, validation: Conversations) -> n
         return found  # type: ignore[return-value]
 
     gradient = mean_gradient(model, modules, [collate([one]) for one in encode(validation)])
-    scorer = InfluenceScorer(model, modules, [gradient])
-    return np.asarray([scorer.score(collate([one]))[0].item() for one in encode(pool)])
+    dots = Dots(modules, [ValidationGradient((gradient,), (1,))])
+    return np.asarray([score_batch(model, modules, collate([one]), [dots]).values[0].item() for one in encode(pool)])
 
 
 @pytest.mark.parametrize("kind", ["tiny_llama_folder", "tiny_llama_chat_folder"])
@@ -186,7 +186,7 @@ KILLED = """
 import sys
 from pathlib import Path
 import diq.score
-diq.score._SHARD_SECONDS = 0.0
+diq.score.summary.SHARD_SECONDS = 0.0
 mode, store, model = sys.argv[1:]
 print("started", flush=True)
 if mode == "influence":
@@ -212,8 +212,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_rows(
     tiny_classifier_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("diq.score._SHARD_SECONDS", 0.0)
-    monkeypatch.setattr("diq.score._READ_ROWS", 20)
+    monkeypatch.setattr("diq.score.summary.SHARD_SECONDS", 0.0)
+    monkeypatch.setattr("diq.score.summary.READ_ROWS", 20)
     model = str(tiny_llama_folder if mode == "influence" else tiny_classifier_folder)
     pool, validation = make_samples(150, seed=1), {"a": make_samples(4, seed=2)}
     undisturbed, killed = tmp_path / "u.duckdb", tmp_path / "k.duckdb"
@@ -229,7 +229,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_rows(
     rows_of = influence_rows if mode == "influence" else difficulty_rows
     rng = random.Random(0)
     partial = 0
-    code = KILLED.replace("_SHARD_SECONDS = 0.0", "_SHARD_SECONDS = 0.0\ndiq.score._READ_ROWS = 20")
+    code = KILLED.replace("SHARD_SECONDS = 0.0", "SHARD_SECONDS = 0.0\ndiq.score.summary.READ_ROWS = 20")
     for _ in range(3):
         child = subprocess.Popen(
             [sys.executable, "-c", code, mode, str(killed), model],

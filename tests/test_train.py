@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 
 from conftest import build_tokenizer, save_model, sentence, write_jsonl
 from diq.errors import DiqError, InputError, ModelError, RunFailedError, UsageError
-from diq.gradients import sample_losses
+from diq.gradients import token_losses
 from diq.models import ModelSource, find_model, load_causal_lm, load_tokenizer
 from diq.records import canonical_json
 from diq.samples import Tokenization, collate
@@ -208,7 +208,8 @@ def test_the_first_loss_is_that_of_the_base_model_on_the_answers(
     network = load_causal_lm(source, device="cpu")
     encoded = Tokenization(load_tokenizer(source), max_length=512).encode(conversations)
     with torch.no_grad():
-        total, counts = sample_losses(network, collate(encoded), reduction="sum")  # type: ignore[arg-type]
+        token = token_losses(network, collate(encoded))  # type: ignore[arg-type]
+        total, counts = token.by_sample("sum"), token.counts
     assert summary.loss_first == pytest.approx(float(total.sum() / counts.sum()), rel=1e-5)
     assert summary.answer_tokens == int(counts.sum())
 

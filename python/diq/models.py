@@ -46,6 +46,7 @@ _QKV = frozenset(
     ]
 )
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+_ADAPTER_PATTERNS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +144,52 @@ def load_tokenizer(model: ModelSource) -> Any:
         ) from error
 
 
+def find_adapter(source: str, base: ModelSource) -> ModelSource:
+    """Find a checkpoint of a base model: a folder with a LoRA adapter, or with all weights.
+
+    Args:
+        source: folder that PEFT's or transformers' save_pretrained (or a Trainer) wrote.
+        base: the model that was trained.
+
+    Returns:
+        The checkpoint; its name is ``BASE+FOLDER``, its fingerprint covers the base model of an adapter.
+
+    Raises:
+        ModelError: the folder is neither.
+    """
+    path = Path(source).expanduser()
+    if (path / "config.json").is_file():
+        found = find_model(source)
+        return ModelSource(source, found.path, f"{base.name}+{found.path.name}", found.model_id)
+    if not (path / "adapter_config.json").is_file():
+        raise ModelError(
+            f"`{source}` is not a checkpoint: it has neither adapter_config.json nor config.json",
+            "give a folder that a trainer saved, such as OUT/checkpoint-100",
+        )
+    weights = next((one for pattern in _ADAPTER_PATTERNS if (one := path / pattern).is_file()), None)
+    if weights is None:
+        raise ModelError(f"the adapter `{source}` has no weights", "save it with save_pretrained")
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    # where the base model lay at training time is not part of what the adapter is
+    for name in ("base_model_name_or_path", "peft_version", "inference_mode", "revision"):
+        config.pop(name, None)
+    parts = [base.model_id, canonical_json(config), _core.file_hash(str(weights))]
+    model_id = hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    return ModelSource(source, path.resolve(), f"{base.name}+{path.resolve().name}", model_id)
+
+
+def is_adapter(model: ModelSource) -> bool:
+    """Whether a checkpoint is an adapter, which needs its base model."""
+    return (model.path / "adapter_config.json").is_file()
+
+
 def load_causal_lm(
-    model: ModelSource, *, dtype: str = "auto", device: str = "auto", attention: str | None = None
+    model: ModelSource,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    attention: str | None = None,
+    adapter: ModelSource | None = None,
 ) -> nn.Module:
     """Load a causal language model for scoring: evaluation mode, no parameter trainable.
 
@@ -153,9 +198,10 @@ def load_causal_lm(
         dtype: ``float32``, ``bfloat16``, ``float64`` or ``auto`` (float32 on CPU, bfloat16 on GPU).
         device: ``cpu``, ``cuda``, ... or ``auto`` (a GPU if there is one).
         attention: attention implementation of transformers; None leaves the choice to it.
+        adapter: a LoRA adapter; its layers are put into the model, unmerged.
 
     Raises:
-        ModelError: transformers cannot load the folder as a causal language model.
+        ModelError: transformers cannot load the folder as a causal language model, or PEFT the adapter.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
@@ -163,18 +209,51 @@ def load_causal_lm(
     # diq has its own progress, and a captured stderr should hold none
     transformers_logging.disable_progress_bar()
     place = pick_device(device)
-    options: dict[str, Any] = {"dtype": getattr(torch, pick_dtype(dtype, place))}
+    precision = getattr(torch, pick_dtype(dtype, place))
+    options: dict[str, Any] = {"dtype": precision}
     if attention:
         options["attn_implementation"] = attention
+    quantised = (model.path / "config.json").is_file() and "quantization_config" in json.loads(
+        (model.path / "config.json").read_text(encoding="utf-8")
+    )
+    if quantised:
+        # packed weights are placed while they load; they cannot be moved or cast afterwards
+        options["device_map"] = {"": place}
     try:
-        loaded: nn.Module = AutoModelForCausalLM.from_pretrained(model.path, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, **options)
     except Exception as error:  # loaders raise whatever their back ends do
         raise ModelError(
             f"`{model.source}` cannot be loaded as a causal language model: {first_line(error)}",
             "check that the folder is complete and that transformers knows its architecture",
         ) from error
+    if adapter is not None:
+        loaded = _with_adapter(loaded, adapter, precision)
     loaded.requires_grad_(False)
-    return loaded.eval().to(place)
+    loaded.eval()
+    return loaded if quantised else loaded.to(place)  # type: ignore[no-any-return]
+
+
+def _with_adapter(base: Any, adapter: ModelSource, dtype: torch.dtype) -> nn.Module:
+    # peft is only needed for adapters
+    from peft import PeftModel
+
+    try:
+        # on the cpu first: the caller moves base and adapter together
+        wrapped: Any = PeftModel.from_pretrained(base, adapter.path, autocast_adapter_dtype=False)
+    except Exception as error:  # loaders raise whatever their back ends do
+        raise ModelError(
+            f"the adapter `{adapter.source}` cannot be put on the base model: {first_line(error)}",
+            "check that it was trained on this base model",
+        ) from error
+    kind = wrapped.peft_config[wrapped.active_adapter].peft_type
+    if str(getattr(kind, "value", kind)) != "LORA":
+        raise ModelError(f"the adapter `{adapter.source}` is of type {kind}, not LoRA", "merge it and give the folder")
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
+    # the layers sit inside the base model; the wrapper would only lengthen every name
+    network: nn.Module = wrapped.get_base_model()
+    return network
 
 
 def usable_length(model: ModelSource, max_length: int) -> int:
@@ -225,35 +304,76 @@ def pick_dtype(dtype: str, device: torch.device) -> str:
 def linear_modules(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module]:
     """The linear modules whose weights count as parameters of the gradient, by name, in model order.
 
+    A name is the one that the module has in the base model, also where an adapter is wrapped around it; LoRA's own
+    matrices are ``....lora_A`` and ``....lora_B``.
+
     Args:
-        model: a causal language model.
+        model: a causal language model, with or without a LoRA adapter inside.
         params: ``qkv`` (query, key and value projections, fused or not), ``all-linear`` (every linear layer but the
-            language-model head), or a regular expression searched in module names.
+            language-model head), ``lora`` (A and B of the adapter), or a regular expression searched in module names.
 
     Raises:
-        ModelError: nothing matches; the message lists what there is.
+        ModelError: nothing matches (the message lists what there is), or a weight is quantised.
     """
     # typed as Any: transformers' models have methods that nn.Module does not know
     network: Any = model
     head = network.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    linear = {name: module for name, module in model.named_modules() if is_linear(module) and module is not head}
-    if params == "qkv":
-        found = {name: module for name, module in linear.items() if name.rsplit(".", 1)[-1] in _QKV}
-    elif params == "all-linear":
-        found = linear
+    linear = {_name(name): module for name, module in model.named_modules() if is_linear(module) and module is not head}
+    lora = {name: module for name, module in linear.items() if name.endswith((".lora_A", ".lora_B"))}
+    if params == "lora":
+        found = lora
+        _check_lora(model, found)
     else:
-        try:
-            pattern = re.compile(params)
-        except re.error as error:
-            raise ModelError(f"--params `{params}` is not a regular expression: {error}") from error
-        found = {name: module for name, module in linear.items() if pattern.search(name)}
+        linear = {name: module for name, module in linear.items() if name not in lora}
+        if params == "qkv":
+            found = {name: module for name, module in linear.items() if name.rsplit(".", 1)[-1] in _QKV}
+        elif params == "all-linear":
+            found = linear
+        else:
+            try:
+                pattern = re.compile(params)
+            except re.error as error:
+                raise ModelError(f"--params `{params}` is not a regular expression: {error}") from error
+            found = {name: module for name, module in linear.items() if pattern.search(name)}
     if not found:
         endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise ModelError(
             f"no linear module of {type(model).__name__} matches --params `{params}`",
             f"its linear modules end in: {', '.join(endings) or 'none'}; give a regular expression over module names",
         )
+    for name, module in found.items():
+        weight = module.weight
+        if not isinstance(weight, torch.Tensor) or weight.dtype not in _FLOATS:
+            raise ModelError(
+                f"the weight of `{name}` is quantised ({type(module).__name__}, {getattr(weight, 'dtype', '?')}): "
+                "packed integers have no gradient",
+                "use --params lora with an adapter (--checkpoint), or load the model unquantised",
+            )
     return found
+
+
+_FLOATS = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+# what PEFT puts around a layer: the layer itself moves to base_layer, and lora_A and lora_B hold one module an adapter
+_WRAPPING = re.compile(r"\.base_layer\b|(?<=\.lora_[AB])\.[^.]+$")
+
+
+def _name(name: str) -> str:
+    return _WRAPPING.sub("", name)
+
+
+def _check_lora(model: nn.Module, found: dict[str, nn.Module]) -> None:
+    if not found:
+        raise ModelError("--params lora needs an adapter", "name its folder with --checkpoint DIR")
+    others = [
+        name
+        for name, _ in model.named_parameters()
+        if "lora_" in name and not re.search(r"\.lora_[AB]\.[^.]+\.weight$", name)
+    ]
+    if others:
+        raise ModelError(
+            f"the adapter has {len(others)} parameters beside plain LoRA matrices, first `{others[0]}`",
+            "adapters of embeddings and DoRA are not supported: merge the adapter, or use --params qkv",
+        )
 
 
 def is_linear(module: nn.Module) -> bool:

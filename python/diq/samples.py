@@ -208,6 +208,12 @@ class TokenFile:
         self._starts: list[int] = []
         self._map: npt.NDArray[np.int32] | None = None
 
+    def __enter__(self) -> TokenFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def append(self, tokens: Tokens) -> None:
         """Add one sample at the end.
 
@@ -255,31 +261,87 @@ class TokenFile:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded tokens of some samples.
+    """Tokens of some samples: padded to one length, one sample a row, or packed into one row without padding.
 
     Attributes:
-        ids: ``[b, t]`` int64; padding holds 0.
-        mask: ``[b, t]`` bool; true on real tokens.
-        answer: ``[b, t]`` bool; true on answer tokens (each is predicted from the position before it).
+        ids: ``[rows, t]`` int64; padding holds 0.
+        mask: ``[rows, t]`` bool; true on real tokens.
+        answer: ``[rows, t]`` bool; true on answer tokens (each is predicted from the position before it).
         padded_left: whether padding stands before the tokens; attention then needs the mask.
+        lengths: tokens of each sample of a packed batch, which has one row; None for a padded batch.
     """
 
     ids: Tensor
     mask: Tensor
     answer: Tensor
     padded_left: bool = False
+    lengths: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.ids) if self.lengths is None else len(self.lengths)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device."""
-        return Batch(self.ids.to(device), self.mask.to(device), self.answer.to(device), self.padded_left)
+        return Batch(self.ids.to(device), self.mask.to(device), self.answer.to(device), self.padded_left, self.lengths)
+
+    def position_ids(self) -> Tensor | None:
+        """``[rows, t]``, or None where counting from 0 in every row is right.
+
+        In a packed batch the positions start again at 0 with every sample, and that is also how the attention of
+        transformers finds the borders.
+        """
+        if self.lengths is not None:
+            return torch.cat([torch.arange(n, device=self.ids.device) for n in self.lengths])[None]
+        if self.padded_left:
+            return (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        return None
+
+    def sample_of(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Which sample the positions ``(rows, columns)`` belong to."""
+        if self.lengths is None:
+            return rows
+        ends = torch.tensor(self.lengths, device=columns.device).cumsum(dim=0)
+        return torch.searchsorted(ends, columns, right=True)
+
+    def token_sums(self, terms: Tensor) -> Tensor:
+        """Sum over the tokens of each sample: ``[rows, t, c]`` to float64 ``[n, c]``; padding counts nothing."""
+        if self.lengths is not None:
+            lengths = torch.tensor(self.lengths, device=terms.device)
+            # a sum by segments, not by atomic additions: the same bits every time
+            return torch.segment_reduce(terms[0].double(), "sum", lengths=lengths, axis=0)
+        # a padded position may hold anything that attention made of it, even NaN
+        return terms.masked_fill(~self.mask.unsqueeze(-1), 0).sum(dim=1, dtype=torch.float64)
+
+    def by_sample(self, values: Tensor) -> Tensor:
+        """``[rows, t, c]`` as ``[n, longest, c]`` with zeros where a sample has no token."""
+        if self.lengths is not None:
+            return torch.nn.utils.rnn.pad_sequence(list(torch.split(values[0], list(self.lengths))), batch_first=True)
+        return values.masked_fill(~self.mask.unsqueeze(-1), 0)
+
+    def token_rows(self, values: Tensor) -> Tensor:
+        """The real tokens alone, sample after sample: ``[rows, t, c]`` to ``[tokens, c]``."""
+        return values[0] if self.lengths is not None else values[self.mask]
+
+    def offsets(self) -> Tensor:
+        """Where each sample begins among :meth:`token_rows`: int64 ``[n + 1]`` on the CPU."""
+        lengths = torch.tensor(self.lengths) if self.lengths is not None else self.mask.sum(dim=1).cpu()
+        return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(dim=0)])
 
 
-def collate(samples: Sequence[Tokens], *, padding_side: Literal["left", "right"] = "right") -> Batch:
-    """Pad samples to one length.
+def collate(
+    samples: Sequence[Tokens], *, padding_side: Literal["left", "right"] = "right", packed: bool = False
+) -> Batch:
+    """Pad samples to one length, or pack them into one row.
 
     Right padding needs no attention mask in a causal model: real tokens never look at what comes after them, and
     padding carries no loss, so nothing flows back from it.
     """
+    if packed:
+        ids = torch.from_numpy(np.concatenate([one.ids for one in samples]).astype(np.int64))[None]
+        answer = torch.cat([torch.arange(len(one.ids)) >= one.answer_start for one in samples])[None]
+        lengths = tuple(len(one.ids) for one in samples)
+        return Batch(ids, torch.ones_like(answer), answer, lengths=lengths)
     rows, width = len(samples), max(len(one.ids) for one in samples)
     ids = torch.zeros(rows, width, dtype=torch.int64)
     mask = torch.zeros(rows, width, dtype=torch.bool)
@@ -290,22 +352,30 @@ def collate(samples: Sequence[Tokens], *, padding_side: Literal["left", "right"]
         ids[row, left : left + n] = torch.from_numpy(np.array(one.ids, np.int64))
         mask[row, left : left + n] = True
         answer[row, left + one.answer_start : left + n] = True
-    return Batch(ids, mask, answer, padding_side == "left")
+    return Batch(ids, mask, answer, padded_left=padding_side == "left")
 
 
-def plan_batches(lengths: npt.NDArray[np.int64], *, token_budget: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Row numbers of each batch: longest samples first, padded size of a batch at most ``token_budget`` tokens.
+def plan_batches(
+    lengths: npt.NDArray[np.int64], *, token_budget: int, packed: bool = False
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Row numbers of each batch: longest samples first, at most ``token_budget`` tokens a batch, padding included.
 
     The plan depends on the lengths alone, so a resumed run computes the same batches and the same bits. The longest
     batch comes first: if memory is short, that shows at once. A sample longer than the budget is a batch by itself.
 
     Args:
         lengths: tokens of each sample, ``[n]``.
-        token_budget: rows times longest row of a batch.
+        token_budget: rows times longest row of a batch; for packed batches the sum of their lengths.
+        packed: whether the batches have no padding.
     """
     order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
     at = 0
     while at < len(order):
-        count = max(1, int(token_budget // max(1, lengths[order[at]])))
+        if packed:
+            done = ends[at - 1] if at else 0
+            count = max(1, int(np.searchsorted(ends, done + token_budget, side="right")) - at)
+        else:
+            count = max(1, int(token_budget // max(1, lengths[order[at]])))
         yield order[at : at + count]
         at += count

@@ -49,7 +49,7 @@ except ModuleNotFoundError as error:
 
 from diq import models
 from diq.config import MAX_LENGTH
-from diq.gradients import sample_losses
+from diq.gradients import token_losses
 from diq.records import Message, Progress, canonical_json, did_you_mean, run_fingerprint, short
 from diq.samples import Tokenization, collate, plan_batches
 from diq.store import Store, now
@@ -1042,8 +1042,8 @@ def validation_losses(
             lengths = np.asarray([len(one.ids) for one in usable], np.int64)
             for batch in plan_batches(lengths, token_budget=budget):
                 with torch.no_grad():
-                    losses, _ = sample_losses(network, collate([usable[i] for i in batch]).to(place))
-                total += float(losses.double().sum())
+                    token = token_losses(network, collate([usable[i] for i in batch]).to(place))
+                total += float(token.by_sample("mean").double().sum())
             found[name] = total / len(usable)
     finally:
         network.train(was_training)

@@ -74,65 +74,79 @@ def difficulty(
     "--validation-set", "validation_sets", multiple=True, metavar="NAME", help="Validation set; repeat. Default: all."
 )
 @click.option(
-    "--params",
-    default="qkv",
+    "--method",
+    type=click.Choice(["exact", "forward", "central", "projected", "less"]),
+    default="exact",
     show_default=True,
-    help="Weights that count: qkv, all-linear, or a regular expression over module names.",
+    help="exact; forward or central: the same dots without a backward pass; projected: through a gradient index; "
+    "less: projected Adam directions at checkpoints, cosine.",
 )
-@click.option("--max-length", default=MAX_LENGTH, show_default=True, help="Tokens after which a sample is cut.")
+@click.option(
+    "--params",
+    help="Weights that count: qkv (default), all-linear, lora (A and B of a checkpoint's adapter; default of less), or "
+    "a regular expression over module names.",
+)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    metavar="DIR[:WEIGHT]",
+    help="Score at a trained checkpoint of --model, an adapter or a full model; repeat, and the dots add up, each "
+    "times its weight (default: the learning rate at the checkpoint).",
+)
+@click.option("--folds", type=int, help="Parts of each validation set, for standard errors; default 2 (forward: 1).")
+@click.option(
+    "--rank",
+    type=int,
+    help="exact: leading singular directions that stand for each validation gradient, which makes many sets cheap; "
+    "subspace: directions a side and module (default 8).",
+)
+@click.option("--norms", is_flag=True, help="Also the norm of each sample's gradient, for `select --influence cosine`.")
+@click.option("--kind", type=click.Choice(["rademacher", "sparse", "subspace"]), help="Kind of a projection.")
+@click.option("--dim", type=int, help="Columns of a random projection; default 4096, sparse 65536, less 8192.")
+@click.option("--seed", type=int, help="Seed of a random projection; default 0.")
+@click.option(
+    "--element",
+    type=click.Choice(["float16", "bfloat16", "int8", "float32"]),
+    help="How a gradient index keeps its numbers; default float16.",
+)
+@click.option(
+    "--index", type=click.Path(path_type=Path), help="Folder of the gradient index; default beside the store."
+)
+@click.option(
+    "--from-index",
+    type=click.Path(path_type=Path),
+    help="Score from a gradient index that exists: its settings hold, and the dataset is not passed through the model.",
+)
+@click.option("--formula", type=click.Choice(["code", "paper"]), help="less: which published form of Adam's direction.")
+@click.option("--max-length", type=int, help=f"Tokens after which a sample is cut; default {MAX_LENGTH}.")
 @click.option(
     "--loss-reduction",
     type=click.Choice(["mean", "sum"]),
-    default="mean",
-    show_default=True,
-    help="Over the answer tokens of a sample; it changes the ranking and is part of the run.",
+    help="Over the answer tokens of a sample, default mean; it changes the ranking and is part of the run.",
 )
 @click.option(
     "--template",
     type=click.Choice(["auto", "none"]),
-    default="auto",
-    show_default=True,
-    help="auto uses the tokenizer's chat template if it has one.",
+    help="auto (default) uses the tokenizer's chat template if it has one.",
 )
+@click.option("--devices", type=int, default=1, show_default=True, help="Processes, one a GPU (or sharing the CPU).")
+@click.option("--attention", help="Attention implementation of transformers, such as sdpa or flash_attention_2.")
+@click.option("--packed", is_flag=True, help="Pack samples without padding, where the attention keeps them apart.")
+@click.option("--checkpointing", is_flag=True, help="Compute layers again on the way back: slower, less memory.")
 @click.option("--batch-tokens", type=int, help="Padded tokens a batch; default 2048 on a CPU, 16384 on a GPU.")
 @device_options
 @store_option
 @output_options
-def influence(
-    dataset: str,
-    model: str,
-    model_name: str | None,
-    validation_sets: tuple[str, ...],
-    params: str,
-    max_length: int,
-    loss_reduction: str,
-    template: str,
-    batch_tokens: int | None,
-    device: str,
-    dtype: str,
-    store: Path,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Dot of every sample's gradient with the mean gradient of each validation set, exactly (no projection)."""
+def influence(dataset: str, store: Path, as_json: bool, quiet: bool, batch_tokens: int | None, **options: Any) -> None:
+    """Dot of every sample's gradient with the mean gradient of each validation set.
+
+    Exactly, unless another --method is named: no projection, no per-sample gradient.
+    """
     from diq.score import score_influence
 
     with progress(quiet=quiet or as_json) as report:
-        summary = score_influence(
-            dataset,
-            model=model,
-            store=store,
-            validation_sets=validation_sets,
-            model_name=model_name,
-            params=params,
-            max_length=max_length,
-            loss_reduction=loss_reduction,  # type: ignore[arg-type]
-            template=template,  # type: ignore[arg-type]
-            dtype=dtype,
-            device=device,
-            token_budget=batch_tokens,
-            progress=report,
-        )
+        summary = score_influence(dataset, store=store, token_budget=batch_tokens, progress=report, **options)
     _show("influence", summary.to_dict(), as_json)
 
 

@@ -1,0 +1,11 @@
+"""Stage: compute the difficulty and influence scores that are missing, shard by shard, and keep them in the store.
+
+A shard is committed in one transaction; a killed run loses at most the shard it was computing and, since batches depend
+on the dataset alone, ends with the same numbers as an undisturbed one. The store is held only while it is read or
+written, never while a model runs.
+"""
+
+from diq.score.difficulty import find_classifier as find_classifier
+from diq.score.difficulty import score_difficulty as score_difficulty
+from diq.score.influence import score_influence as score_influence
+from diq.score.summary import ScoreSummary as ScoreSummary
