@@ -208,6 +208,11 @@ def fill_store(
     sizes: dict[str, int | None] | None = None,
     dataset: str = "pool",
     model: str = "model",
+    method: str = "exact",
+    folds: dict[str, Any] | None = None,
+    fold_sizes: dict[str, Sequence[int] | None] | None = None,
+    norms: Any = None,
+    answer_tokens: Any = None,
 ) -> list[str]:
     """A store with one scored dataset, written without the stages; returns the sample ids in order.
 
@@ -216,6 +221,11 @@ def fill_store(
         dots: validation set name to a column; NaN is stored as null.
         difficulty: the overall column; knowledge is twice, reasoning minus it.
         sizes: samples of each validation set; default 10 each.
+        method: of the influence run.
+        folds: validation set name to ``[n, K]`` fold dots (a row may be None); default none.
+        fold_sizes: validation set name to the samples of each fold; default the same for all folds of a set.
+        norms: gradient norm of each sample; NaN is stored as null.
+        answer_tokens: of each sample; default 7.
     """
     import numpy as np
     import pyarrow as pa
@@ -246,13 +256,13 @@ def fill_store(
         runs = {
             kind: store.open_run(
                 kind=kind,
-                method=method,
+                method=how,
                 model_id=model_id,
-                fingerprint=f"{kind}-{dataset}-{model}",
+                fingerprint=f"{kind}-{dataset}-{model}-{how}",
                 settings={},
                 environment={},
             )
-            for kind, method, model_id in (("influence", "exact", f"id-{model}"), ("difficulty", "columns", None))
+            for kind, how, model_id in (("influence", method, f"id-{model}"), ("difficulty", "columns", None))
         }
         for run_id in runs.values():
             store.start_scoring(run_id, number)
@@ -270,12 +280,28 @@ def fill_store(
                 [name, (sizes or {}).get(name, 10), name],
             )
             set_id = store.validation_set(name)["validation_set_id"]
-            store.run("insert_run_validation_set", run_id=runs["influence"], validation_set_id=set_id)
-            values = pa.table({"id": ids, "dot": pa.array(np.asarray(column, np.float64), from_pandas=True)})
+            parts = (folds or {}).get(name)
+            parts = [None] * n if parts is None else [None if one is None else list(one) for one in parts]
+            n_folds = max((len(one) for one in parts if one is not None), default=0)
+            split = (fold_sizes or {}).get(name, [(sizes or {}).get(name) or 10] * n_folds)
+            connection.execute(
+                "INSERT INTO run_validation_sets (run_id, validation_set_id, fold_sizes) VALUES (?, ?, ?)",
+                [runs["influence"], set_id, split or None],
+            )
+            values = pa.table(
+                {
+                    "id": ids,
+                    "dot": pa.array(np.asarray(column, np.float64), from_pandas=True),
+                    "fold_dots": pa.array(parts, pa.list_(pa.float64())),
+                    "norm": pa.array(np.full(n, np.nan) if norms is None else norms, pa.float64(), from_pandas=True),
+                    "tokens": np.full(n, 7) if answer_tokens is None else answer_tokens,
+                }
+            )
             connection.register("dots", values)
             connection.execute(
-                "INSERT INTO influence_scores (run_id, sample_id, validation_set_id, dot, loss, answer_tokens) "
-                "SELECT ?, CAST(id AS UUID), ?, dot, 1.5, 7 FROM dots",
+                "INSERT INTO influence_scores "
+                "(run_id, sample_id, validation_set_id, dot, fold_dots, gradient_norm, loss, answer_tokens) "
+                "SELECT ?, CAST(id AS UUID), ?, dot, fold_dots, norm, 1.5, tokens FROM dots",
                 [runs["influence"], set_id],
             )
     return ids

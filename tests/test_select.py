@@ -54,30 +54,38 @@ def test_rust_sql_and_the_slow_form_agree_row_by_row(
     tmp_path: Path, seed: int, percentile: float, threshold: float | None
 ) -> None:
     dot, level = tied(seed)
+    # few norms, so that cosines tie too; a gradient of zero has no cosine
+    norm = np.random.default_rng(seed + 50).choice([0.5, 1.0, 3.0], 300)
+    norm[[7, 11]] = 0
     path = tmp_path / "s.duckdb"
-    fill_store(path, dots={"a": dot}, difficulty=level)
-    expected = slow_ranking(dot, level, p=percentile, threshold=threshold)
-    made = run(
-        "pool",
-        ratio=1,
-        store=path,
-        model="model",
-        percentile=percentile,
-        threshold=threshold,
-        output=tmp_path / "o.jsonl",
-    )
-    rows = written(tmp_path / "o.jsonl")
-    assert [(row["quadrant"], row["position"]) for row in rows] == expected
-    assert [row["rank"] for row in rows] == list(range(len(expected)))
-    assert made.n_scored == len(expected)
-    assert made.n_unscored == 300 - len(expected)
-    with duckdb.connect(str(path), read_only=True) as connection:
-        bound = "NULL" if threshold is None else threshold
-        sql = connection.execute(
-            "SELECT quadrant, position "
-            f"FROM diq_ranking('pool', 'model', percentile := {percentile}, threshold := {bound})"
-        ).fetchall()
-    assert sql == expected
+    fill_store(path, dots={"a": dot}, difficulty=level, norms=norm)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = {"dot": dot, "cosine": dot / norm}
+    for influence, value in values.items():
+        expected = slow_ranking(value, level, p=percentile, threshold=threshold)
+        made = run(
+            "pool",
+            ratio=1,
+            store=path,
+            model="model",
+            percentile=percentile,
+            threshold=threshold,
+            influence=influence,
+            output=tmp_path / "o.jsonl",
+        )
+        rows = written(tmp_path / "o.jsonl")
+        assert [(row["quadrant"], row["position"]) for row in rows] == expected
+        assert [row["dot"] for row in rows] == [value[i] for _, i in expected]
+        assert [row["rank"] for row in rows] == list(range(len(expected)))
+        assert made.n_scored == len(expected)
+        assert made.n_unscored == 300 - len(expected)
+        with duckdb.connect(str(path), read_only=True) as connection:
+            bound = "NULL" if threshold is None else threshold
+            sql = connection.execute(
+                "SELECT quadrant, position, dot FROM diq_ranking("
+                f"'pool', 'model', percentile := {percentile}, threshold := {bound}, influence := '{influence}')"
+            ).fetchall()
+        assert sql == [(quadrant, i, value[i]) for quadrant, i in expected]
 
 
 @pytest.mark.parametrize("ratio", ["0.01", "0.1", "0.57", "57%", "1", "1e-2", "0.999"])
@@ -243,6 +251,7 @@ def test_bad_requests_are_one_line_with_a_hint(tmp_path: Path) -> None:
         ({"output": tmp_path / "o.txt"}, "neither"),
         ({"output": tmp_path / "none" / "o.jsonl"}, "no folder"),
         ({"influence_run": 99}, "in run 99"),
+        ({"influence": "cosin"}, "no influence `cosin`"),
     ]
     for change, message in cases:
         with pytest.raises(UsageError, match=message) as caught:
@@ -276,6 +285,162 @@ def test_missing_unfinished_and_ambiguous_scores_are_told_apart(tmp_path: Path) 
         store.connection.execute("DELETE FROM run_datasets WHERE run_id = 2")
     with pytest.raises(MissingScoresError, match="no difficulty scores on dataset `pool`: found 0 of 3"):
         run("pool", ratio=1, store=path, model="model", influence_run=1)
+
+
+def test_cosine_orders_by_the_dot_over_the_norm_and_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    dots = {"a": [4.0, 3.0, 2.0, 1.0], "b": [0.0, 1.0, 2.0, 3.0]}
+    norms = [8.0, 1.0, 2.0, 0.5]
+    fill_store(path, dots=dots, difficulty=[1, 1, 1, 1], sizes={"a": 30, "b": 10}, norms=norms)
+    made = {}
+    for influence in ("dot", "cosine"):
+        made[influence] = run(
+            "pool",
+            ratio=1,
+            store=path,
+            model="model",
+            strategy="influence",
+            influence=influence,
+            output=tmp_path / "o.jsonl",
+        )
+        found = {row["position"]: row["dot"] for row in written(tmp_path / "o.jsonl")}
+        pooled = (30 * np.asarray(dots["a"]) + 10 * np.asarray(dots["b"])) / 40
+        expected = pooled if influence == "dot" else pooled / norms
+        assert found == dict(enumerate(expected.tolist()))
+        assert list(found) == sorted(found, key=lambda i: -expected[i])
+    assert made["dot"].selection_id != made["cosine"].selection_id
+    with Store(path, read_only=True) as store:
+        kept = store.connection.execute("SELECT config ->> 'influence' FROM rankings ORDER BY ranking_id").fetchall()
+    assert kept == [("dot",), ("cosine",)]
+    # a strategy without dots has no influence to record
+    assert run("pool", ratio=1, store=path, strategy="overall", influence="cosine").n == 4
+
+
+def test_cosine_without_norms_is_refused_by_rust_and_sql(tmp_path: Path) -> None:
+    for name, norms, missing in (("none", None, 2), ("one", [1.0, np.nan, np.nan], 1)):
+        path = tmp_path / f"{name}.duckdb"
+        # the sample without a dot needs no norm
+        fill_store(path, dots={"a": [1.0, 2.0, np.nan]}, difficulty=[1, 2, 3], norms=norms)
+        with pytest.raises(MissingScoresError, match=f"{missing} of the 2 samples of dataset `pool`") as caught:
+            run("pool", ratio=1, store=path, model="model", influence="cosine")
+        assert "--norms" in caught.value.hint
+        assert "\n" not in caught.value.message
+        with duckdb.connect(str(path), read_only=True) as connection:
+            with pytest.raises(duckdb.Error, match="needs the gradient norm of every sample"):
+                connection.execute("FROM diq_select('pool', 'model', 1, influence := 'cosine')").fetchall()
+            with pytest.raises(duckdb.Error, match="influence is dot or cosine"):
+                connection.execute("FROM diq_ranking('pool', 'model', influence := 'cos')").fetchall()
+
+
+def test_a_less_run_takes_the_largest_of_its_tasks(tmp_path: Path) -> None:
+    rng = np.random.default_rng(12)
+    dots = {name: rng.uniform(-1, 1, 40) for name in ("a", "b", "c")}
+    dots["b"][5] = np.nan
+    path = tmp_path / "s.duckdb"
+    fill_store(path, dots=dots, difficulty=np.ones(40), sizes={"a": 30, "b": 1, "c": 5}, method="less")
+    for sets, names in (((), "abc"), (("a", "c"), "ac"), (("a=1", "b"), "ab"), (("b=2", "c=2"), "bc")):
+        made = run(
+            "pool",
+            ratio=1,
+            store=path,
+            model="model",
+            validation_sets=sets,
+            strategy="influence",
+            output=tmp_path / "o.jsonl",
+        )
+        largest = np.stack([dots[name] for name in names]).max(axis=0)
+        found = {row["position"]: row["dot"] for row in written(tmp_path / "o.jsonl")}
+        assert found == {i: value for i, value in enumerate(largest.tolist()) if math.isfinite(value)}
+        assert made.n_unscored == int("b" in names)
+    with pytest.raises(UsageError, match="takes the largest of its tasks") as caught:
+        run("pool", ratio=1, store=path, model="model", validation_sets=["a=2", "b"])
+    assert caught.value.hint
+    with pytest.raises(UsageError, match="holds cosines already"):
+        run("pool", ratio=1, store=path, model="model", influence="cosine")
+    with (
+        duckdb.connect(str(path), read_only=True) as connection,
+        pytest.raises(duckdb.Error, match="takes the largest of its tasks"),
+    ):
+        connection.execute(
+            "FROM diq_scores('pool', 'model', validation_weights := MAP {'a': 2.0, 'b': 1.0})"
+        ).fetchall()
+
+
+def halved(seed: int, n: int, noise: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """Dots and fold dots of two validation sets, and a difficulty."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=(n, 1))
+    folds = {name: common + noise * rng.normal(size=(n, 4)) for name in ("a", "b")}
+    return {name: one.mean(axis=1) for name, one in folds.items()}, folds, rng.integers(1, 6, n).astype(float)
+
+
+@pytest.mark.parametrize("strategy", ["diq", "influence", "q1", "q2", "q3", "q4"])
+@pytest.mark.parametrize("influence", ["dot", "cosine"])
+def test_flips_are_the_selections_of_two_halves_by_the_book(tmp_path: Path, strategy: str, influence: str) -> None:
+    n = 200
+    dots, folds, level = halved(1, n, 1.0)
+    norm = np.random.default_rng(2).uniform(0.5, 2, n)
+    path = tmp_path / "s.duckdb"
+    fill_store(path, dots=dots, difficulty=level, sizes={"a": 30, "b": 10}, folds=folds, norms=norm)
+    divisor = norm if influence == "cosine" else np.ones(n)
+    for ratio, weights in (("0.1", (30, 10)), ("0.5", (1, 3))):
+        chosen = []
+        for first in (0, 1):
+            parts = [folds[name][:, first::2].mean(axis=1) for name in ("a", "b")]
+            half = np.average(parts, axis=0, weights=weights) / divisor
+            if strategy == "influence":
+                order = sorted(range(n), key=lambda i: (-half[i], i))
+            else:
+                order = [i for q, i in slow_ranking(half, level) if strategy in ("diq", q.lower())]
+            chosen.append(set(order[: math.floor(n * float(ratio))]))
+        expected = 1 - len(chosen[0] & chosen[1]) / max(map(len, chosen))
+        made = run(
+            "pool",
+            ratio=ratio,
+            store=path,
+            model="model",
+            strategy=strategy,
+            influence=influence,
+            validation_sets=() if weights == (30, 10) else ("a=1", "b=3"),
+        )
+        assert made.flip_share == pytest.approx(expected, abs=1e-12)
+        assert made.to_dict()["flip_share"] == made.flip_share
+
+
+def test_a_selection_that_is_mostly_chance_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "s.duckdb"
+    dots, folds, level = halved(3, 400, 4.0)
+    fill_store(path, dots=dots, difficulty=level, sizes={"a": 20, "b": 20}, folds=folds, fold_sizes={"a": [5] * 4})
+    made = run("pool", ratio="0.05", store=path, model="model")
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert made.flip_share is not None
+    assert made.flip_share > 0.5
+    for part in ("ratio of 0.05", "20 samples each", f"{100 * made.flip_share:.0f} %", "more validation samples"):
+        assert part in line
+    assert "\n" not in line
+    caplog.clear()
+    # everything is selected whatever the dots are
+    assert run("pool", ratio=1, store=path, model="model").flip_share == 0
+    # dots that all validation samples agree on
+    agreed = tmp_path / "agreed.duckdb"
+    same = {name: np.repeat(one[:, None], 4, axis=1) for name, one in dots.items()}
+    fill_store(agreed, dots=dots, difficulty=level, folds=same)
+    assert run("pool", ratio="0.05", store=agreed, model="model").flip_share == 0
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_without_folds_or_dots_nothing_is_known_of_flips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dots, folds, level = halved(4, 100, 4.0)
+    some: dict[str, object] = {"a": [None, *folds["a"][1:].tolist()], "b": folds["b"].tolist()}
+    for name, parts in (("none", None), ("one", {"a": dots["a"][:, None], "b": dots["b"][:, None]}), ("some", some)):
+        path = tmp_path / f"{name}.duckdb"
+        fill_store(path, dots=dots, difficulty=level, folds=parts)
+        assert run("pool", ratio="0.1", store=path, model="model").flip_share is None
+    path = tmp_path / "all.duckdb"
+    fill_store(path, dots=dots, difficulty=level, folds=folds)
+    for strategy in ("random", "overall"):
+        assert run("pool", ratio="0.1", store=path, model="model", strategy=strategy).flip_share is None
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])

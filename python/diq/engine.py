@@ -441,4 +441,4 @@ def _one_sample_too_large(tokens: int) -> RunFailedError:
 
 def _out_of_memory(error: BaseException) -> bool:
     # the allocator of the cpu raises a plain RuntimeError
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

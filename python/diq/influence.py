@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from diq.errors import UsageError
+from diq.meters import Dots, Floats, measure, standard_errors
 from diq.records import did_you_mean
+from diq.store import Store
+
+INFLUENCES = ("dot", "cosine")
+"""What a ranking can be made by."""
+
+LARGEST_OF_TASKS = "less"
+"""The method whose runs hold a cosine per task; the influence of a sample is the largest of them, not their mean."""
 
 
 def no_dot_reason(loss: float, answer_tokens: int, dots: Sequence[float]) -> str | None:
@@ -74,3 +89,235 @@ def settle_weights(weights: Mapping[str, float], sizes: Mapping[str, int | None]
             return dict.fromkeys(weights, 1.0)
         return {name: float(sizes[name] or 0) for name in weights}
     return {name: 1.0 if math.isnan(weight) else weight for name, weight in weights.items()}
+
+
+def choose_weights(asked: Sequence[str], sets: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Weights of the validation sets of a run that ``NAME`` or ``NAME=WEIGHT`` texts choose.
+
+    Args:
+        asked: the texts; empty means all sets of the run.
+        sets: rows of the query ``validation_sets_of_run``.
+
+    Returns:
+        Weight of each chosen set; None when nothing was asked.
+
+    Raises:
+        UsageError: as :func:`parse_weights`, or unequal weights for a run whose influence is the largest of its tasks.
+    """
+    sizes = {one["name"]: one["n_samples"] for one in sets}
+    parsed = parse_weights(asked, list(sizes))
+    if parsed is None:
+        return None
+    if not _takes_largest(sets):
+        return settle_weights(parsed, sizes)
+    if len({1.0 if math.isnan(weight) else weight for weight in parsed.values()}) > 1:
+        raise UsageError(
+            "a run of method `less` takes the largest of its tasks, which no weight changes",
+            "name the validation sets without weights",
+        )
+    return dict.fromkeys(parsed, 1.0)
+
+
+def _takes_largest(sets: Sequence[Mapping[str, Any]]) -> bool:
+    return any(one["method"] == LARGEST_OF_TASKS for one in sets)
+
+
+# reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_dots(store: Store, *, dataset_id: int, run_id: int, weights: Mapping[str, float] | None = None) -> Dots:
+    """The dots of a run on a dataset with what their meters need, pooled as the macro ``diq_scores`` pools them.
+
+    One validation set is read after another, so memory grows with the samples, not with the sets.
+
+    Args:
+        store: an open store.
+        dataset_id: dataset.
+        run_id: influence run, finished or not.
+        weights: weight of each chosen validation set; None takes all of the run, by their number of samples.
+    """
+    sets = _Sets.of(store, dataset_id, run_id, weights)
+    n = sets.n_samples
+    # a standard error needs the same folds everywhere, halves do not
+    n_folds = sets.chosen[0].n_folds if sets.halved and len({one.n_folds for one in sets.chosen}) == 1 else 0
+    dot, every_fold, halves = sets.pool(n), sets.pool((n, n_folds)), (sets.pool(n), sets.pool(n))
+    answer_tokens, nearness = np.full(n, np.nan), np.full(n, -np.inf)
+    closest, seen = np.full(n, -1, np.int16), np.zeros(n, np.int16)
+    for index, (one, rows, found) in enumerate(sets.read(store, "dots_of_validation_set")):
+        seen[rows] += 1
+        answer_tokens[rows] = found.column("answer_tokens").cast(pa.float64()).to_numpy()
+        dots = _scattered(n, rows, found.column("dot").to_numpy())
+        dot.add(dots, one.weight)
+        near = dots if sets.largest else _standardised(dots)
+        nearer = near > nearness
+        closest[nearer], nearness[nearer] = index, near[nearer]
+        if sets.halved:
+            folds = _scattered((n, one.n_folds), rows, one.fold_columns(found.column("fold_dots")))
+            for pool, half in zip(halves, one.halves, strict=True):
+                pool.add(one.mean(folds, half), one.weight)
+            if n_folds:
+                every_fold.add(folds, one.weight)
+    pooled = dot.pooled(sets.total) if sets.chosen else np.full(n, np.nan)
+    closest[~np.isfinite(pooled)] = -1
+    return Dots(
+        dot=pooled,
+        answer_tokens=answer_tokens,
+        standard_error=standard_errors(every_fold.pooled(sets.total)) if n_folds > 1 else None,
+        halves=(halves[0].pooled(sets.total), halves[1].pooled(sets.total)) if sets.halved else None,
+        half_sizes=sets.half_sizes,
+        tasks=[one.name for one in sets.chosen],
+        closest=closest,
+        n_missing=int(np.count_nonzero(seen < max(len(sets.chosen), 1))),
+    )
+
+
+def read_halves(
+    store: Store, *, dataset_id: int, run_id: int, weights: Mapping[str, float] | None = None
+) -> tuple[tuple[Floats, Floats], tuple[int, int]] | None:
+    """The ``halves`` and ``half_sizes`` of :func:`read_dots` alone; None, at once, where there are no folds."""
+    sets = _Sets.of(store, dataset_id, run_id, weights)
+    if not sets.halved:
+        return None
+    n = sets.n_samples
+    halves = (sets.pool(n), sets.pool(n))
+    for one, rows, found in sets.read(store, "folds_of_validation_set"):
+        folds = one.fold_columns(found.column("fold_dots"))
+        for pool, half in zip(halves, one.halves, strict=True):
+            pool.add(_scattered(n, rows, one.mean(folds, half)), one.weight)
+    return (halves[0].pooled(sets.total), halves[1].pooled(sets.total)), sets.half_sizes
+
+
+def measure_runs(store: Store) -> list[dict[str, Any]]:
+    """Meters of every influence run on every dataset of a store, for ``diq status --scores`` and the report."""
+    found = []
+    for one in store.rows("list_influence_runs"):
+        meters = measure(read_dots(store, dataset_id=one["dataset_id"], run_id=one["run_id"]))
+        known = {name: one[name] for name in ("run_id", "dataset", "model", "method", "state")}
+        sets = [
+            {name: row[name] for name in ("name", "n_samples", "fold_sizes")}
+            for row in store.rows("validation_sets_of_run", run_id=one["run_id"])
+        ]
+        found.append({**known, "validation_sets": sets, **meters.to_dict()})
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """A chosen validation set: its weight, and the sizes of its folds (none: it was not split)."""
+
+    validation_set_id: int
+    name: str
+    weight: float
+    sizes: Sequence[int]
+
+    @property
+    def n_folds(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def halves(self) -> tuple[list[int], list[int]]:
+        """The even and the odd folds; an empty fold has no mean gradient, so it is in neither."""
+        even, odd = ([k for k in range(start, self.n_folds, 2) if self.sizes[k]] for start in (0, 1))
+        return even, odd
+
+    def fold_columns(self, lists: pa.ChunkedArray) -> Floats:
+        """``[m, K]`` fold dots; NaN where the list is missing or has another length."""
+        fitting = pc.fill_null(pc.equal(pc.list_value_length(lists), self.n_folds), False)
+        if pc.all(fitting, min_count=0).as_py():
+            return np.asarray(pc.list_flatten(lists).to_numpy().reshape(-1, self.n_folds), np.float64)
+        values = np.full((len(lists), self.n_folds), np.nan)
+        values[fitting.to_numpy()] = pc.list_flatten(lists.filter(fitting)).to_numpy().reshape(-1, self.n_folds)
+        return values
+
+    def mean(self, folds: Floats, chosen: Sequence[int]) -> Floats:
+        """Dot with the mean gradient of the chosen folds together: their mean, weighted by their sizes."""
+        size = sum(self.sizes[k] for k in chosen)
+        return np.asarray(sum(folds[:, k] * (self.sizes[k] / size) for k in chosen), np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sets:
+    """The chosen validation sets of a run, and where each sample of a dataset has its row."""
+
+    dataset_id: int
+    run_id: int
+    largest: bool
+    chosen: Sequence[_Set]
+    # row of each position; rows are in the order of the positions
+    rows_of: npt.NDArray[np.int64]
+    n_samples: int
+
+    @classmethod
+    def of(cls, store: Store, dataset_id: int, run_id: int, weights: Mapping[str, float] | None) -> _Sets:
+        sets = store.rows("validation_sets_of_run", run_id=run_id)
+        if weights is None:
+            sizes = {one["name"]: one["n_samples"] for one in sets}
+            weights = settle_weights(dict.fromkeys(sizes, math.nan), sizes)
+        positions = store.arrow("positions_of_dataset", dataset_id=dataset_id).column("position").to_numpy()
+        rows_of = np.zeros(int(positions.max(initial=-1)) + 1, np.int64)
+        rows_of[positions] = np.arange(len(positions))
+        chosen = [
+            _Set(one["validation_set_id"], one["name"], weights[one["name"]], one["fold_sizes"] or ())
+            for one in sets
+            if one["name"] in weights
+        ]
+        return cls(dataset_id, run_id, _takes_largest(sets), chosen, rows_of, len(positions))
+
+    @property
+    def total(self) -> float:
+        return sum(one.weight for one in self.chosen)
+
+    @property
+    def halved(self) -> bool:
+        return bool(self.chosen) and all(all(one.halves) for one in self.chosen)
+
+    @property
+    def half_sizes(self) -> tuple[int, int]:
+        even, odd = (sum(one.sizes[k] for one in self.chosen for k in one.halves[half]) for half in (0, 1))
+        return even, odd
+
+    def pool(self, shape: int | tuple[int, int]) -> _Pool:
+        return _Pool(shape, largest=self.largest)
+
+    def read(self, store: Store, query: str) -> Iterator[tuple[_Set, npt.NDArray[np.int64], pa.Table]]:
+        """Each set in turn with what a query finds of it, and the rows of the samples that it is found for."""
+        for one in self.chosen:
+            found = store.arrow(
+                query, dataset_id=self.dataset_id, run_id=self.run_id, validation_set_id=one.validation_set_id
+            )
+            yield one, self.rows_of[found.column("position").to_numpy()], found
+
+
+class _Pool:
+    """A column added up over validation sets, in their order: the same sums, bit for bit, as the macro's."""
+
+    def __init__(self, shape: int | tuple[int, int], *, largest: bool) -> None:
+        self._largest = largest
+        self._values = np.full(shape, -np.inf if largest else 0.0)
+
+    def add(self, values: Floats, weight: float) -> None:
+        """Add the column of one set; NaN (a missing dot) stays NaN for good."""
+        if self._largest:
+            np.maximum(self._values, values, out=self._values)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._values += values * weight
+
+    def pooled(self, total: float) -> Floats:
+        """The column over all sets; ``total`` is the sum of their weights."""
+        return self._values if self._largest else self._values / total
+
+
+def _scattered(shape: int | tuple[int, int], rows: npt.NDArray[np.int64], values: Floats) -> Floats:
+    """Values at their rows; NaN elsewhere, and where a value is not finite."""
+    column = np.full(shape, np.nan)
+    column[rows] = np.where(np.isfinite(values), values, np.nan)
+    return column
+
+
+def _standardised(dots: Floats) -> Floats:
+    """Dots of one task in standard deviations above its mean, so that tasks of any gradient norm can be compared."""
+    finite = dots[np.isfinite(dots)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = float(finite.std()) if len(finite) else 0.0
+        return (dots - finite.mean()) / spread if spread else dots * 0.0

@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from diq.config import DIFFICULTY_DIMENSIONS, STRATEGIES
 from diq.errors import MissingScoresError, UsageError
-from diq.influence import parse_weights, settle_weights
+from diq.influence import INFLUENCES, LARGEST_OF_TASKS, choose_weights, read_halves
+from diq.meters import flip_share
 from diq.quadrants import QUADRANTS, rank
 from diq.records import Ratio, canonical_json, did_you_mean
 from diq.store import Store, now
@@ -32,6 +33,8 @@ _NO_RUN = -1
 _NEEDS_DOT = frozenset({"diq", "influence", "q1", "q2", "q3", "q4"})
 _NEEDS_DIFFICULTY = frozenset({"diq", "q1", "q2", "q3", "q4", *DIFFICULTY_DIMENSIONS})
 _WRITE_ROWS = 1000
+# above this share of flips between two halves of the validation samples, more of a selection is chance than not
+_MOST_FLIPS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class Selection:
         counts: samples in each quadrant of the dataset and of the selection; empty where the strategy uses none.
         n_scored: N, the samples with the scores that the strategy needs.
         n_unscored: samples without them.
+        flip_share: share of the selection that differs between two halves of the validation samples; None where the
+            strategy uses no dots or their folds are missing.
         output: file that was written, or None.
     """
 
@@ -64,6 +69,7 @@ class Selection:
     counts: dict[str, dict[str, int]]
     n_scored: int
     n_unscored: int
+    flip_share: float | None
     output: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,10 +77,32 @@ class Selection:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a ranking is made by."""
+
+    strategy: str
+    percentile: float
+    threshold: float | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Columns of a dataset, one row a sample in the order of its positions; NaN where a score is missing."""
+
+    position: npt.NDArray[np.int64]
+    level: npt.NDArray[np.float64]
+    dot: npt.NDArray[np.float64]
+    # what dots are divided by: the gradient norms for the influence `cosine`
+    norm: npt.NDArray[np.float64] | None = None
+
+
 @dataclass(slots=True)
 class _Order:
-    """The order of a strategy: dataset positions best first, with what is known of each."""
+    """The order of a strategy: rows of the scores best first, with what is known of each."""
 
+    rows: npt.NDArray[np.int64]
     position: npt.NDArray[np.int64]
     quadrant: npt.NDArray[np.uint8] | None
     level: npt.NDArray[np.float64]
@@ -96,6 +124,7 @@ def run(
     threshold: float | None = None,
     validation_sets: Sequence[str] = (),
     strategy: str = "diq",
+    influence: str = "dot",
     influence_run: int | None = None,
     difficulty_run: int | None = None,
     seed: int = 0,
@@ -114,6 +143,8 @@ def run(
         threshold: an absolute difficulty threshold in place of the percentile.
         validation_sets: ``NAME`` or ``NAME=WEIGHT`` texts; empty pools all sets of the run (Eq. 3).
         strategy: one of ``diq.config.STRATEGIES``.
+        influence: ``dot``, or ``cosine``: the dot over the norm of the sample's gradient, which orders like the cosine
+            with the validation gradient. It takes the place of the dot everywhere, in the file too.
         influence_run: which run's dots, when the model has several on this dataset.
         difficulty_run: which run's difficulty, when there are several.
         seed: of the strategy ``random``.
@@ -129,6 +160,8 @@ def run(
         raise UsageError(f"there is no strategy `{strategy}`", did_you_mean(strategy, STRATEGIES))
     if difficulty not in DIFFICULTY_DIMENSIONS:
         raise UsageError(f"there is no difficulty `{difficulty}`", did_you_mean(difficulty, DIFFICULTY_DIMENSIONS))
+    if influence not in INFLUENCES:
+        raise UsageError(f"there is no influence `{influence}`", did_you_mean(influence, INFLUENCES))
     if not 0 <= percentile <= 1:
         raise UsageError(f"the difficulty percentile {percentile} is outside [0, 1]", "give 0.5 for the median")
     if threshold is not None and not math.isfinite(threshold):
@@ -142,8 +175,10 @@ def run(
         if data["n_samples"] == 0:
             raise UsageError(f"the dataset `{dataset}` has no samples", "see `diq sql 'from rejects'`")
         runs = _choose_runs(opened, data, strategy, model, influence_run, difficulty_run)
-        weights = _weights(opened, runs["influence"], validation_sets)
-        order = _order(opened, data, strategy, model, difficulty, percentile, threshold, runs, weights, seed)
+        weights = _weights(opened, runs["influence"], validation_sets, influence)
+        plan = _Plan(strategy, percentile, threshold, seed)
+        scores = _scores(opened, data, strategy, model, difficulty, runs, weights, influence)
+        order = _order(scores, plan)
         n_target = parsed.of(order.n_scored)
         n_unscored = data["n_samples"] - order.n_scored
         if n_target == 0:
@@ -159,7 +194,9 @@ def run(
             "validation_weights": weights,
             "seed": seed if strategy == "random" else None,
             "model": model,
+            "influence": influence if strategy in _NEEDS_DOT else None,
         }
+        flips = _flips(opened, data, scores, plan, runs["influence"], weights, n_target, parsed)
         chosen = _chosen(order, n)
         label = name or f"{dataset}-{strategy}-{parsed.text}"
         with contextlib.ExitStack() as stack:
@@ -190,6 +227,7 @@ def run(
         counts=counts,
         n_scored=order.n_scored,
         n_unscored=n_unscored,
+        flip_share=flips,
         output=str(output) if output else None,
     )
 
@@ -255,63 +293,132 @@ def _one_run(
     return int(sealed[0]["run_id"])
 
 
-def _weights(store: Store, run_id: int, asked: Sequence[str]) -> dict[str, float] | None:
-    if run_id == _NO_RUN or not asked:
+def _weights(store: Store, run_id: int, asked: Sequence[str], influence: str) -> dict[str, float] | None:
+    if run_id == _NO_RUN:
         return None
-    sizes = {row["name"]: row["n_samples"] for row in store.rows("validation_sets_of_run", run_id=run_id)}
-    parsed = parse_weights(asked, list(sizes))
-    return None if parsed is None else settle_weights(parsed, sizes)
+    sets = store.rows("validation_sets_of_run", run_id=run_id)
+    if influence == "cosine" and any(one["method"] == LARGEST_OF_TASKS for one in sets):
+        raise UsageError(f"run {run_id} of method `less` holds cosines already", "leave out --influence cosine")
+    return choose_weights(asked, sets)
 
 
-def _order(
+def _scores(
     store: Store,
     data: dict[str, Any],
     strategy: str,
     model: str | None,
     difficulty: str,
-    percentile: float,
-    threshold: float | None,
     runs: dict[str, int],
     weights: dict[str, float] | None,
-    seed: int,
-) -> _Order:
-    if strategy in _NEEDS_DOT:
-        scores = store.arrow(
-            "scores_of_dataset",
-            dataset=data["name"],
-            model=model,
-            difficulty=difficulty,
-            run=runs["influence"],
-            difficulty_run=runs["difficulty"],
-            names=list(weights or {}),
-            weights=list((weights or {}).values()),
-        )
-    else:
-        scores = store.arrow(
+    influence: str,
+) -> _Scores:
+    if strategy not in _NEEDS_DOT:
+        found = store.arrow(
             "levels_of_dataset", dataset_id=data["dataset_id"], difficulty=difficulty, difficulty_run=runs["difficulty"]
         )
-    position = _numbers(scores, "position", np.int64)
-    level = _numbers(scores, "level", np.float64)
-    dot = _numbers(scores, "dot", np.float64)
-    if strategy == "random":
-        rows = np.random.default_rng(seed).permutation(len(position))
-        return _Order(position[rows], None, level[rows], dot[rows], len(position))
-    if strategy in ("diq", "q1", "q2", "q3", "q4"):
-        ranking = rank(dot, level, percentile=percentile, threshold=threshold)
+        return _Scores(*_columns(found))
+    found = store.arrow(
+        "scores_of_dataset",
+        dataset=data["name"],
+        model=model,
+        difficulty=difficulty,
+        run=runs["influence"],
+        difficulty_run=runs["difficulty"],
+        names=list(weights or {}),
+        weights=list((weights or {}).values()),
+        norms=influence == "cosine",
+    )
+    position, level, dot = _columns(found)
+    if influence == "dot":
+        return _Scores(position, level, dot)
+    scored = np.isfinite(dot)
+    n_missing = int(np.count_nonzero(scored & found.column("gradient_norm").is_null().to_numpy()))
+    if n_missing:
+        raise MissingScoresError(
+            f"influence `cosine` needs gradient norms: {n_missing:,} of the {np.count_nonzero(scored):,} samples of "
+            f"dataset `{data['name']}` with a dot have none in run {runs['influence']}",
+            f"run `diq score influence {data['name']} --model {model} --norms`, or leave out --influence cosine",
+        )
+    norm = _numbers(found, "gradient_norm", np.float64)
+    return _Scores(position, level, _divided(dot, norm), norm)
+
+
+def _divided(dot: npt.NDArray[np.float64], norm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # a gradient of zero has no direction: its quotient is NaN, and the sample counts as unscored
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return dot / norm
+
+
+def _order(scores: _Scores, plan: _Plan) -> _Order:
+    position, level, dot = scores.position, scores.level, scores.dot
+    if plan.strategy == "random":
+        rows = np.random.default_rng(plan.seed).permutation(len(position))
+        return _Order(rows, position[rows], None, level[rows], dot[rows], len(position))
+    if plan.strategy in ("diq", "q1", "q2", "q3", "q4"):
+        ranking = rank(dot, level, percentile=plan.percentile, threshold=plan.threshold)
         rows = ranking.rows
         quadrant = ranking.quadrant[rows]
-        if strategy != "diq":
-            only = quadrant == int(strategy[1])
+        if plan.strategy != "diq":
+            only = quadrant == int(plan.strategy[1])
             rows, quadrant = rows[only], quadrant[only]
-        tau = threshold if threshold is not None else ranking.tau
         return _Order(
-            position[rows], quadrant, level[rows], dot[rows], ranking.n_scored, tau, ranking.median, ranking.counts
+            rows,
+            position[rows],
+            quadrant,
+            level[rows],
+            dot[rows],
+            ranking.n_scored,
+            plan.threshold if plan.threshold is not None else ranking.tau,
+            ranking.median,
+            ranking.counts,
         )
     # one score: a constant difficulty leaves the order to the score and the position
-    score = dot if strategy == "influence" else level
+    score = dot if plan.strategy == "influence" else level
     ranking = rank(score, np.where(np.isfinite(score), 0.0, np.nan))
     rows = ranking.rows
-    return _Order(position[rows], None, level[rows], dot[rows], ranking.n_scored)
+    return _Order(rows, position[rows], None, level[rows], dot[rows], ranking.n_scored)
+
+
+def _flips(
+    store: Store,
+    data: dict[str, Any],
+    scores: _Scores,
+    plan: _Plan,
+    run_id: int,
+    weights: dict[str, float] | None,
+    n: int,
+    ratio: Ratio,
+) -> float | None:
+    """Share of the selection that differs between two halves of the validation samples; warns when it is most of it."""
+    if run_id == _NO_RUN:
+        return None
+    found = read_halves(store, dataset_id=data["dataset_id"], run_id=run_id, weights=weights)
+    if found is None:
+        return None
+    halves = [half if scores.norm is None else _divided(half, scores.norm) for half in found[0]]
+    if any((np.isfinite(scores.dot) & ~np.isfinite(half)).any() for half in halves):
+        # samples that were scored before there were folds
+        return None
+    one, other = (_order(_Scores(scores.position, scores.level, half), plan).rows[:n] for half in halves)
+    share = flip_share(one, other)
+    if share > _MOST_FLIPS:
+        log.warning(
+            "the validation samples are too few for a ratio of %s: halves of them (%s and %s) select %s samples each "
+            "and disagree on %.0f %%; take more validation samples or a larger ratio",
+            ratio.text,
+            *(f"{size:,}" for size in found[1]),
+            f"{max(len(one), len(other)):,}",
+            100 * share,
+        )
+    return share if math.isfinite(share) else None
+
+
+def _columns(table: pa.Table) -> tuple[Any, Any, Any]:
+    return (
+        _numbers(table, "position", np.int64),
+        _numbers(table, "level", np.float64),
+        _numbers(table, "dot", np.float64),
+    )
 
 
 def _numbers(table: pa.Table, name: str, dtype: Any) -> Any:

@@ -27,6 +27,13 @@ from diq.config import DIFFICULTY_DIMENSIONS, STRATEGIES
     help="Validation set whose dots count; repeat. Default: all of the run, pooled over their samples.",
 )
 @click.option("--strategy", type=click.Choice(STRATEGIES), default="diq", show_default=True)
+@click.option(
+    "--influence",
+    type=click.Choice(["dot", "cosine"]),
+    default="dot",
+    show_default=True,
+    help="cosine: dots over the norms of the samples' gradients (scored with --norms); column dot then holds them.",
+)
 @click.option("--run", "influence_run", type=int, help="Influence run, when the model has several on this dataset.")
 @click.option("--difficulty-run", type=int, help="Difficulty run, when the dataset has several.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the strategy random.")
@@ -43,6 +50,7 @@ def select(
     threshold: float | None,
     validation_sets: tuple[str, ...],
     strategy: str,
+    influence: str,
     influence_run: int | None,
     difficulty_run: int | None,
     seed: int,
@@ -69,6 +77,7 @@ def select(
         threshold=threshold,
         validation_sets=validation_sets,
         strategy=strategy,
+        influence=influence,
         influence_run=influence_run,
         difficulty_run=difficulty_run,
         seed=seed,
@@ -82,7 +91,7 @@ def select(
         tau, median = made.thresholds["tau"], made.thresholds["median"]
         rows = [(q, made.counts["dataset"][q], made.counts["selection"][q]) for q in made.counts["dataset"]]
         table("quadrants", ("", "dataset", "selected"), rows)
-        click.echo(f"tau = {tau:.6g}, median dot = {median:.6g}")
+        click.echo(f"tau = {tau:.6g}, median {influence} = {median:.6g}")
     unscored = f", {made.n_unscored:,} without scores left out" if made.n_unscored else ""
     click.echo(f"selected {made.n:,} of {made.n_scored:,} samples (`{made.name}`{unscored})")
     if made.n < made.n_target and not quiet:

@@ -2,7 +2,10 @@
 -- Named parameters: run (an influence run, needed when the model has several on this dataset), difficulty_run
 -- (likewise), validation_weights (MAP of validation set name to weight; default: every set of the run, weighted by its
 -- number of samples, which is the mean over all validation samples of Eq. 3).
--- dot is null unless the sample has a finite dot for every set that is asked for.
+-- dot is null unless the sample has a finite dot for every set that is asked for. Over several sets it is their weighted
+-- mean; of a run of method less, the largest (max over tasks), so there the weights may only choose sets.
+-- standard_error is that of dot: the sets are pooled fold by fold in the same way, and the spread of the K pooled dots
+-- gives it; null where folds are missing, fewer than 2, or not as many for every set.
 CREATE OR REPLACE MACRO diq_scores(
     dataset, model, run := NULL, difficulty_run := NULL, validation_weights := NULL
 ) AS TABLE
@@ -28,6 +31,7 @@ influence_count AS (
     SELECT
         count(*) AS n,
         any_value(r.run_id) AS found,
+        bool_or(r.method = 'less') AS largest,
         string_agg(CAST(r.run_id AS VARCHAR) || ' (' || r.method || ')', ', ' ORDER BY r.run_id) AS listed
     FROM sealed_runs AS r
     WHERE r.kind = 'influence' AND r.model_name = model AND (run IS NULL OR r.run_id = CAST(run AS BIGINT))
@@ -41,7 +45,8 @@ influence_run AS (
             )
             WHEN c.n > 1 THEN error('several influence runs: ' || c.listed || '; name one with run := N')
             ELSE c.found
-        END AS id
+        END AS id,
+        c.largest
     FROM influence_count AS c
 ),
 difficulty_count AS (
@@ -98,7 +103,18 @@ weights AS (
     WHERE validation_weights IS NULL OR a."key" IS NOT NULL OR u.listed IS NOT NULL
 ),
 totals AS (
-    SELECT count(*) AS n_sets, sum(w.weight) AS total FROM weights AS w
+    SELECT
+        count(*) AS n_sets,
+        sum(w.weight ORDER BY w.validation_set_id) AS total,
+        CASE
+            WHEN NOT any_value(r.largest) THEN FALSE
+            WHEN validation_weights IS NOT NULL AND min(w.weight) < max(w.weight) THEN error(
+                'a run of method less takes the largest of its tasks, which no weight changes; give equal weights'
+            )
+            ELSE TRUE
+        END AS largest
+    FROM weights AS w
+    CROSS JOIN influence_run AS r
 ),
 pooled AS (
     SELECT
@@ -106,12 +122,36 @@ pooled AS (
         count(i.dot) FILTER (WHERE isfinite(i.dot)) AS n_finite,
         -- in the order of the sets, so that every client and thread count adds up to the same bits
         sum(i.dot * w.weight ORDER BY i.validation_set_id) AS weighted,
+        max(i.dot) AS largest,
+        max(i.gradient_norm) AS gradient_norm,
+        -- whoever does not ask for standard errors does not pay for these lists
+        list(i.fold_dots ORDER BY i.validation_set_id) AS folds,
+        list(w.weight ORDER BY i.validation_set_id) AS fold_weights,
+        -- a missing list, a null or a NaN in one counts as no fold
+        min(CASE WHEN isfinite(list_sum(i.fold_dots)) THEN list_count(i.fold_dots) ELSE 0 END) AS fewest_folds,
+        max(len(i.fold_dots)) AS most_folds,
         any_value(i.loss) AS loss,
         any_value(i.answer_tokens) AS answer_tokens
     FROM influence_scores AS i
     JOIN influence_run AS r ON r.id = i.run_id
     JOIN weights AS w ON w.validation_set_id = i.validation_set_id
     GROUP BY i.sample_id
+),
+pooled_folds AS (
+    SELECT
+        p.* EXCLUDE (folds, fold_weights, fewest_folds, most_folds),
+        CASE
+            WHEN p.n_finite < t.n_sets OR p.fewest_folds < 2 OR p.fewest_folds < p.most_folds THEN NULL
+            WHEN t.largest THEN [
+                list_max([p.folds[s][k] for s in range(1, t.n_sets + 1)]) for k in range(1, p.most_folds + 1)
+            ]
+            ELSE [
+                list_sum([p.folds[s][k] * p.fold_weights[s] for s in range(1, t.n_sets + 1)]) / t.total
+                for k in range(1, p.most_folds + 1)
+            ]
+        END AS folds
+    FROM pooled AS p
+    CROSS JOIN totals AS t
 ),
 levels AS (
     SELECT f.sample_id, f.knowledge, f.reasoning, f.overall
@@ -124,12 +164,21 @@ SELECT
     l.knowledge,
     l.reasoning,
     l.overall,
-    CASE WHEN d.n_finite = t.n_sets THEN d.weighted / t.total END AS dot,
+    CASE
+        WHEN d.n_finite < t.n_sets THEN NULL
+        WHEN t.largest THEN d.largest
+        ELSE d.weighted / t.total
+    END AS dot,
     d.loss,
-    d.answer_tokens
+    d.answer_tokens,
+    d.gradient_norm,
+    -- the mean of the folds, then their distances from it
+    sqrt(
+        list_sum([(f - list_sum(d.folds) / len(d.folds)) ** 2 for f in d.folds]) / (len(d.folds) - 1) / len(d.folds)
+    ) AS standard_error
 FROM dataset_samples AS s
 JOIN the_dataset AS td ON td.id = s.dataset_id
 CROSS JOIN totals AS t
 LEFT JOIN levels AS l ON l.sample_id = s.sample_id
-LEFT JOIN pooled AS d ON d.sample_id = s.sample_id
+LEFT JOIN pooled_folds AS d ON d.sample_id = s.sample_id
 ORDER BY s.position;

@@ -9,7 +9,8 @@ CREATE OR REPLACE MACRO diq_select(
     threshold := NULL,
     run := NULL,
     difficulty_run := NULL,
-    validation_weights := NULL
+    validation_weights := NULL,
+    influence := 'dot'
 ) AS TABLE
 WITH ranked AS (
     SELECT
@@ -23,7 +24,8 @@ WITH ranked AS (
         threshold := threshold,
         run := run,
         difficulty_run := difficulty_run,
-        validation_weights := validation_weights
+        validation_weights := validation_weights,
+        influence := influence
     ) AS r
 ),
 wanted AS (
