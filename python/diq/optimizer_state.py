@@ -428,12 +428,10 @@ def _trained(model: nn.Module) -> list[list[str]]:
 
 
 def _adapters(model: nn.Module) -> set[str]:
-    """Names of the active adapters of a PEFT model."""
-    if not getattr(model, "peft_config", None):
-        return set()
-    # a list in PEFT, a method in transformers
-    active: Any = getattr(model, "active_adapters", ())
-    return set(active() if callable(active) else active)
+    """Names of the active adapters inside a model, whatever is wrapped around it."""
+    # every layer that PEFT has put in has a list of them; the method of transformers knows only its own adapters
+    lists = (getattr(module, "active_adapters", None) for module in model.modules())
+    return {name for one in lists if isinstance(one, list) for name in one}
 
 
 def _match(state: _State, model: nn.Module, entries: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
