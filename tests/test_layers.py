@@ -36,6 +36,7 @@ LAYERS: dict[str, float] = {
     "quadrants": 3,
     "ingest": 4,
     "score": 4,
+    "index": 4.2,
     "select": 4,
     "train": 4,
     "demo_data": 3.5,

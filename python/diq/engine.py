@@ -240,7 +240,7 @@ class Engine:
             RunFailedError: it is not finite.
         """
         folds = validation.folds(self.settings.folds)
-        means = tuple(self._mean(fold) for fold in folds)
+        means = tuple(self.mean_gradient(fold) for fold in folds)
         for mean in means:
             bad = [module for module, matrix in mean.items() if not torch.isfinite(matrix).all()]
             if bad:
@@ -252,7 +252,12 @@ class Engine:
         self.facts.validation[validation.name] = ValidationFacts(gradient.sizes, gradient.norm(), None)
         return gradient
 
-    def _mean(self, samples: Sequence[Tokens]) -> MatrixGradients:
+    def mean_gradient(self, samples: Sequence[Tokens]) -> MatrixGradients:
+        """Mean gradient of some samples (Eq. 3); what does not fit into memory is taken in smaller batches.
+
+        Raises:
+            RunFailedError: one sample alone does not fit.
+        """
         lengths = np.asarray([len(one.ids) for one in samples], np.int64)
         budget = self.token_budget
         while True:

@@ -279,7 +279,7 @@ def _places(device: str, n: int) -> list[str]:
     if n < 1:
         raise ModelError(f"--devices {n} is not a positive number", "give 1 or more")
     kind = models.pick_device(device)
-    if kind.index is not None:
+    if ":" in device:
         raise ModelError(f"--devices {n} with --device {device}, which is one device", "give --device cuda or cpu")
     if kind.type != "cuda":
         if n > (os.cpu_count() or 1):

@@ -15,6 +15,7 @@ COMMANDS = {
     "ingest": "Read samples, validation sets or scores into the store.",
     "status": "Show datasets, models, coverage of each score, and the size of the store.",
     "score": "Compute the difficulty or influence that is missing.",
+    "index": "Measure what a projection of gradients would lose.",
     "select": "Pick the part of a dataset that is worth training on.",
     "sql": "Query the store.",
     "train": "Fine-tune a LoRA adapter on a selection.",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-import orjson
 
 from diq import models
 from diq.config import MAX_LENGTH
@@ -42,6 +41,7 @@ from diq.score.job import (
     no_scores,
     open_run,
     pool_folds,
+    read_request,
     tokenize,
 )
 from diq.score.summary import ScoreSummary
@@ -141,7 +141,7 @@ def score_influence(
     _check_choice("--template", template, get_args(Template))
     _check_together(method, kind, rank, dim, norms, index, from_index, formula, checkpoints)
     _check_numbers(max_length, token_budget, folds, rank, devices)
-    request = _read_request(store, dataset, validation_sets)
+    request = read_request(store, dataset, validation_sets)
     source = models.find_model(model, name=model_name)
     settings = EngineSettings(
         model=source,
@@ -248,42 +248,6 @@ def _check_numbers(
         raise UsageError(f"--rank {rank} is not a positive number", "give 8, for example")
     if devices < 1:
         raise UsageError(f"--devices {devices} is not a positive number", "give 1 or more")
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    data: dict[str, Any]
-    sets: list[dict[str, Any]]
-    conversations: list[list[Any]]
-
-
-def _read_request(store: Path, dataset: str, validation_sets: Sequence[str]) -> _Request:
-    with Store(store, read_only=True) as opened:
-        data = opened.dataset(dataset)
-        # a set that came with scores computed elsewhere has a name, but no samples here
-        here = [one["name"] for one in opened.rows("list_validation_sets") if one["dataset_id"] is not None]
-        names = list(dict.fromkeys(validation_sets)) or here
-        if not names:
-            raise UsageError(
-                f"there is no validation set in `{store}`",
-                "make one with `diq ingest FILE --dataset NAME --validation --sample 20`",
-            )
-        sets = [opened.validation_set(name) for name in names]
-        empty = [name for name in names if name not in here]
-        if empty:
-            raise UsageError(
-                f"the validation set `{empty[0]}` has no samples in the store", "ingest its samples with --validation"
-            )
-        if data["n_samples"] == 0:
-            raise UsageError(f"the dataset `{dataset}` has no samples", "see `diq sql 'from rejects'`")
-        conversations = [
-            [
-                orjson.loads(row["messages"])
-                for row in opened.rows("validation_messages", validation_set_id=one["validation_set_id"])
-            ]
-            for one in sets
-        ]
-    return _Request(data, sets, conversations)
 
 
 # checkpoints -------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from diq import models
 from diq.engine import EngineFacts, EngineSettings, ValidationFacts, ValidationTokens
+from diq.errors import UsageError
 from diq.gradient_index import Element
 from diq.records import Progress
 from diq.samples import TokenFile, Tokenization, Tokens, plan_batches
@@ -21,6 +22,49 @@ from diq.store import Store
 from diq.workers import Engines
 
 Template = Literal["auto", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A dataset, its validation sets and their samples, as they are in the store."""
+
+    data: dict[str, Any]
+    sets: list[dict[str, Any]]
+    conversations: list[list[Any]]
+
+
+def read_request(store: Path, dataset: str, validation_sets: Sequence[str]) -> Request:
+    """Look up the names of a request; no name of a validation set means all of the store.
+
+    Raises:
+        UsageError: an unknown name, an empty dataset, or no validation set with samples.
+    """
+    with Store(store, read_only=True) as opened:
+        data = opened.dataset(dataset)
+        # a set that came with scores computed elsewhere has a name, but no samples here
+        here = [one["name"] for one in opened.rows("list_validation_sets") if one["dataset_id"] is not None]
+        names = list(dict.fromkeys(validation_sets)) or here
+        if not names:
+            raise UsageError(
+                f"there is no validation set in `{store}`",
+                "make one with `diq ingest FILE --dataset NAME --validation --sample 20`",
+            )
+        sets = [opened.validation_set(name) for name in names]
+        empty = [name for name in names if name not in here]
+        if empty:
+            raise UsageError(
+                f"the validation set `{empty[0]}` has no samples in the store", "ingest its samples with --validation"
+            )
+        if data["n_samples"] == 0:
+            raise UsageError(f"the dataset `{dataset}` has no samples", "see `diq sql 'from rejects'`")
+        conversations = [
+            [
+                orjson.loads(row["messages"])
+                for row in opened.rows("validation_messages", validation_set_id=one["validation_set_id"])
+            ]
+            for one in sets
+        ]
+    return Request(data, sets, conversations)
 
 
 @dataclass(frozen=True, slots=True)
