@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diq.less import Formula, adam_direction, cosine_scores, less_scores, unit_mean
+from diq.less import Formula, adam_direction, unit_mean
 
 BETAS = (0.9, 0.999)
 SHAPE = (5, 3)
@@ -125,16 +125,15 @@ def test_moments_of_another_shape_are_refused() -> None:
         adam_direction(torch.zeros(4, 2, 3), moment, moment, step=1, betas=BETAS, eps=1e-8)
 
 
-# scores ------------------------------------------------------------------------------------------------------------
+# validation ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "m", "k"), [(137, 5, 63), (1, 1, 1), (3, 40, 8), (0, 2, 4)])
-def test_scores_are_mean_cosines(n: int, m: int, k: int) -> None:
+@pytest.mark.parametrize(("n", "m", "k"), [(137, 5, 63), (1, 1, 1), (3, 40, 8)])
+def test_the_dot_with_the_unit_mean_is_the_mean_cosine(n: int, m: int, k: int) -> None:
     generator = torch.Generator().manual_seed(n)
     train = torch.randn((n, k), generator=generator, dtype=torch.float64)
     validation = 1e-3 * torch.randn((m, k), generator=generator, dtype=torch.float64)
-    found = cosine_scores(train, validation)
-    assert found.shape == (n,)
+    found = train / train.norm(dim=1, keepdim=True) @ unit_mean(validation)
     for i in range(n):
         total = 0.0
         for j in range(m):
@@ -145,44 +144,15 @@ def test_scores_are_mean_cosines(n: int, m: int, k: int) -> None:
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    train, validation = (torch.randn((n, 16), generator=generator) for n in (11, 7))
-    whole = cosine_scores(train, validation)
+    validation = torch.randn((7, 16), generator=torch.Generator().manual_seed(0))
+    whole = unit_mean(validation)
     monkeypatch.setattr("diq.less._BLOCK_ROWS", 3)
-    assert torch.allclose(cosine_scores(train, validation), whole, rtol=1e-12)
+    assert torch.allclose(unit_mean(validation), whole, rtol=1e-12)
 
 
-def test_a_mean_of_cosines_is_not_the_cosine_with_the_mean() -> None:
+def test_a_mean_of_unit_vectors_is_not_the_unit_of_the_mean() -> None:
     # a long validation gradient counts as much as a short one
     validation = torch.tensor([[100.0, 0.0], [0.0, 1.0]])
     assert torch.allclose(unit_mean(validation), torch.tensor([0.5, 0.5], dtype=torch.float64))
-    assert cosine_scores(torch.eye(2), validation).tolist() == [0.5, 0.5]
-
-
-def test_zero_features_score_zero() -> None:
-    assert cosine_scores(torch.zeros(2, 3), torch.ones(1, 3)).tolist() == [0, 0]
+    # a row of zeros has no direction, and counts in the mean
     assert unit_mean(torch.tensor([[0.0, 0.0], [2.0, 0.0]])).tolist() == [0.5, 0]
-
-
-def test_checkpoints_add_up_and_the_largest_task_counts() -> None:
-    generator = torch.Generator().manual_seed(0)
-    cosines = 2 * torch.rand((3, 4, 9), generator=generator, dtype=torch.float64) - 1
-    rates = [1.7e-5, 1.3e-5, 2.6e-6]
-    found = less_scores(cosines, rates)
-    for i in range(9):
-        tasks = [sum(rate / sum(rates) * float(cosines[c, t, i]) for c, rate in enumerate(rates)) for t in range(4)]
-        assert float(found[i]) == pytest.approx(max(tasks), rel=1e-12)
-    # the largest after the sum, not the sum of the largest
-    apart = sum(rate / sum(rates) * cosines[c].max(dim=0).values for c, rate in enumerate(rates))
-    assert not torch.allclose(found, torch.as_tensor(apart))
-
-
-def test_one_checkpoint_and_one_task_is_the_cosine() -> None:
-    cosines = torch.tensor([[[0.5, -1.0, 0.0]]])
-    assert less_scores(cosines, [3e-5]).tolist() == [0.5, -1.0, 0.0]
-
-
-@pytest.mark.parametrize("rates", [[1e-5], [1e-5, -1e-5], [0.0, 0.0], [math.nan, 1e-5]])
-def test_weights_that_make_no_sense_are_refused(rates: list[float]) -> None:
-    with pytest.raises(ValueError, match="learning rates"):
-        less_scores(torch.zeros(2, 1, 3), rates)

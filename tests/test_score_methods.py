@@ -389,3 +389,37 @@ def test_a_finished_scoring_loads_no_model(
     monkeypatch.setattr("diq.models.load_causal_lm", never)
     again = score_influence("pool", model=str(tiny_llama_folder), store=filled)
     assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, 0, 40)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_base_model_has_dots_of_its_adapter_alone(filled: Path, tmp_path: Path, bits: int) -> None:
+    """Real packed weights of bitsandbytes, on the CPU."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
+    base = save_model(tmp_path / "base", LlamaForCausalLM(config), build_tokenizer())
+    options: dict[str, Any] = (
+        {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32} if bits == 4 else {"load_in_8bit": True}
+    )
+    packed = AutoModelForCausalLM.from_pretrained(
+        base, quantization_config=BitsAndBytesConfig(**options), device_map={"": "cpu"}
+    )
+    folder = save_model(tmp_path / "packed", packed, build_tokenizer())
+    adapter = save_adapter(base, tmp_path / "adapter", seed=1)
+    with pytest.raises(ModelError, match="is quantised") as caught:
+        score_influence("pool", model=str(folder), store=filled)
+    assert "--params lora" in caught.value.hint
+    runs = [
+        score_influence("pool", model=str(model), store=filled, params="lora", checkpoints=[f"{adapter}:1"]).run_id
+        for model in (folder, base)
+    ]
+    found, whole = (column(scores_of(filled, run)["a"], "dot") for run in runs)
+    assert np.isfinite(found).all()
+    # the rounded weights are other weights, but close ones
+    assert np.corrcoef(found, whole)[0, 1] > (0.9 if bits == 8 else 0.5)

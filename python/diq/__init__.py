@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diq.errors import DiqError as DiqError
+    from diq.explain import run as explain
     from diq.ingest import run as ingest
     from diq.quadrants import rank as rank
     from diq.score import score_difficulty as score_difficulty
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from diq.store import Store as Store
     from diq.train import run as train
 
-__all__ = ["DiqError", "Store", "ingest", "rank", "score_difficulty", "score_influence", "select", "train"]
+__all__ = ["DiqError", "Store", "explain", "ingest", "rank", "score_difficulty", "score_influence", "select", "train"]
 
 _WHERE = {
     "DiqError": ("diq.errors", "DiqError"),
     "Store": ("diq.store", "Store"),
+    "explain": ("diq.explain", "run"),
     "ingest": ("diq.ingest", "run"),
     "rank": ("diq.quadrants", "rank"),
     "score_difficulty": ("diq.score", "score_difficulty"),

@@ -7,7 +7,6 @@ over checkpoints by learning rate; the largest task counts. docs/method.md lists
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -88,41 +87,6 @@ def unit_mean(features: Tensor) -> Tensor:
     for block in torch.split(features, _BLOCK_ROWS):
         total += _units(block).sum(dim=0)
     return total / len(features)
-
-
-def cosine_scores(train: Tensor, validation: Tensor) -> Tensor:
-    """Mean cosine of each training feature with a task's validation features, at one checkpoint.
-
-    Equals the dot of the unit training feature with :func:`unit_mean` of the validation features.
-
-    Args:
-        train: ``[n, k]`` projected Adam directions.
-        validation: ``[m, k]`` projected plain gradients.
-
-    Returns:
-        ``[n]`` float64 in [-1, 1]; 0 for a row of zeros.
-    """
-    mean = unit_mean(validation)
-    blocks = [_units(block) @ mean for block in torch.split(train, _BLOCK_ROWS)]
-    return torch.cat(blocks) if blocks else mean.new_zeros(0)
-
-
-def less_scores(cosines: Tensor, learning_rates: Sequence[float]) -> Tensor:
-    """Sum over checkpoints, weighted by learning rate, then the largest task.
-
-    Args:
-        cosines: ``[c, t, n]``: checkpoint, task, training sample (:func:`cosine_scores`).
-        learning_rates: one a checkpoint, the mean over its epoch; they are divided by their sum, so that a score stays
-            in [-1, 1].
-
-    Returns:
-        ``[n]`` float64.
-    """
-    weights = torch.tensor(list(learning_rates), dtype=torch.float64, device=cosines.device)
-    if len(weights) != len(cosines) or not weights.isfinite().all() or weights.min() < 0 or weights.sum() <= 0:
-        raise ValueError(f"learning rates {list(learning_rates)} for {len(cosines)} checkpoints")
-    by_task = torch.einsum("c,ctn->tn", weights / weights.sum(), cosines.double())
-    return by_task.max(dim=0).values
 
 
 def _units(features: Tensor) -> Tensor:

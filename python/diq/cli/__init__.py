@@ -17,6 +17,7 @@ COMMANDS = {
     "score": "Compute the difficulty or influence that is missing.",
     "index": "Measure what a projection of gradients would lose.",
     "select": "Pick the part of a dataset that is worth training on.",
+    "explain": "Show which answer tokens carry a sample's dot.",
     "sql": "Query the store.",
     "train": "Fine-tune a LoRA adapter on a selection.",
     "demo": "Run the whole pipeline offline, on data and a small model that it makes itself.",

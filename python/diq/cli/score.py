@@ -118,7 +118,11 @@ def difficulty(
     type=click.Path(path_type=Path),
     help="Score from a gradient index that exists: its settings hold, and the dataset is not passed through the model.",
 )
-@click.option("--formula", type=click.Choice(["code", "paper"]), help="less: which published form of Adam's direction.")
+@click.option(
+    "--formula",
+    type=click.Choice(["code", "paper", "adam"]),
+    help="less: the Adam direction as in the released code (default), as printed in the paper, or as Adam steps.",
+)
 @click.option("--max-length", type=int, help=f"Tokens after which a sample is cut; default {MAX_LENGTH}.")
 @click.option(
     "--loss-reduction",

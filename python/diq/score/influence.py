@@ -112,7 +112,8 @@ def score_influence(
         element: how a gradient index keeps its numbers: ``float16`` (default), ``bfloat16``, ``int8``, ``float32``.
         index: folder of the gradient index; default one beside the store.
         from_index: folder of an index that exists: its settings hold, and no pass over the dataset is made.
-        formula: ``code`` (default) or ``paper``, the two published forms of LESS's Adam direction.
+        formula: form of LESS's Adam direction: ``code`` (default, the released program), ``paper`` (as printed) or
+            ``adam`` (as the optimizer steps).
         max_length: tokens after which a sample is cut on the right; default 8192.
         loss_reduction: ``mean`` (default) or ``sum`` over a sample's answer tokens.
         template: ``auto`` (default) uses the tokenizer's chat template if there is one, ``none`` never does.

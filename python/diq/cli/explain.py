@@ -1,0 +1,120 @@
+"""``diq explain``: which tokens of a sample carry its dot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diq.cli.console import print_json, progress, table
+from diq.cli.options import device_options, output_options, store_option
+from diq.config import MAX_LENGTH
+
+if TYPE_CHECKING:
+    from diq.explain import Explanation, TokenShare
+
+_VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
+
+
+@click.command(short_help="Show which answer tokens carry a sample's dot.")
+@click.argument("sample_id", required=False)
+@click.option("--dataset", metavar="NAME", help="With --position: name the sample by its row in a dataset.")
+@click.option("--position", type=int, metavar="N", help="0-based row of --dataset.")
+@click.option("--model", required=True, help="Folder or hub id of the causal language model.")
+@click.option(
+    "--checkpoint", metavar="DIR", help="Explain at a trained checkpoint of --model, an adapter or a full model."
+)
+@click.option(
+    "--validation-set",
+    "validation_sets",
+    multiple=True,
+    metavar="NAME[=WEIGHT]",
+    help="Validation set to measure with; repeat. Default: all of the store, pooled over their samples.",
+)
+@click.option("--params", help="Weights that count: qkv (default), all-linear, lora, or a regular expression.")
+@click.option("--max-length", type=int, help=f"Tokens after which a sample is cut; default {MAX_LENGTH}.")
+@click.option("--loss-reduction", type=click.Choice(["mean", "sum"]), help="Over the answer tokens; default mean.")
+@click.option(
+    "--template",
+    type=click.Choice(["auto", "none"]),
+    help="auto (default) uses the tokenizer's chat template if it has one.",
+)
+@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Answer tokens to show or mark.")
+@click.option("--all", "everything", is_flag=True, help="Show every answer token.")
+@device_options
+@store_option
+@output_options
+def explain(top: int, everything: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Show which answer tokens carry the dot of SAMPLE_ID (all of it, or its first 6 or more digits).
+
+    Column loss_term is the derivative of a token's own share of the loss along the mean validation gradient: over the
+    answer it adds up to the dot. Column term is what enters the dot where the token is input: it adds up to the dot
+    over prompt and answer. Tokens are ranked by the size of loss_term. The store is only read.
+
+    \b
+    Example:
+      diq explain 3f9a01 --model Qwen/Qwen3-8B --validation-set medqa
+    """
+    # loads torch
+    from diq.explain import run
+
+    with progress(quiet=quiet or as_json) as report:
+        found = run(progress=report, **options)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _show(found, top, everything)
+
+
+def _show(found: Explanation, top: int, everything: bool) -> None:
+    answer = [(one, one.loss_term or 0.0) for one in found.tokens if one.is_answer]
+    largest = sorted(answer, key=lambda pair: -abs(pair[1]))[:top]
+    ranks = {one.position: rank for rank, (one, _) in enumerate(largest, start=1)}
+    rows = [
+        (
+            ranks.get(one.position),
+            one.position,
+            visible(one),
+            one.loss,
+            one.loss_term,
+            _share(term, found.dot),
+            one.term,
+        )
+        for one, term in answer
+        if everything or one.position in ranks
+    ]
+    places = ", ".join(f"{one['dataset']} {one['position']}" for one in found.places)
+    sets = ", ".join(f"{name} {100 * share:.3g} %" for name, share in found.validation_sets.items())
+    click.echo(f"sample {found.sample_id}{f' ({places})' if places else ''}")
+    click.echo(f"model {found.model}; weights {found.params}; validation sets {sets}")
+    click.echo(
+        f"dot {found.dot:.6g}; loss {found.loss:.4g} nats, {found.loss_reduction} over {found.answer_tokens:,} answer tokens"
+    )
+    for one in found.stored:
+        click.echo(
+            f"stored dot of run {one.run_id} ({one.method}): {one.dot:.6g}, difference {found.dot - one.dot:.1e}"
+        )
+    shown = f"{len(rows):,} of {len(answer):,} answer tokens, largest loss_term"
+    title = f"all {len(answer):,} answer tokens" if len(rows) == len(answer) else shown
+    table(title, ("rank", "position", "token", "loss", "loss_term", "% of dot", "term"), rows)
+    carried = sum(term for _, term in largest)
+    click.echo(f"the {len(largest):,} ranked tokens carry {carried:.4g} of the dot{_percent(carried, found.dot)}")
+    prompt = found.totals["term_prompt"]
+    click.echo(f"prompt: {found.prompt_tokens:,} tokens, {prompt:.4g} of the terms{_percent(prompt, found.dot)}")
+
+
+def _share(part: float, whole: float) -> float | None:
+    return 100 * part / whole if whole else None
+
+
+def _percent(part: float, whole: float) -> str:
+    share = _share(part, whole)
+    return "" if share is None else f" ({share:.3g} %)"
+
+
+def visible(token: TokenShare) -> str:
+    """The text of a token with white space and control characters that can be seen."""
+    if not token.text:
+        return "(part of the next)"
+    shown = (_VISIBLE.get(one, one) for one in token.text)
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in shown)
