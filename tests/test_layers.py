@@ -36,6 +36,7 @@ LAYERS: dict[str, float] = {
     "quadrants": 3,
     "ingest": 4,
     "score": 4,
+    "explain": 4,
     "index": 4.2,
     "select": 4,
     "train": 4,
@@ -115,7 +116,7 @@ def loaded_after(code: str) -> set[str]:
     [
         "import diq",
         "import diq; diq.ingest; diq.select; diq.rank; diq.Store",
-        "from diq.cli import demo, ingest, score, select, sql, status, train",
+        "from diq.cli import demo, explain, ingest, score, select, sql, status, train",
     ],
 )
 def test_light_parts_load_no_model_library(code: str) -> None:

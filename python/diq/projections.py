@@ -143,10 +143,7 @@ class Sparse(_Random):
 
     def record(self, name: str, x: Tensor, delta: Tensor) -> None:
         rows, offsets = self._batch.token_rows, self._batch.offsets()
-        sketch_outer(
-            rows(delta).float().contiguous(), rows(x).float().contiguous(), offsets, self._projected,
-            key=self._keys[name],
-        )  # fmt: skip
+        sketch_outer(rows(delta), rows(x), offsets, self._projected, key=self._keys[name])
 
     def project(self, gradients: Sequence[MatrixGradients]) -> Tensor:
         device = next(iter(gradients[0].values())).device

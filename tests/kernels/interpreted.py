@@ -48,7 +48,7 @@ def test_philox(key: int) -> None:
 
 @DTYPES
 @pytest.mark.parametrize("p", ODD)
-@pytest.mark.parametrize(("n", "dim"), [(1, 16), (3, 144), (17, 272)])
+@pytest.mark.parametrize(("n", "dim"), [(1, 16), (17, 272)])
 def test_rademacher(n: int, dim: int, p: int, dtype: torch.dtype) -> None:
     gradients, projected = noise(n, p, dtype=dtype), noise(n, dim, seed=1)
     before = wide(projected)
@@ -84,8 +84,8 @@ def test_rademacher_does_not_depend_on_the_batch() -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("shape", [(1, 1), (15, 17), (17, 63), (63, 16), (1, 137), (137, 1), (40, 300)], ids=str)
-@pytest.mark.parametrize("dim", [16, 48, 4096])
+@pytest.mark.parametrize("shape", [(1, 1), (17, 63), (63, 16), (137, 1), (40, 300)], ids=str)
+@pytest.mark.parametrize("dim", [48, 4096])
 def test_sketch_matrices(shape: tuple[int, int], dim: int, dtype: torch.dtype) -> None:
     gradients, projected = noise(3, *shape, dtype=dtype), noise(3, dim, seed=1)
     before = wide(projected)
@@ -95,8 +95,8 @@ def test_sketch_matrices(shape: tuple[int, int], dim: int, dtype: torch.dtype) -
 
 
 @DTYPES
-@pytest.mark.parametrize("shape", [(1, 1), (15, 17), (17, 63), (63, 16), (1, 137), (137, 1), (200, 150)], ids=str)
-@pytest.mark.parametrize("offsets", [[0, 0], [0, 1], [0, 0, 63, 63, 100, 137, 137]], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (17, 63), (1, 137), (200, 150)], ids=str)
+@pytest.mark.parametrize("offsets", [[0, 1], [0, 0, 63, 63, 100, 137, 137]], ids=str)
 def test_sketch_outer(offsets: list[int], shape: tuple[int, int], dtype: torch.dtype) -> None:
     delta, x = noise(offsets[-1], shape[0], dtype=dtype), noise(offsets[-1], shape[1], seed=1, dtype=dtype)
     projected = noise(len(offsets) - 1, 80, seed=2)
@@ -114,8 +114,8 @@ def test_sketch_outer_reads_no_token_that_is_not_there() -> None:
 
 @DTYPES
 @pytest.mark.parametrize("sets", [1, 3])
-@pytest.mark.parametrize("t", [*ODD, 300])
-@pytest.mark.parametrize("shape", [(1, 1), (17, 63), (137, 32), (300, 15)], ids=str)
+@pytest.mark.parametrize("t", [1, 63, 300])
+@pytest.mark.parametrize("shape", [(1, 1), (17, 63), (137, 32)], ids=str)
 def test_token_dots(shape: tuple[int, int], t: int, sets: int, dtype: torch.dtype) -> None:
     out, inner = shape
     delta, x = noise(t, out, dtype=dtype), noise(t, inner, seed=1, dtype=dtype)
