@@ -180,7 +180,8 @@ def test_checkpoints_add_up_times_their_weights(
     model = str(tiny_llama_folder)
     both = score_influence("pool", model=model, store=filled, params=params, checkpoints=[f"{first}:2", str(second)])
     with Store(filled, read_only=True) as store:
-        parts = {row["part_run_id"]: row["weight"] for row in store.rows("list_run_parts", run_id=both.run_id)}
+        query = "SELECT part_run_id, weight FROM run_parts WHERE run_id = ? ORDER BY part_run_id"
+        parts = dict(store.connection.execute(query, [both.run_id]).fetchall())
         assert store.connection.execute("SELECT name FROM models ORDER BY name").fetchall() == [
             ("tiny-llama",), ("tiny-llama+checkpoint-1",), ("tiny-llama+checkpoint-2",)
         ]  # fmt: skip

@@ -27,7 +27,7 @@ from diq.engine import Engine, EngineSettings, ValidationTokens
 from diq.errors import ModelError, RunFailedError, UsageError
 from diq.gradients import Forward, MatrixGradients, Reduction, TokenTerms, ValidationGradient
 from diq.influence import no_dot_reason, parse_weights, settle_weights
-from diq.records import Progress, did_you_mean
+from diq.records import Progress, did_you_mean, first_line
 from diq.samples import Tokenization, Tokens, collate
 from diq.store import Store
 
@@ -37,6 +37,7 @@ Template = Literal["auto", "none"]
 
 _SHORTEST_PREFIX = 6
 _SHOWN_IDS = 5
+_WAIT_S = 120.0
 # methods of `diq score influence` whose dot is the one that is taken apart here
 _SAME_DOT = ("exact", "forward", "central")
 # what two sums of the same terms may differ by, relative to the sum of their magnitudes
@@ -313,7 +314,9 @@ def _find(opened: Store, text: str) -> dict[str, Any]:
 def _weights(opened: Store, asked: Sequence[str]) -> dict[str, float]:
     """Weight of each chosen validation set; all of the store when none is named."""
     # a set that came with scores computed elsewhere has a name, but no samples here
-    sizes = {row["name"]: row["n_samples"] for row in opened.rows("list_validation_sets") if row["dataset_id"]}
+    sizes = {
+        row["name"]: row["n_samples"] for row in opened.rows("list_validation_sets") if row["dataset_id"] is not None
+    }
     for text in asked:
         name = text if text in sizes else text.rpartition("=")[0] or text
         # refuses a name that is not in the store
@@ -386,17 +389,19 @@ def _take_apart(
 def _readable_errors(tokens: Tokens) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise RunFailedError(
-            f"out of memory on one sample of {len(tokens.ids)} tokens",
-            "use --device cpu or --dtype bfloat16, or lower --max-length",
-        ) from error
-    except NotImplementedError as error:
-        # torch says so of an operation without a forward-mode derivative
-        raise ModelError(
-            f"the model does something that forward-mode differentiation does not know: {str(error).splitlines()[0]}",
-            "load it without fused kernels; the dot itself needs only `diq score influence`",
-        ) from error
+    except RuntimeError as error:
+        # the allocator of the cpu raises a plain RuntimeError
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise RunFailedError(
+                f"out of memory on one sample of {len(tokens.ids)} tokens",
+                "use --dtype bfloat16, or lower --max-length",
+            ) from error
+        if isinstance(error, NotImplementedError):
+            raise ModelError(
+                f"forward-mode differentiation does not know an operation of the model: {first_line(error)}",
+                "load the model without fused kernels; the dot itself comes from `diq score influence`",
+            ) from error
+        raise
 
 
 # the store's dots --------------------------------------------------------------------------------------------------
@@ -412,7 +417,8 @@ def _stored_dots(
         "dtype": settings.dtype,
         **tokenization.settings(),
     }
-    with Store(path, read_only=True) as opened:
+    # after minutes of computing, a scoring that writes its shard at that moment is waited for
+    with Store(path, read_only=True, wait_s=_WAIT_S) as opened:
         rows = opened.rows("dots_of_sample", sample_id=request.sample_id, model_id=model_id)
     runs: dict[int, dict[str, Any]] = {}
     for row in rows:

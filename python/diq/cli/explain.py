@@ -88,7 +88,8 @@ def _show(found: Explanation, top: int, everything: bool) -> None:
     click.echo(f"sample {found.sample_id}{f' ({places})' if places else ''}")
     click.echo(f"model {found.model}; weights {found.params}; validation sets {sets}")
     click.echo(
-        f"dot {found.dot:.6g}; loss {found.loss:.4g} nats, {found.loss_reduction} over {found.answer_tokens:,} answer tokens"
+        f"dot {found.dot:.6g}; loss {found.loss:.4g} nats, "
+        f"{found.loss_reduction} over {found.answer_tokens:,} answer tokens"
     )
     for one in found.stored:
         click.echo(
