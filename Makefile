@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench wheel clean
+.PHONY: help setup demo test lint format bench peers wheel clean
 
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -55,8 +55,13 @@ format: $(VENV)/.dependencies ## format Python and Rust
 	@cargo fmt
 
 bench: setup ## every bench that needs no accelerator; each prints a table
-	@for bench in benches/bench_*.py; do echo "==> $$bench"; $(BIN)/python $$bench || exit 1; done
+	@for bench in $(filter-out benches/bench_peers.py,$(wildcard benches/bench_*.py)); do \
+		echo "==> $$bench"; $(BIN)/python $$bench || exit 1; done
 	@cargo bench --quiet --no-default-features
+
+peers: setup ## the bench against bergson, dattri and the LESS loop, in an environment of their own
+	@test -x .venv-peers/bin/python || bash benches/peers/setup.sh
+	@$(BIN)/python benches/bench_peers.py
 
 wheel: $(VENV)/.dependencies ## build the abi3 wheel into dist/
 	@$(BIN)/maturin build --release --out dist
