@@ -1,5 +1,5 @@
-"""Projection of gradients on the CPU: ours, whose matrix is made on the fly, against traker's BasicProjector and against
-a plain torch product with a stored matrix; and the sketch of a weight's gradient against forming that gradient.
+"""Projection of gradients on the CPU: ours, whose matrix is made on the fly, against traker's BasicProjector and
+against a plain torch product with a stored matrix; and the sketch of a gradient against forming that gradient.
 
 Right answer first: ours is compared with the slow reference on a part of the rows. BasicProjector needs the environment
 of the peers (`bash benches/peers/setup.sh`); without it its row says so.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use diq_core::dot::shard_dots;
-use diq_core::shard::{Element, Shard, TENSOR};
+use diq_core::shard::{Element, SCALE, Shard, TENSOR};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
@@ -20,6 +20,8 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 const ROWS: usize = 16_384;
 const DIM: usize = 8_192;
 const MOST_VECTORS: usize = 8;
+/// The number 1 in int8 shards.
+const ONE: f32 = 254.0;
 
 /// A number in [-0.5, 0.5) that looks random.
 fn number(i: usize) -> f32 {
@@ -32,13 +34,17 @@ fn widen(element: Element, bytes: &[u8]) -> f32 {
         Element::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
         Element::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
         Element::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        Element::I8 => f32::from(bytes[0] as i8),
     }
 }
 
 fn naive(shard: &Shard, vector: &[f32]) -> Vec<f32> {
     let (element, size) = (shard.element(), shard.element().bytes());
-    let dot = |row: &[u8]| row.chunks(size).zip(vector).map(|(bytes, number)| widen(element, bytes) * number).sum();
-    shard.data().par_chunks(DIM * size).map(dot).collect()
+    let dot = |(row, gradient): (usize, &[u8])| {
+        let products = gradient.chunks(size).zip(vector).map(|(bytes, number)| widen(element, bytes) * number);
+        products.sum::<f32>() * shard.scale().map_or(1.0, |scale| scale[row])
+    };
+    shard.data().par_chunks(DIM * size).enumerate().map(dot).collect()
 }
 
 fn read(shard: &Shard) -> u64 {
@@ -50,7 +56,13 @@ fn table(c: &mut Criterion, name: &str, dtype: Dtype, encode: impl Fn(f32) -> Ve
     let path = std::env::temp_dir().join(format!("diq-bench-{}-{name}.safetensors", std::process::id()));
     let bytes: Vec<u8> = (0..ROWS * DIM).into_par_iter().flat_map_iter(|i| encode(number(i))).collect();
     let view = TensorView::new(dtype, vec![ROWS, DIM], &bytes).expect("a valid tensor");
-    serialize_to_file([(TENSOR, view)], None, &path).expect("a writable folder for temporary files");
+    // the scale that makes bytes of the numbers; the others do without
+    let scale = (1.0 / ONE).to_le_bytes().repeat(if dtype == Dtype::I8 { ROWS } else { 0 });
+    let mut tensors = vec![(TENSOR, view)];
+    if dtype == Dtype::I8 {
+        tensors.push((SCALE, TensorView::new(Dtype::F32, vec![ROWS], &scale).expect("a valid tensor")));
+    }
+    serialize_to_file(tensors, None, &path).expect("a writable folder for temporary files");
     drop(bytes);
     let shard = Shard::open(&path).expect("the shard just written");
     let vectors: Vec<f32> = (0..MOST_VECTORS * DIM).map(|i| number(i ^ 0x5555)).collect();
@@ -79,6 +91,7 @@ fn table(c: &mut Criterion, name: &str, dtype: Dtype, encode: impl Fn(f32) -> Ve
 }
 
 fn shards(c: &mut Criterion) {
+    table(c, "int8", Dtype::I8, |number| ((number * ONE).round() as i8).to_le_bytes().to_vec());
     table(c, "float16", Dtype::F16, |number| f16::from_f32(number).to_le_bytes().to_vec());
     table(c, "bfloat16", Dtype::BF16, |number| bf16::from_f32(number).to_le_bytes().to_vec());
     table(c, "float32", Dtype::F32, |number| number.to_le_bytes().to_vec());

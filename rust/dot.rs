@@ -2,7 +2,8 @@
 //!
 //! Each row is read once for up to four vectors. Products are summed in float32 over 32 lanes, one lane every 32nd
 //! column, and after every 4096 columns the lanes are added in a fixed order in float64. Multiplication and addition
-//! round separately, so all instruction sets, and all numbers of threads, give the same bits.
+//! round separately, so all instruction sets, and all numbers of threads, give the same bits. A row's scale multiplies
+//! its finished dots.
 
 use rayon::prelude::*;
 
@@ -21,7 +22,8 @@ const TASK: usize = 1 << 20;
 /// Dots of every gradient of a shard with every vector.
 ///
 /// `vectors`: `[m, dim]`, row-major. Returns `[rows, m]`, row-major: `result[r * m + j]` is the dot of gradient `r` with
-/// vector `j`. A dot that meets NaN or an infinity is not finite.
+/// vector `j`, times the scale of gradient `r` where the shard has one. A dot that meets NaN or an infinity is not
+/// finite.
 ///
 /// O(rows * dim * m) time; the gradients are read from the map once for every four vectors, and nothing is copied.
 ///
@@ -47,6 +49,11 @@ pub fn shard_dots(shard: &Shard, vectors: &[f32], m: usize) -> Result<Vec<f32>, 
             }
         }
     });
+    if let Some(scale) = shard.scale() {
+        for (dots, scale) in dots.chunks_exact_mut(m).zip(scale) {
+            dots.iter_mut().for_each(|dot| *dot *= scale);
+        }
+    }
     Ok(dots)
 }
 
@@ -72,6 +79,7 @@ fn portable_kernel(element: Element) -> Kernel {
         Element::F32 => tile::<Portable, F32>,
         Element::F16 => tile::<Portable, F16>,
         Element::Bf16 => tile::<Portable, Bf16>,
+        Element::I8 => tile::<Portable, I8>,
     }
 }
 
@@ -85,6 +93,7 @@ trait Register: Copy {
     unsafe fn load_f32(from: *const u8) -> Self;
     unsafe fn load_f16(from: *const u8) -> Self;
     unsafe fn load_bf16(from: *const u8) -> Self;
+    unsafe fn load_i8(from: *const u8) -> Self;
     unsafe fn store(self, to: *mut f32);
     /// `self + a * b`, rounded twice.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
@@ -102,6 +111,7 @@ trait Stored {
 struct F32;
 struct F16;
 struct Bf16;
+struct I8;
 
 impl Stored for F32 {
     const BYTES: usize = Element::F32.bytes();
@@ -130,6 +140,16 @@ impl Stored for Bf16 {
     unsafe fn load<R: Register>(from: *const u8) -> R {
         // SAFETY: the caller's promise is passed on.
         unsafe { R::load_bf16(from) }
+    }
+}
+
+impl Stored for I8 {
+    const BYTES: usize = Element::I8.bytes();
+
+    #[inline(always)]
+    unsafe fn load<R: Register>(from: *const u8) -> R {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { R::load_i8(from) }
     }
 }
 
@@ -261,6 +281,12 @@ impl Register for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const u8) -> Portable {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { Portable::load(from, |bytes| f32::from(i8::from_le_bytes(bytes))) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises WIDTH elements.
         unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
@@ -276,7 +302,7 @@ impl Register for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Bf16, Element, F16, F32, Kernel, Register, Stored, tile};
+    use super::{Bf16, Element, F16, F32, I8, Kernel, Register, Stored, tile};
 
     /// For processors with AVX2 and F16C.
     pub(super) fn avx2_kernel(element: Element) -> Kernel {
@@ -284,6 +310,7 @@ mod x86 {
             Element::F32 => avx2::<F32>,
             Element::F16 => avx2::<F16>,
             Element::Bf16 => avx2::<Bf16>,
+            Element::I8 => avx2::<I8>,
         }
     }
 
@@ -293,6 +320,7 @@ mod x86 {
             Element::F32 => avx512::<F32>,
             Element::F16 => avx512::<F16>,
             Element::Bf16 => avx512::<Bf16>,
+            Element::I8 => avx512::<I8>,
         }
     }
 
@@ -343,6 +371,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_i8(from: *const u8) -> Avx2 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())))) }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: the caller's promise is passed on.
             unsafe { _mm256_storeu_ps(to, self.0) }
@@ -390,6 +424,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_i8(from: *const u8) -> Avx512 {
+            // SAFETY: the caller's promise is passed on.
+            unsafe { Avx512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: the caller's promise is passed on.
             unsafe { _mm512_storeu_ps(to, self.0) }
@@ -417,12 +457,13 @@ mod tests {
         for dim in [1, 31, 32, 63, 137, 4096, 4097, 9001] {
             let number = |i: usize| ((i * 2_654_435_761) % 1009) as f32 / 1009.0 - 0.5;
             let vectors: Vec<f32> = (0..TILE * dim).map(number).collect();
-            for element in [Element::F32, Element::F16, Element::Bf16] {
+            for element in [Element::F32, Element::F16, Element::Bf16, Element::I8] {
                 let gradient: Vec<u8> = (0..dim)
                     .flat_map(|i| match element {
                         Element::F32 => number(i + 7).to_le_bytes().to_vec(),
                         Element::F16 => half::f16::from_f32(number(i + 7)).to_le_bytes().to_vec(),
                         Element::Bf16 => half::bf16::from_f32(number(i + 7)).to_le_bytes().to_vec(),
+                        Element::I8 => ((number(i + 7) * 254.0) as i8).to_le_bytes().to_vec(),
                     })
                     .collect();
                 let mut kernels = vec![portable_kernel(element), kernel(element)];

@@ -31,6 +31,16 @@ pub enum DiqError {
         /// The length of that argument.
         expected: usize,
     },
+    /// An argument has too many or too few numbers for its rows.
+    #[error("{argument} has {len} numbers, which is not what its {rows} rows need")]
+    Ragged {
+        /// Name of the argument.
+        argument: &'static str,
+        /// How many numbers it has.
+        len: usize,
+        /// How many rows it should have.
+        rows: usize,
+    },
     /// A number lies outside its range.
     #[error("{argument} must be {allowed}, got {found}")]
     OutOfRange {
@@ -52,6 +62,28 @@ pub enum DiqError {
     Strided {
         /// Name of the argument.
         argument: &'static str,
+    },
+    /// An array that is written in place cannot be written.
+    #[error("{argument} is read-only, but is written in place")]
+    ReadOnly {
+        /// Name of the argument.
+        argument: &'static str,
+    },
+    /// An array shares memory with one that is being written, or is used by another call that writes.
+    #[error("{argument} shares memory with an array that is being written")]
+    InUse {
+        /// Name of the argument.
+        argument: &'static str,
+    },
+    /// Offsets do not cut the tokens into samples.
+    #[error("offsets must ascend from 0 to {tokens} tokens, got {found} behind {previous}")]
+    Offsets {
+        /// Number of tokens.
+        tokens: usize,
+        /// The first offset that is out of order or out of range.
+        found: i64,
+        /// The offset before it.
+        previous: i64,
     },
     /// An array has the wrong number of dimensions.
     #[error("{argument} must be {expected}-dimensional, got {found} dimensions")]
@@ -116,12 +148,30 @@ pub enum DiqError {
         found: Vec<usize>,
     },
     /// The tensor `gradients` has an element type that the core does not read.
-    #[error("{path}: `gradients` must be F32, F16 or BF16, got {found}", path = path.display())]
+    #[error("{path}: `gradients` must be F32, F16, BF16 or I8, got {found}", path = path.display())]
     ShardDtype {
         /// The shard.
         path: PathBuf,
         /// Its element type.
         found: String,
+    },
+    /// The tensor `scale` is not one float32 a row.
+    #[error("{path}: `scale` must be F32 of shape [{rows}], got {found}", path = path.display())]
+    ShardScale {
+        /// The shard.
+        path: PathBuf,
+        /// Rows of `gradients`.
+        rows: usize,
+        /// Its element type and shape.
+        found: String,
+    },
+    /// The gradients are integers without a scale.
+    #[error("{path}: I8 `gradients` need a tensor `scale`, F32 of shape [{rows}]", path = path.display())]
+    ShardUnscaled {
+        /// The shard.
+        path: PathBuf,
+        /// Rows of `gradients`.
+        rows: usize,
     },
     /// The operating system refused to open or read a file.
     #[error("{path}: {source}", path = path.display())]

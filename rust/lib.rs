@@ -8,6 +8,7 @@
 //! | [`rank`] | the ranking, or only its first rows |
 //! | [`shard`] | gradient shards on disk, memory-mapped |
 //! | [`dot`] | dots of a mapped shard with a few vectors |
+//! | [`projection`] | random projections of gradients, their matrices made on the fly |
 //! | [`hash`] | content hashes: sample ids and file hashes |
 //! | [`error`] | everything that can go wrong |
 //!
@@ -22,6 +23,7 @@ pub mod dot;
 pub mod error;
 pub mod hash;
 pub mod key;
+pub mod projection;
 pub mod quadrant;
 pub mod quantile;
 pub mod rank;

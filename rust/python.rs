@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 
 use numpy::{
-    IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
-    PyUntypedArrayMethods,
+    BorrowError, Element, IntoPyArray, PyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray, PyReadonlyArray1,
+    PyReadwriteArray2, PyUntypedArray, PyUntypedArrayMethods,
+    ndarray::{Dimension, Ix1, Ix2, Ix3},
 };
 use pyo3::exceptions::{PyOSError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -13,7 +14,7 @@ use pyo3::pybacked::PyBackedStr;
 
 use crate::error::DiqError;
 use crate::rank::{Cut, Ratio};
-use crate::{dot, hash, quantile as quantiles, rank as ranks, shard};
+use crate::{dot, hash, projection, quantile as quantiles, rank as ranks, shard};
 
 impl From<DiqError> for PyErr {
     fn from(error: DiqError) -> PyErr {
@@ -32,16 +33,22 @@ impl From<DiqError> for PyErr {
             DiqError::Empty { .. }
             | DiqError::NonFinite { .. }
             | DiqError::Length { .. }
+            | DiqError::Ragged { .. }
+            | DiqError::Offsets { .. }
             | DiqError::OutOfRange { .. }
             | DiqError::TooManyRows { .. }
             | DiqError::Strided { .. }
+            | DiqError::ReadOnly { .. }
+            | DiqError::InUse { .. }
             | DiqError::Dimensions { .. }
             | DiqError::Dim { .. }
             | DiqError::ShardTruncated { .. }
             | DiqError::ShardCorrupt { .. }
             | DiqError::ShardTensor { .. }
             | DiqError::ShardShape { .. }
-            | DiqError::ShardDtype { .. } => PyValueError::new_err(message),
+            | DiqError::ShardDtype { .. }
+            | DiqError::ShardScale { .. }
+            | DiqError::ShardUnscaled { .. } => PyValueError::new_err(message),
         }
     }
 }
@@ -81,6 +88,61 @@ fn column<'py>(argument: &'static str, value: &Bound<'py, PyAny>) -> Result<Colu
     } else {
         Err(DiqError::Type { argument, expected, found: array.dtype().to_string() })
     }
+}
+
+const F32: &str = "a numpy array of float32";
+
+/// A borrowed array of one element type, whose dimensions `D` counts.
+fn borrowed<'py, T: Element, D: Dimension>(
+    argument: &'static str,
+    expected: &'static str,
+    value: &Bound<'py, PyAny>,
+) -> Result<PyReadonlyArray<'py, T, D>, DiqError> {
+    let array = array(argument, expected, D::NDIM.unwrap_or_default(), value)?;
+    let Ok(array) = value.cast::<PyArray<T, D>>() else {
+        return Err(DiqError::Type { argument, expected, found: array.dtype().to_string() });
+    };
+    array.try_readonly().map_err(|_| DiqError::InUse { argument })
+}
+
+/// A matrix that is written in place.
+fn written<'py>(argument: &'static str, value: &Bound<'py, PyAny>) -> Result<PyReadwriteArray2<'py, f32>, DiqError> {
+    let array = array(argument, F32, 2, value)?;
+    let Ok(array) = value.cast::<PyArray2<f32>>() else {
+        return Err(DiqError::Type { argument, expected: F32, found: array.dtype().to_string() });
+    };
+    array.try_readwrite().map_err(|error| match error {
+        BorrowError::NotWriteable => DiqError::ReadOnly { argument },
+        _ => DiqError::InUse { argument },
+    })
+}
+
+/// An integer of 64 bits.
+fn unsigned(argument: &'static str, value: &Bound<'_, PyAny>) -> Result<u64, DiqError> {
+    value.extract().map_err(|error: PyErr| {
+        let found = value.to_string();
+        if error.is_instance_of::<PyOverflowError>(value.py()) {
+            DiqError::OutOfRange { argument, allowed: "in [0, 2**64)", found }
+        } else {
+            DiqError::Type { argument, expected: "an integer", found }
+        }
+    })
+}
+
+fn key(value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    Ok(unsigned("key", value)?)
+}
+
+fn first_row(value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    Ok(unsigned("first_row", value)?)
+}
+
+/// Checks that each gradient has a row of `projected`.
+fn check_rows(found: usize, expected: usize) -> Result<(), DiqError> {
+    if found != expected {
+        return Err(DiqError::Length { argument: "projected", found, other: "gradients", expected });
+    }
+    Ok(())
 }
 
 fn ratio(value: &Bound<'_, PyAny>) -> Result<Ratio, DiqError> {
@@ -170,12 +232,7 @@ fn rank(
 
 #[pyfunction]
 fn shard_dots<'py>(py: Python<'py>, path: PathBuf, vectors: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray2<f32>>> {
-    let expected = "a numpy array of float32";
-    let array = array("vectors", expected, 2, vectors)?;
-    let Ok(vectors) = vectors.cast::<PyArray2<f32>>() else {
-        return Err(DiqError::Type { argument: "vectors", expected, found: array.dtype().to_string() }.into());
-    };
-    let vectors: PyReadonlyArray2<'_, f32> = vectors.readonly();
+    let vectors = borrowed::<f32, Ix2>("vectors", F32, vectors)?;
     let [m, dim] = [vectors.shape()[0], vectors.shape()[1]];
     let numbers = vectors.as_slice().map_err(|_| DiqError::Strided { argument: "vectors" })?;
     let (rows, dots) = py.detach(|| {
@@ -188,6 +245,89 @@ fn shard_dots<'py>(py: Python<'py>, path: PathBuf, vectors: &Bound<'py, PyAny>) 
     dots.into_pyarray(py).reshape([rows, m])
 }
 
+#[pyfunction]
+fn philox<'py>(
+    py: Python<'py>,
+    #[pyo3(from_py_with = key)] key: u64,
+    counters: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyArray2<u32>>> {
+    let counters = borrowed::<u32, Ix2>("counters", "a numpy array of uint32", counters)?;
+    if counters.shape()[1] != 4 {
+        let found = format!("{} columns", counters.shape()[1]);
+        return Err(DiqError::OutOfRange { argument: "counters", allowed: "[n, 4]", found }.into());
+    }
+    let numbers = counters.as_slice().map_err(|_| DiqError::Strided { argument: "counters" })?;
+    let words =
+        numbers.as_chunks::<4>().0.iter().flat_map(|&counter| projection::philox(key, counter)).collect::<Vec<_>>();
+    words.into_pyarray(py).reshape([counters.shape()[0], 4])
+}
+
+#[pyfunction]
+#[pyo3(signature = (gradients, projected, *, key, first_row = 0))]
+fn project_rademacher(
+    py: Python<'_>,
+    gradients: &Bound<'_, PyAny>,
+    projected: &Bound<'_, PyAny>,
+    #[pyo3(from_py_with = key)] key: u64,
+    #[pyo3(from_py_with = first_row)] first_row: u64,
+) -> PyResult<()> {
+    let mut projected = written("projected", projected)?;
+    let gradients = borrowed::<f32, Ix2>("gradients", F32, gradients)?;
+    let n = gradients.shape()[0];
+    check_rows(projected.shape()[0], n)?;
+    let projected = projected.as_slice_mut().map_err(|_| DiqError::Strided { argument: "projected" })?;
+    let gradients = gradients.as_slice().map_err(|_| DiqError::Strided { argument: "gradients" })?;
+    Ok(py.detach(|| projection::project_rademacher(gradients, projected, n, key, first_row))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (gradients, projected, *, key))]
+fn sketch_matrices(
+    py: Python<'_>,
+    gradients: &Bound<'_, PyAny>,
+    projected: &Bound<'_, PyAny>,
+    #[pyo3(from_py_with = key)] key: u64,
+) -> PyResult<()> {
+    let mut projected = written("projected", projected)?;
+    let gradients = borrowed::<f32, Ix3>("gradients", F32, gradients)?;
+    let [n, out, inputs] = [0, 1, 2].map(|axis| gradients.shape()[axis]);
+    check_rows(projected.shape()[0], n)?;
+    let projected = projected.as_slice_mut().map_err(|_| DiqError::Strided { argument: "projected" })?;
+    let gradients = gradients.as_slice().map_err(|_| DiqError::Strided { argument: "gradients" })?;
+    Ok(py.detach(|| projection::sketch_matrices(gradients, [out, inputs], projected, n, key))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (delta, x, offsets, projected, *, key))]
+fn sketch_outer(
+    py: Python<'_>,
+    delta: &Bound<'_, PyAny>,
+    x: &Bound<'_, PyAny>,
+    offsets: &Bound<'_, PyAny>,
+    projected: &Bound<'_, PyAny>,
+    #[pyo3(from_py_with = key)] key: u64,
+) -> PyResult<()> {
+    let mut projected = written("projected", projected)?;
+    let delta = borrowed::<f32, Ix2>("delta", F32, delta)?;
+    let x = borrowed::<f32, Ix2>("x", F32, x)?;
+    let offsets = borrowed::<i64, Ix1>("offsets", "a numpy array of int64", offsets)?;
+    let [tokens, out, inputs] = [delta.shape()[0], delta.shape()[1], x.shape()[1]];
+    if x.shape()[0] != tokens {
+        let found = x.shape()[0];
+        return Err(DiqError::Length { argument: "x", found, other: "delta", expected: tokens }.into());
+    }
+    let offsets = offsets.as_slice().map_err(|_| DiqError::Strided { argument: "offsets" })?;
+    if offsets.len() != projected.shape()[0] + 1 {
+        let found = format!("{} offsets for {} rows", offsets.len(), projected.shape()[0]);
+        let allowed = "one more than projected has rows";
+        return Err(DiqError::OutOfRange { argument: "offsets", allowed, found }.into());
+    }
+    let projected = projected.as_slice_mut().map_err(|_| DiqError::Strided { argument: "projected" })?;
+    let delta = delta.as_slice().map_err(|_| DiqError::Strided { argument: "delta" })?;
+    let x = x.as_slice().map_err(|_| DiqError::Strided { argument: "x" })?;
+    Ok(py.detach(|| projection::sketch_outer(delta, x, [tokens, out, inputs], offsets, projected, key))?)
+}
+
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -196,5 +336,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(file_hash, module)?)?;
     module.add_function(wrap_pyfunction!(quantile, module)?)?;
     module.add_function(wrap_pyfunction!(rank, module)?)?;
-    module.add_function(wrap_pyfunction!(shard_dots, module)?)
+    module.add_function(wrap_pyfunction!(shard_dots, module)?)?;
+    module.add_function(wrap_pyfunction!(philox, module)?)?;
+    module.add_function(wrap_pyfunction!(project_rademacher, module)?)?;
+    module.add_function(wrap_pyfunction!(sketch_matrices, module)?)?;
+    module.add_function(wrap_pyfunction!(sketch_outer, module)?)
 }

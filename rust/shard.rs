@@ -1,4 +1,5 @@
-//! Gradient shards: safetensors files with a tensor `gradients`, read by memory map.
+//! Gradient shards: safetensors files with a tensor `gradients`, read by memory map, and perhaps a `scale` for each
+//! row.
 
 use std::fs::File;
 use std::ops::Range;
@@ -11,6 +12,8 @@ use crate::error::DiqError;
 
 /// Name of the tensor that holds the gradients.
 pub const TENSOR: &str = "gradients";
+/// Name of the tensor that holds the factor of each row: F32, `[rows]`; integers need it, others may have it.
+pub const SCALE: &str = "scale";
 
 /// Element type of stored gradients, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,8 @@ pub enum Element {
     F16,
     /// The upper half of a single precision float.
     Bf16,
+    /// Signed bytes; a row's numbers are these times its scale.
+    I8,
 }
 
 impl Element {
@@ -29,14 +34,15 @@ impl Element {
         match self {
             Element::F32 => 4,
             Element::F16 | Element::Bf16 => 2,
+            Element::I8 => 1,
         }
     }
 }
 
-/// A mapped shard: `gradients`, `[rows, dim]`, row-major.
+/// A mapped shard: `gradients`, `[rows, dim]`, row-major, each row times its `scale` where there is one.
 ///
-/// The file must not change while it is mapped. Shards appear by atomic rename and are never written again, so this holds
-/// for every file of a gradient index.
+/// The file must not change while it is mapped. Shards appear by atomic rename and are never written again, so this
+/// holds for every file of a gradient index.
 #[derive(Debug)]
 pub struct Shard {
     path: PathBuf,
@@ -45,16 +51,18 @@ pub struct Shard {
     rows: usize,
     dim: usize,
     element: Element,
+    scale: Option<Vec<f32>>,
 }
 
 impl Shard {
-    /// Maps a shard and checks its header; no gradient is read yet.
+    /// Maps a shard, checks its header and reads its `scale`; no gradient is read yet.
     ///
     /// # Errors
-    /// [`DiqError::Io`] when the file cannot be opened; [`DiqError::ShardTruncated`] when its size is not what its header
-    /// announces; [`DiqError::ShardCorrupt`] when its header is not one of safetensors; [`DiqError::ShardTensor`],
-    /// [`DiqError::ShardShape`] and [`DiqError::ShardDtype`] when it holds something else than `gradients`, `[rows, dim]`,
-    /// in F32, F16 or BF16.
+    /// [`DiqError::Io`] when the file cannot be opened; [`DiqError::ShardTruncated`] when its size is not what its
+    /// header announces; [`DiqError::ShardCorrupt`] when its header is not one of safetensors;
+    /// [`DiqError::ShardTensor`], [`DiqError::ShardShape`] and [`DiqError::ShardDtype`] when it holds something else
+    /// than `gradients`, `[rows, dim]`, in F32, F16, BF16 or I8; [`DiqError::ShardScale`] and
+    /// [`DiqError::ShardUnscaled`] when its `scale` is not F32, `[rows]`, or is missing where the gradients are I8.
     pub fn open(path: impl AsRef<Path>) -> Result<Shard, DiqError> {
         let path = path.as_ref().to_path_buf();
         let io = |source| DiqError::Io { path: path.clone(), source };
@@ -86,12 +94,25 @@ impl Shard {
             Dtype::F32 => Element::F32,
             Dtype::F16 => Element::F16,
             Dtype::BF16 => Element::Bf16,
+            Dtype::I8 => Element::I8,
             other => return Err(DiqError::ShardDtype { path, found: other.to_string() }),
         };
         // the data starts behind the length of the header, 8 bytes, and the header
         let start = 8 + header;
         let data = start + info.data_offsets.0..start + info.data_offsets.1;
-        Ok(Shard { path, map, data, rows, dim, element })
+        let scale = match metadata.info(SCALE) {
+            Some(scale) if scale.dtype == Dtype::F32 && scale.shape == [rows] => {
+                let bytes = &map[start + scale.data_offsets.0..start + scale.data_offsets.1];
+                Some(bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect())
+            }
+            Some(scale) => {
+                let found = format!("{} of shape {:?}", scale.dtype, scale.shape);
+                return Err(DiqError::ShardScale { path, rows, found });
+            }
+            None if element == Element::I8 => return Err(DiqError::ShardUnscaled { path, rows }),
+            None => None,
+        };
+        Ok(Shard { path, map, data, rows, dim, element, scale })
     }
 
     /// The file.
@@ -114,7 +135,12 @@ impl Shard {
         self.element
     }
 
-    /// All gradients as stored: `rows * dim` elements, row-major, of no particular alignment.
+    /// Factor of each row, of which there are as many as samples.
+    pub fn scale(&self) -> Option<&[f32]> {
+        self.scale.as_deref()
+    }
+
+    /// All gradients as stored, not scaled: `rows * dim` elements, row-major, of no particular alignment.
     pub fn data(&self) -> &[u8] {
         &self.map[self.data.clone()]
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use diq_core::dot::shard_dots;
-use diq_core::shard::{Element, Shard, TENSOR};
+use diq_core::shard::{Element, SCALE, Shard, TENSOR};
 use half::{bf16, f16};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,7 +14,9 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 fn shard(element: Element, gradients: &mut [f32], dim: usize, shift: usize) -> Shard {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let mut bytes = vec![];
-    for gradient in &mut *gradients {
+    // powers of two, so that a scaled number is exact
+    let scales: Vec<f32> = (0..gradients.len() / dim).map(|row| 2f32.powi(-4 - (row % 5) as i32)).collect();
+    for (i, gradient) in gradients.iter_mut().enumerate() {
         match element {
             Element::F32 => bytes.extend(gradient.to_le_bytes()),
             Element::F16 => {
@@ -27,15 +29,25 @@ fn shard(element: Element, gradients: &mut [f32], dim: usize, shift: usize) -> S
                 *gradient = stored.to_f32();
                 bytes.extend(stored.to_le_bytes());
             }
+            Element::I8 => {
+                let stored = (*gradient / scales[i / dim]) as i8;
+                *gradient = f32::from(stored) * scales[i / dim];
+                bytes.extend(stored.to_le_bytes());
+            }
         }
     }
     let dtype = match element {
         Element::F32 => Dtype::F32,
         Element::F16 => Dtype::F16,
         Element::Bf16 => Dtype::BF16,
+        Element::I8 => Dtype::I8,
     };
-    let view = TensorView::new(dtype, vec![gradients.len() / dim, dim], &bytes).unwrap();
-    let mut file = serialize([(TENSOR, view)], None).unwrap();
+    let mut tensors = vec![(TENSOR, TensorView::new(dtype, vec![scales.len(), dim], &bytes).unwrap())];
+    let scale_bytes: Vec<u8> = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+    if element == Element::I8 {
+        tensors.push((SCALE, TensorView::new(Dtype::F32, vec![scales.len()], &scale_bytes).unwrap()));
+    }
+    let mut file = serialize(tensors, None).unwrap();
     // a header may have any length, so the data may have any alignment
     let header = u64::from_le_bytes(file[..8].try_into().unwrap());
     file[..8].copy_from_slice(&(header + shift as u64).to_le_bytes());
@@ -76,7 +88,7 @@ fn check(element: Element, mut gradients: Vec<f32>, vectors: &[f32], dim: usize,
     }
 }
 
-const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::Bf16];
+const ELEMENTS: [Element; 4] = [Element::F32, Element::F16, Element::Bf16, Element::I8];
 
 fn number(i: usize) -> f32 {
     ((i * 2_654_435_761) % 1009) as f32 / 1009.0 - 0.5

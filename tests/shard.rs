@@ -57,6 +57,20 @@ fn a_shard_beside_other_tensors() {
 }
 
 #[test]
+fn a_scale_for_each_row() {
+    let scale: Vec<u8> = [0.5f32, -2.0, 0.0].iter().flat_map(|scale| scale.to_le_bytes()).collect();
+    for (dtype, element, shape) in [(Dtype::I8, Element::I8, [3, 4]), (Dtype::F16, Element::F16, [3, 2])] {
+        let bytes = file(&[("gradients", dtype, &shape, &[1; 12]), ("scale", Dtype::F32, &[3], &scale)]);
+        let scratch = Scratch::new("scale", &bytes);
+        let shard = Shard::open(&scratch.0).unwrap();
+        assert_eq!((shard.rows(), shard.dim(), shard.element()), (shape[0], shape[1], element));
+        assert_eq!((shard.scale(), shard.data()), (Some(&[0.5, -2.0, 0.0][..]), &[1; 12][..]));
+    }
+    let scratch = Scratch::new("unscaled", &file(&[("gradients", Dtype::F32, &[1, 3], &[0; 12])]));
+    assert_eq!(Shard::open(&scratch.0).unwrap().scale(), None);
+}
+
+#[test]
 fn a_shard_without_rows() {
     let scratch = Scratch::new("none", &file(&[("gradients", Dtype::F16, &[0, 5], &[])]));
     let shard = Shard::open(&scratch.0).unwrap();
@@ -74,7 +88,16 @@ fn each_defect_has_its_error() {
     assert_eq!(message, "`gradients` must be [rows, dim], got shape [6]");
     let (error, message) = open_error("dtype", &file(&[("gradients", Dtype::F64, &[3, 1], &data)]));
     assert!(matches!(error, DiqError::ShardDtype { .. }));
-    assert_eq!(message, "`gradients` must be F32, F16 or BF16, got F64");
+    assert_eq!(message, "`gradients` must be F32, F16, BF16 or I8, got F64");
+    let bytes = ("gradients", Dtype::I8, &[6, 4][..], &data[..]);
+    let (error, message) = open_error("unscaled", &file(&[bytes]));
+    assert!(matches!(error, DiqError::ShardUnscaled { .. }));
+    assert_eq!(message, "I8 `gradients` need a tensor `scale`, F32 of shape [6]");
+    let (error, message) = open_error("scale-dtype", &file(&[bytes, ("scale", Dtype::F16, &[6], &data[..12])]));
+    assert!(matches!(error, DiqError::ShardScale { .. }));
+    assert_eq!(message, "`scale` must be F32 of shape [6], got F16 of shape [6]");
+    let (_, message) = open_error("scale-shape", &file(&[bytes, ("scale", Dtype::F32, &[6, 1], &data)]));
+    assert_eq!(message, "`scale` must be F32 of shape [6], got F32 of shape [6, 1]");
     let (error, _) = open_error("text", b"\x09\0\0\0\0\0\0\0not json!");
     assert!(matches!(error, DiqError::ShardCorrupt { .. }));
     let missing = Shard::open("/nowhere/shard.safetensors").unwrap_err();

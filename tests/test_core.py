@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -211,9 +212,12 @@ def test_a_missing_file_is_python_s_own_error(tmp_path):
         _core.file_hash(tmp_path)
 
 
-def write_shard(path: Path, gradients: np.ndarray, dtype: str, name: str = "gradients") -> Path:
-    data = gradients.tobytes()
-    header = {name: {"dtype": dtype, "shape": list(gradients.shape), "data_offsets": [0, len(data)]}}
+def write_shard(path: Path, gradients: np.ndarray, dtype: str, name: str = "gradients", scale=None) -> Path:
+    header, data = {}, b""
+    for key, values, kind in [(name, gradients, dtype), ("scale", scale, "F32")]:
+        if values is not None:
+            start, data = len(data), data + values.tobytes()
+            header[key] = {"dtype": kind, "shape": list(values.shape), "data_offsets": [start, len(data)]}
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
@@ -243,6 +247,22 @@ def test_shard_dots_match_numpy(tmp_path, dtype, numpy_dtype, shape):
         assert (np.abs(dots - gradients.astype(float) @ vectors.astype(float).T) <= bound).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (7, 63), (63, 137), (5, 4099)])
+def test_shard_dots_of_scaled_rows_match_numpy(tmp_path, shape):
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=shape) * 10.0 ** rng.integers(-6, 3, size=(shape[0], 1))
+    scale = (np.abs(gradients).max(axis=1) / 127).astype(np.float32)
+    vectors = rng.normal(size=(3, shape[1])).astype(np.float32)
+    stored = np.round(gradients / scale[:, None]).astype(np.int8)
+    for values, dtype in [(stored, "I8"), (stored.astype(np.float16), "F16")]:
+        dots = _core.shard_dots(write_shard(tmp_path / "shard", values, dtype, scale=scale), vectors)
+        expected = scale[:, None] * (stored.astype(float) @ vectors.astype(float).T)
+        magnitude = scale[:, None] * (np.abs(stored.astype(float)) @ np.abs(vectors).astype(float).T)
+        assert (np.abs(dots - expected) <= 131 * np.finfo(np.float32).eps / 2 * magnitude).all()
+    # what storage as bytes costs: half a step a number
+    assert (np.abs(dots - gradients @ vectors.T) <= 0.51 * scale[:, None] * np.abs(vectors).sum(axis=1)).all()
+
+
 def test_shard_dots_refuse_wrong_arguments(tmp_path):
     path = str(write_shard(tmp_path / "shard", np.ones((2, 3), np.float32), "F32"))
     with pytest.raises(ValueError, match=r"^vectors have 4 columns, but the gradients in .* have 3$"):
@@ -268,11 +288,205 @@ def test_broken_shards_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"^{path}: no tensor `gradients`, found: weights$"):
         _core.shard_dots(str(path), vectors)
     write_shard(path, np.ones((2, 3)), "F64")
-    with pytest.raises(ValueError, match=f"^{path}: `gradients` must be F32, F16 or BF16, got F64$"):
+    with pytest.raises(ValueError, match=f"^{path}: `gradients` must be F32, F16, BF16 or I8, got F64$"):
         _core.shard_dots(str(path), vectors)
     write_shard(path, np.ones(6, np.float32), "F32")
     with pytest.raises(ValueError, match=rf"^{path}: `gradients` must be \[rows, dim\], got shape \[6\]$"):
         _core.shard_dots(str(path), vectors)
+
+
+def test_shards_with_a_wrong_scale_are_refused(tmp_path):
+    vectors = np.ones((1, 3), np.float32)
+    stored = np.ones((2, 3), np.int8)
+    path = write_shard(tmp_path / "shard", stored, "I8")
+    with pytest.raises(ValueError, match=rf"^{path}: I8 `gradients` need a tensor `scale`, F32 of shape \[2\]$"):
+        _core.shard_dots(path, vectors)
+    write_shard(path, stored, "I8", scale=np.ones(3, np.float32))
+    with pytest.raises(ValueError, match=rf"^{path}: `scale` must be F32 of shape \[2\], got F32 of shape \[3\]$"):
+        _core.shard_dots(path, vectors)
+
+
+# Random123's kat_vectors, philox4x32 10
+def test_philox_matches_the_published_vectors():
+    counters = np.array([[0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344]], np.uint32)
+    words = _core.philox(0x299F31D0A4093822, counters)
+    assert words.dtype == np.uint32
+    assert words.tolist() == [[0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]]
+    assert _core.philox(0, np.zeros((1, 4), np.uint32)).tolist() == [[0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]]
+    assert _core.philox(7, np.empty((0, 4), np.uint32)).shape == (0, 4)
+
+
+KEY = 2**63 + 12345
+
+
+def signs(bits: np.ndarray) -> np.ndarray:
+    return 1 - 2 * (bits & 1).astype(int)
+
+
+def dense_matrix(rows: np.ndarray, dim: int) -> np.ndarray:
+    """``[p, dim]`` float64, by the documented formula."""
+    row, column = np.meshgrid(rows.astype(np.uint64), np.arange(dim), indexing="ij")
+    counters = np.stack([row & 0xFFFFFFFF, row >> 32, column // 128, 0 * row], -1).astype(np.uint32)
+    words = _core.philox(KEY, counters.reshape(-1, 4)).reshape(*row.shape, 4)
+    word = np.take_along_axis(words, (column % 128 // 32)[..., None], -1)[..., 0]
+    return signs(word >> (column % 32).astype(np.uint32)) / np.sqrt(dim)
+
+
+def sketch_matrix(out: int, inputs: int, dim: int) -> np.ndarray:
+    """``[out * in, dim]`` float64, by the documented formula."""
+    o, i = (index.ravel() for index in np.meshgrid(np.arange(out), np.arange(inputs), indexing="ij"))
+    q, lane = i // 16, i % 16
+    words = _core.philox(KEY, np.stack([o, q // 2, 0 * o, 0 * o + 1], -1).astype(np.uint32))
+    a, b = np.where(q % 2 == 0, words[:, :2].T, words[:, 2:].T).astype(np.int64)
+    matrix = np.zeros((out * inputs, dim))
+    matrix[np.arange(out * inputs), 16 * (a * (dim // 16) >> 32) + (lane ^ (b >> 16 & 15))] = signs(b >> lane)
+    return matrix
+
+
+@pytest.mark.parametrize(("n", "p", "dim", "first_row"), [(1, 1, 16, 0), (3, 137, 272, 2**32 - 60), (9, 600, 48, 7)])
+def test_project_rademacher_adds_in_place(n, p, dim, first_row):
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(n, p)).astype(np.float32)
+    before = rng.normal(size=(n, dim)).astype(np.float32)
+    projected = before.copy()
+    assert _core.project_rademacher(gradients, projected, key=KEY, first_row=first_row) is None
+    matrix = dense_matrix(first_row + np.arange(p), dim)
+    magnitude = np.abs(before) + np.abs(gradients).astype(float) @ np.abs(matrix)
+    # four products, then 128 such sums, then the result
+    bound = 134 * np.finfo(np.float32).eps / 2 * magnitude
+    assert (np.abs(projected - before - gradients.astype(float) @ matrix) <= bound).all()
+    # parts add up to the whole
+    parts = before.copy()
+    for start, end in [(0, p // 3), (p // 3, p)]:
+        part = np.ascontiguousarray(gradients[:, start:end])
+        _core.project_rademacher(part, parts, key=KEY, first_row=first_row + start)
+    assert (np.abs(parts - projected) <= 2 * bound).all()
+
+
+@pytest.mark.parametrize(("out", "inputs", "dim"), [(1, 1, 16), (7, 63, 48), (17, 137, 4096), (64, 16, 128)])
+def test_sketches_add_in_place(out, inputs, dim):
+    rng = np.random.default_rng(0)
+    offsets = np.array([0, 5, 5, 12, 13], np.int64)
+    delta = rng.normal(size=(14, out)).astype(np.float32)
+    x = rng.normal(size=(14, inputs)).astype(np.float32)
+    ranges = list(itertools.pairwise(offsets))
+    exact = np.stack([delta[a:b].astype(float).T @ x[a:b].astype(float) for a, b in ranges])
+    gradients = exact.astype(np.float32)
+    before = rng.normal(size=(4, dim)).astype(np.float32)
+    matrix = sketch_matrix(out, inputs, dim)
+    sketched, fused = before.copy(), before.copy()
+    assert _core.sketch_matrices(gradients, sketched, key=KEY) is None
+    assert _core.sketch_outer(delta, x, offsets, fused, key=KEY) is None
+    expected = before + exact.reshape(4, -1) @ matrix
+    for found in (sketched, fused):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(exact).max() * np.sqrt(out * inputs))
+    # a sample without tokens stays as it was
+    np.testing.assert_array_equal(fused[1], before[1])
+
+
+def test_projections_keep_inner_products_in_expectation():
+    rng = np.random.default_rng(0)
+    # two matrices of 20 x 30 that share half of their direction
+    gradients = rng.normal(size=(2, 20, 30)).astype(np.float32)
+    gradients[1] += gradients[0]
+    left, right = gradients.reshape(2, -1).astype(float)
+    dim, n_keys = 64, 400
+    for kind in ("rademacher", "sparse"):
+        dots = []
+        for key in range(n_keys):
+            projected = np.zeros((2, dim), np.float32)
+            if kind == "rademacher":
+                _core.project_rademacher(gradients.reshape(2, -1), projected, key=key)
+            else:
+                _core.sketch_matrices(gradients, projected, key=key)
+            dots.append(projected[0].astype(float) @ projected[1].astype(float))
+        # the variance of both, and the error of its estimate from normal numbers
+        variance = (left @ left * (right @ right) + (left @ right) ** 2 - 2 * (left**2 @ right**2)) / dim
+        assert abs(np.mean(dots) - left @ right) <= 4 * np.sqrt(variance / n_keys)
+        assert abs(np.var(dots) / variance - 1) <= 4 * np.sqrt(2 / n_keys)
+
+
+F32 = np.float32
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: _core.philox(-1, np.zeros((1, 4), np.uint32)), ValueError, r"key must be in \[0, 2\*\*64\), got -1"),
+        (lambda: _core.philox(1, np.zeros((1, 3), np.uint32)), ValueError, r"counters must be \[n, 4\], got 3 columns"),
+        (lambda: _core.philox(1, np.zeros((1, 4))), TypeError, "counters must be a numpy array of uint32, got float64"),
+        (lambda: _core.philox(1, np.zeros((4, 2), np.uint32).T), ValueError, "counters is not contiguous"),
+        (lambda: dense(key=0.5), TypeError, "key must be an integer, got 0.5"),
+        (lambda: dense(key=2**64), ValueError, r"key must be in \[0, 2\*\*64\), got 18446744073709551616"),
+        (lambda: dense(first_row=-1), ValueError, r"first_row must be in \[0, 2\*\*64\), got -1"),
+        (
+            lambda: dense(first_row=2**64 - 2),
+            ValueError,
+            "first_row must be a row with less than .*, got 184467440737095",
+        ),
+        (lambda: dense(gradients=np.zeros((2, 3))), TypeError, "gradients must be .* of float32, got float64"),
+        (lambda: dense(gradients=np.zeros(3, F32)), ValueError, "gradients must be 2-dimensional, got 1 dimensions"),
+        (lambda: dense(gradients=np.zeros((3, 2), F32).T), ValueError, "gradients is not contiguous"),
+        (lambda: dense(projected=np.zeros((2, 32), F32)[:, ::2]), ValueError, "projected is not contiguous"),
+        (lambda: dense(projected=np.zeros((2, 16))), TypeError, "projected must be .* of float32, got float64"),
+        (lambda: dense(projected=np.zeros((3, 16), F32)), ValueError, "projected has 3 rows, but gradients has 2"),
+        (lambda: dense(projected=np.zeros((2, 24), F32)), ValueError, r"columns of projected must .*\*20\], got 24"),
+        (
+            lambda: dense(projected=frozen(np.zeros((2, 16), F32))),
+            ValueError,
+            "projected is read-only, but is written in",
+        ),
+        (lambda: matrices(np.zeros((2, 3), F32)), ValueError, "gradients must be 3-dimensional, got 2 dimensions"),
+        (lambda: matrices(np.zeros((3, 3, 5), F32)), ValueError, "projected has 2 rows, but gradients has 3"),
+        (lambda: matrices(np.zeros((2, 3, 5))), TypeError, "gradients must be .* of float32, got float64"),
+        (lambda: matrices(np.zeros((2, 5, 3), F32).transpose(0, 2, 1)), ValueError, "gradients is not contiguous"),
+        (lambda: outer(delta=np.zeros((4, 3))), TypeError, "delta must be .* of float32, got float64"),
+        (lambda: outer(delta=np.zeros((3, 4), F32).T), ValueError, "delta is not contiguous"),
+        (lambda: outer(x=np.zeros((5, 5), F32)), ValueError, "x has 5 rows, but delta has 4"),
+        (lambda: outer(x=np.zeros((4, 10), F32)[:, ::2]), ValueError, "x is not contiguous"),
+        (lambda: outer(offsets=np.array([0, 1, 4], np.int32)), TypeError, "offsets must be .* of int64, got int32"),
+        (lambda: outer(offsets=np.array([0, 4])), ValueError, "offsets must be one more .*, got 2 offsets for 2 rows"),
+        (lambda: outer(offsets=np.array([0, 3, 2])), ValueError, "offsets must ascend from 0 to 4 .* got 2 behind 3"),
+        (lambda: outer(offsets=np.array([-1, 3, 4])), ValueError, "offsets must ascend .* got -1 behind 0"),
+        (lambda: outer(offsets=np.array([0, 3, 5])), ValueError, "offsets must ascend .* got 5 behind 3"),
+        (lambda: outer(projected=np.zeros((2, 20), F32)), ValueError, r"columns of projected must .*\*30\], got 20"),
+    ],
+)
+def test_projections_refuse_wrong_arguments(call, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        call()
+
+
+def frozen(values: np.ndarray) -> np.ndarray:
+    values.flags.writeable = False
+    return values
+
+
+def dense(**arguments):
+    arguments = {"gradients": np.ones((2, 3), F32), "projected": np.zeros((2, 16), F32), "key": 1, **arguments}
+    return _core.project_rademacher(**arguments)
+
+
+def matrices(gradients):
+    return _core.sketch_matrices(gradients, np.zeros((2, 16), F32), key=1)
+
+
+def outer(**arguments):
+    defaults = {
+        "delta": np.ones((4, 3), F32),
+        "x": np.ones((4, 5), F32),
+        "offsets": np.array([0, 1, 4]),
+        "projected": np.zeros((2, 16), F32),
+    }
+    return _core.sketch_outer(**{**defaults, **arguments}, key=1)
+
+
+def test_memory_that_is_written_is_not_read():
+    both = np.ones((2, 16), F32)
+    with pytest.raises(ValueError, match=r"^gradients shares memory with an array that is being written$"):
+        _core.project_rademacher(both, both, key=1)
+    np.testing.assert_array_equal(both, 1)
+    _core.project_rademacher(both[:1], both[1:], key=1)
 
 
 def test_many_python_threads_at_once():

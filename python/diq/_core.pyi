@@ -115,8 +115,8 @@ def rank(
 def shard_dots(path: str | os.PathLike[str], vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Dots of every gradient of a shard with every vector.
 
-    Equals ``scale[:, None] * gradients.astype(float) @ vectors.astype(float).T`` up to float32 rounding; the same bits on
-    every machine.
+    Equals ``scale[:, None] * gradients.astype(float) @ vectors.astype(float).T`` up to float32 rounding; the same bits
+    on every machine.
 
     Args:
         path: a safetensors file with the tensor ``gradients``, ``[rows, dim]``, F32, F16, BF16 or I8, and perhaps the
@@ -160,8 +160,8 @@ def project_rademacher(
     """Add ``gradients @ P[first_row : first_row + p]`` to ``projected``, with ``P`` made of signs on the fly.
 
     ``P[row, column]`` is -1 or +1, over ``dim**0.5``: with ``words = philox(key, [row % 2**32, row // 2**32,
-    column // 128, 0])``, it is negative where bit ``column % 32`` of ``words[column % 128 // 32]`` is set. ``row`` is the
-    row-major index of an element in its matrix ``[out, in]``.
+    column // 128, 0])``, it is negative where bit ``column % 32`` of ``words[column % 128 // 32]`` is set. ``row`` is
+    the row-major index of an element in its matrix ``[out, in]``.
 
     Equals the same in float64 up to float32 rounding; the same bits with any number of threads, on every machine, and
     whatever the other samples of the call. Calls for parts of the rows add up to a call for all, up to rounding.
@@ -187,8 +187,8 @@ def sketch_matrices(
 ) -> None:
     """Add the signed count sketch of each matrix of ``gradients`` to ``projected``.
 
-    Element ``(o, i)`` with ``q = i // 16``, ``l = i % 16`` and ``words = philox(key, [o, q // 2, 0, 1])``, of which ``a, b``
-    are the first two when ``q`` is even, else the last two, is added to column
+    Element ``(o, i)`` with ``q = i // 16``, ``l = i % 16`` and ``words = philox(key, [o, q // 2, 0, 1])``, of which
+    ``a, b`` are the first two when ``q`` is even, else the last two, is added to column
     ``16 * (a * (dim // 16) >> 32) + (l ^ (b >> 16 & 15))``, negated where bit ``l`` of ``b`` is set.
 
     Two elements meet with probability 1 / dim at most, as in a plain count sketch, and each has its own sign, so inner
@@ -218,7 +218,7 @@ def sketch_outer(
     *,
     key: int,
 ) -> None:
-    """Add the sketch of each sample's gradient, ``delta[a:b].T @ x[a:b]``, to ``projected``; only tiles of it are formed.
+    """Add the sketch of each sample's gradient, ``delta[a:b].T @ x[a:b]``, to ``projected``, forming only tiles of it.
 
     Equals ``sketch_matrices`` of those gradients up to float32 rounding; the same bits with any number of threads, on
     every machine, and whatever the other samples of the call.
