@@ -75,7 +75,9 @@ def _form_of(
                 kernel, device, dtype, reason,
             )  # fmt: skip
             form = "torch"
-    log.info("kernel %s on %s with %s: %s", kernel, device, dtype, form)
+    # on a CPU there is no choice to tell of
+    level = logging.DEBUG if form == "cpu" else logging.INFO
+    log.log(level, "kernel %s on %s with %s: %s", kernel, device, dtype, form)
     return form
 
 

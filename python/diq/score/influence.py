@@ -140,7 +140,7 @@ def score_influence(
     _check_choice("--formula", formula, get_args(Formula))
     _check_choice("--loss-reduction", loss_reduction, get_args(Reduction))
     _check_choice("--template", template, get_args(Template))
-    _check_together(method, kind, rank, dim, norms, index, from_index, formula, checkpoints)
+    _check_together(method, kind, rank, dim, seed, element, norms, index, from_index, formula, checkpoints)
     _check_numbers(max_length, token_budget, folds, rank, devices)
     request = read_request(store, dataset, validation_sets)
     source = models.find_model(model, name=model_name)
@@ -207,6 +207,8 @@ def _check_together(
     kind: str | None,
     rank: int | None,
     dim: int | None,
+    seed: int | None,
+    element: str | None,
     norms: bool,
     index: Path | None,
     from_index: Path | None,
@@ -219,6 +221,9 @@ def _check_together(
         (dim is not None and not indexed, "--dim", "--method projected or less"),
         (dim is not None and kind == "subspace", "--dim", "a random kind; subspace takes --rank"),
         (index is not None and not indexed, "--index", "--method projected or less"),
+        (seed is not None and not indexed, "--seed", "--method projected or less"),
+        (seed is not None and kind == "subspace", "--seed", "a random kind; a subspace has none"),
+        (element is not None and not indexed, "--element", "--method projected or less"),
         (from_index is not None and method != "projected", "--from-index", "--method projected"),
         (from_index is not None and index is not None, "--from-index", "an index that exists, so --index has no place"),
         (from_index is not None and bool(checkpoints), "--from-index", "one model"),
