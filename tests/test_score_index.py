@@ -221,6 +221,46 @@ def test_only_a_damaged_shard_is_scored_again(
         one.shard for one in after)}  # fmt: skip
 
 
+def test_a_moved_index_is_found_or_asked_for(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "method": "projected", "kind": "subspace", "rank": 4}
+    made = score_influence("pool", store=filled, **options)
+    index, _ = index_of(filled, made.run_id)
+    # the store and what lies beside it, moved together
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.move(filled, home / "s.duckdb")
+    shutil.move(f"{filled}.gradients", home / "s.duckdb.gradients")
+    moved = home / "s.duckdb"
+    assert score_influence("pool", store=moved, **options).n_cached == 40
+    shutil.move(home / "s.duckdb.gradients", tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="is no longer in"):
+        score_influence("pool", store=moved, **options)
+    folder = tmp_path / "elsewhere" / index.folder.name
+    assert score_influence("pool", store=moved, index=folder, **options).n_cached == 40
+    # an empty folder builds it again, and changes no score that is there
+    before = influence_rows(moved)
+    again = score_influence("pool", store=moved, index=tmp_path / "anew", **options)
+    assert (again.n_cached, again.tokens) == (40, 0)
+    with Store(moved) as store:
+        store.connection.execute("DELETE FROM influence_scores")
+    assert score_influence("pool", store=moved, index=tmp_path / "anew", **options).n_scored == 40
+    assert influence_rows(moved) == before
+
+
+def test_a_kill_before_the_basis_was_written_does_no_harm(filled: Path, tiny_llama_folder: Path) -> None:
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "method": "projected", "kind": "subspace", "rank": 4}
+    made = score_influence("pool", store=filled, **options)
+    expected = influence_rows(filled)
+    index, records = index_of(filled, made.run_id)
+    for path in [index.folder / "basis.safetensors", *(index.folder / one.file for one in records)]:
+        path.unlink()
+    with Store(filled) as store:
+        for table in ("influence_scores", "gradient_rows", "gradient_shards"):
+            store.connection.execute(f"DELETE FROM {table}")
+    score_influence("pool", store=filled, **options)
+    assert influence_rows(filled) == expected
+
+
 def test_a_grown_dataset_adds_its_new_samples(
     filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
 ) -> None:

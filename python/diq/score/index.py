@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from diq.engine import ValidationFacts, ValidationTokens
 from diq.errors import UsageError
-from diq.gradient_index import BrokenShard, GradientIndex, ShardRecord
+from diq.gradient_index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord
 from diq.influence import no_dot_reason
 from diq.records import canonical_json, run_fingerprint
 from diq.samples import TokenFile, Tokenization
@@ -139,8 +139,8 @@ def _score(
     with Store(job.store, wait_s=shards.WAIT_S) as opened:
         known = opened.row("get_run_by_fingerprint", fingerprint=fingerprint)
         folder = _folder(opened, job, known, fingerprint)
-    if known is not None and folder.exists():
-        _forget_broken(job, known["run_id"], GradientIndex.open(folder))
+    if known is not None:
+        _forget_broken(job, known["run_id"], folder)
         with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
             missing = count_missing(opened, job, known["run_id"])
         if not missing:
@@ -149,7 +149,7 @@ def _score(
             finish(job, summary)
             summary.details |= _describe_index(job, folder, settings)
             return summary
-    if job.settings.kind == "subspace" and (folder / "index.json").exists():
+    if job.settings.kind == "subspace" and (folder / BASIS_FILE).exists():
         job = replace(job, settings=replace(job.settings, basis=GradientIndex.open(folder).read_basis()))
     with Engines(job.settings, devices=job.devices) as engines:
         engines.prepare(validation if job.settings.kind == "subspace" and job.settings.basis is None else [])
@@ -199,13 +199,25 @@ def _describe_index(job: Job, folder: Path, settings: Mapping[str, Any]) -> dict
 
 
 def _folder(opened: Store, job: Job, known: dict[str, Any] | None, fingerprint: str) -> Path:
-    """Where the index of the run lies, or shall lie."""
+    """Where the index of the run lies, or shall lie.
+
+    Raises:
+        UsageError: the store knows of an index that is no longer where it was.
+    """
     if job.index is not None:
         return job.index
+    beside = Path(f"{job.store}.gradients") / fingerprint[:12]
     noted = opened.row("get_gradient_index", run_id=known["run_id"]) if known else None
-    if noted is not None:
-        return Path(noted["folder"])
-    return Path(f"{job.store}.gradients") / fingerprint[:12]
+    # a store that was moved together with its indexes finds them again
+    if noted is None or (beside / INDEX_FILE).exists():
+        return beside
+    folder = Path(noted["folder"])
+    if known is not None and not (folder / INDEX_FILE).exists() and _records(opened, known["run_id"]):
+        raise UsageError(
+            f"the gradient index of run {known['run_id']} is no longer in `{folder}`",
+            "name its new place with --index DIR; an empty DIR builds it again",
+        )
+    return folder
 
 
 def _note_index(job: Job, run_id: int, index: GradientIndex, identity: Mapping[str, Any]) -> None:
@@ -231,12 +243,13 @@ def _records(opened: Store, run_id: int) -> dict[int, ShardRecord]:
     }
 
 
-def _forget_broken(job: Job, run_id: int, index: GradientIndex) -> None:
+def _forget_broken(job: Job, run_id: int, folder: Path) -> None:
     """Check every shard against its checksum; the samples of one that fails are missing again."""
     with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
         records = _records(opened, run_id)
+    index = GradientIndex.open(folder) if (folder / INDEX_FILE).exists() else None
     for record in records.values():
-        problem = index.shard_problem(record)
+        problem = f"`{folder / record.file}` is missing" if index is None else index.shard_problem(record)
         if problem is None:
             continue
         log.warning("%s: its %d samples are scored again", problem, record.n_rows)
