@@ -10,7 +10,7 @@ RUST := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
 help: ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-setup: $(VENV)/.extension $(VENV)/.duckdb-previous ## make .venv with every dependency and the built extension
+setup: $(VENV)/.extension $(VENV)/.duckdb-previous $(VENV)/.bitsandbytes ## make .venv with every dependency and the built extension
 
 $(VENV)/.dependencies: pyproject.toml
 	@echo "==> dependencies into $(VENV) (torch is some GB the first time)"
@@ -28,6 +28,13 @@ $(VENV)/.extension: $(VENV)/.dependencies $(RUST) pyproject.toml
 $(VENV)/.duckdb-previous: $(VENV)/.dependencies
 	@echo "==> previous DuckDB into $(VENV)/duckdb-previous"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(VENV)/duckdb-previous 'duckdb>=1.5,<2'
+	@touch $@
+
+# packed weights for a test of quantised models; in a folder of its own, since it writes to stderr wherever peft imports it
+$(VENV)/.bitsandbytes: $(VENV)/.dependencies
+	@echo "==> bitsandbytes into $(VENV)/bitsandbytes"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(VENV)/bitsandbytes 'bitsandbytes>=0.49' \
+		|| echo "no bitsandbytes for this machine: its test will be skipped"
 	@touch $@
 
 demo: $(VENV)/.extension ## run the whole pipeline offline on made-up data
