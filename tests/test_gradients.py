@@ -453,6 +453,16 @@ def test_modules_that_the_model_does_not_call_are_named() -> None:
         mean_gradient(model, modules, [collate(random_tokens(2, 1))])
 
 
+def test_a_compiled_model_gives_the_same_dots_under_the_same_names() -> None:
+    case = Case(llama_tied)
+    compiled: Any = torch.compile(case.model, backend="eager")
+    with torch.no_grad():
+        compiled(input_ids=collate(case.training[:2]).ids)
+    modules = linear_modules(compiled)
+    assert list(modules) == list(case.modules)
+    assert case.error(scores(compiled, modules, case.validation, case.training, batch=32)) < 1e-5
+
+
 def test_a_layer_that_runs_twice_has_dots_and_no_norm() -> None:
     """Shared weights: the gradient is the sum over both runs, and so is the dot."""
     torch.manual_seed(0)
