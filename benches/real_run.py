@@ -1,11 +1,11 @@
 """The main job on real data: MedQuAD, four validation sets, a small model trained on its text; times of each step.
 
-    python benches/real_run.py DATA [--minutes 4] [--keep DIR]
+    python benches/real_run.py DATA [--minutes 4 | --steps 400] [--rows N] [--keep DIR]
 
 DATA is a folder that holds ``raw/medquad/medquad_alpaca.jsonl.gz`` and ``bench/<task>/val.jsonl``. Every step is the
 command line itself, in a process of its own, so the times are what a user waits. The difficulty is a stand-in (no
 Likert labels of MedQuAD exist): quintiles of word rarity (knowledge) and of answer length (reasoning), handed in as a
-score file.
+score file. With --keep the model and the store stay, and benches/real_validity.py measures what the dots are worth.
 """
 
 from __future__ import annotations
@@ -65,8 +65,13 @@ def read_pool(path: Path) -> list[dict[str, str]]:
         return [json.loads(line) for line in file]
 
 
-def make_model(pool: list[dict[str, str]], folder: Path, minutes: float) -> None:
-    """A byte-level BPE of 8,192 pieces and a four-layer Llama, trained on the pool for some minutes."""
+def make_model(
+    pool: list[dict[str, str]], folder: Path, *, minutes: float | None = None, steps: int | None = None
+) -> None:
+    """A byte-level BPE of 8,192 pieces and a four-layer Llama, trained on the pool.
+
+    For some minutes, or for some steps: as many steps on as many threads give the same model again.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -110,10 +115,15 @@ def make_model(pool: list[dict[str, str]], folder: Path, minutes: float) -> None
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     order = np.random.default_rng(0)
     start, step, first, recent = time.monotonic(), 0, math.nan, collections.deque[float](maxlen=100)
-    while (passed := time.monotonic() - start) < 60 * minutes:
+
+    def passed() -> float:
+        """Share of the training that is done."""
+        return step / steps if steps else (time.monotonic() - start) / (60 * (minutes or 4.0))
+
+    while (done := passed()) < 1:
         batch = collate(batches[order.integers(len(batches))])
         labels = batch.ids.masked_fill(~batch.mask, -100)
-        rate = min(1.0, (step + 1) / 50) * (1 - passed / (60 * minutes))
+        rate = min(1.0, (step + 1) / 50) * (1 - done)
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * max(0.02, rate)
         loss = model(input_ids=batch.ids, labels=labels, use_cache=False).loss
@@ -124,13 +134,16 @@ def make_model(pool: list[dict[str, str]], folder: Path, minutes: float) -> None
         recent.append(loss.item())
         first = loss.item() if step == 0 else first
         step += 1
-    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     parameters = sum(one.numel() for one in model.parameters())
-    print(
-        f"model: {parameters / 1e6:.2f} M parameters, {step} steps, "
-        f"loss {first:.2f} -> {np.mean(recent):.2f} nats a token"
+    told = (
+        f"{parameters / 1e6:.2f} M parameters, {step} steps, loss {first:.2f} -> {np.mean(recent):.2f} nats a token "
+        "(mean of the last 100 steps)"
     )
+    (folder / "training.txt").write_text(told + "\n", encoding="utf-8")
+    # the last file: its config says that the model is there
+    model.save_pretrained(folder)
+    print(f"model: {told}")
 
 
 def stand_in_difficulty(pool: list[dict[str, str]], path: Path) -> None:
@@ -153,7 +166,9 @@ def stand_in_difficulty(pool: list[dict[str, str]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--minutes", type=float, default=4.0, help="training of the small model")
+    parser.add_argument("--minutes", type=float, default=4.0, help="training of the small model, when there is none")
+    parser.add_argument("--steps", type=int, help="the same in steps: the model does not depend on the machine's speed")
+    parser.add_argument("--rows", type=int, help="only the first rows of MedQuAD, to try this out")
     parser.add_argument("--keep", type=Path, help="work here and leave everything")
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="diq-real-"))
@@ -164,7 +179,11 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(pool)} rows of MedQuAD")
     model = folder / "medquad-llama"
     if not (model / "config.json").exists():
-        make_model(pool, model, options.minutes)
+        make_model(pool, model, minutes=options.minutes, steps=options.steps)
+    if options.rows:
+        pool = pool[: options.rows]
+        source = folder / "medquad.jsonl"
+        source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pool), encoding="utf-8")
     stand_in_difficulty(pool, folder / "difficulty.jsonl")
 
     ingested = steps.diq("ingest MedQuAD", "ingest", str(source), "--dataset", "medquad")
@@ -172,18 +191,21 @@ def main() -> None:
         path = options.data / "bench" / task / "val.jsonl"
         steps.diq(f"ingest validation set {task}", "ingest", str(path), "--dataset", task, "--validation")
     steps.diq(
-        "ingest difficulty (13,203 scores)",
+        f"ingest difficulty ({len(pool):,} scores)",
         "ingest", str(folder / "difficulty.jsonl"), "--dataset", "medquad", "--scores",
     )  # fmt: skip
     scored = steps.diq(
         "score influence, exact, 4 sets",
         "score", "influence", "medquad", "--model", str(model), "--max-length", str(MAX_LENGTH),
     )  # fmt: skip
-    steps.diq(
+    again = steps.diq(
         "the same command again",
         "score", "influence", "medquad", "--model", str(model), "--max-length", str(MAX_LENGTH),
     )  # fmt: skip
+    assert (again["n_scored"], again["n_cached"]) == (0, ingested["n_samples"]), "a sample was scored twice"
     selected = {}
+    (meters,) = steps.diq("status, with the meters of the dots", "status", "--scores")["scores"]
+    assert all(row["fold_sizes"] == [10, 10] for row in meters["validation_sets"]), "the sets have no two folds"
     for ratio in RATIOS:
         output = folder / f"selection-{ratio}.jsonl"
         selected[ratio] = steps.diq(
@@ -214,7 +236,14 @@ def main() -> None:
         f"correlation of dot with answer tokens {scored['details']['dot_length_correlation']:.3f}"
     )
     for ratio, one in selected.items():
-        print(f"{ratio:>5}: {one['n']} samples, quadrants {one['counts']['selection']}")
+        print(
+            f"{ratio:>5}: {one['n']} samples, quadrants {one['counts']['selection']}, "
+            f"{one['flip_share']:.1%} flip between halves of the validation samples"
+        )
+    print(
+        f"standard error of a dot (median): {meters['standard_error_share']:.1%} of the dots' standard deviation; "
+        f"halves of {meters['half_sizes']} validation samples agree at Spearman {meters['half_spearman']:.3f}"
+    )
     print(f"tau {one['thresholds']['tau']}, median dot {one['thresholds']['median']:.4g}, {one['counts']['dataset']}")
     print("1 % by question type:", ", ".join(f"{row['question_type']} {row['n']}" for row in sources))
     for row in lengths:

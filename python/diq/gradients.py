@@ -70,7 +70,9 @@ def _forwards(modules: Mapping[str, nn.Module], forward_of: Callable[[str, nn.Mo
     try:
         for name, module in modules.items():
             module.forward = forward_of(name, module)
-        yield
+        # a compiled graph would go around what was replaced
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for name, module in modules.items():
             earlier = before[name]
