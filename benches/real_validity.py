@@ -59,6 +59,8 @@ RANDOM_LORA = (("rademacher", 1024), ("rademacher", 4096), ("sparse", 4096), ("s
 DRAWS = 3
 RANKS = (4, 8, 16, 32)
 ELEMENTS = ("float32", "float16", "bfloat16", "int8")
+# a task of another kind than the four (abstracts, long answers), which no basis has seen
+FAR = "pubmedqa"
 # validation samples of the stability table: 128 of each task's test file, in groups of 4 a task; some are drawn as a
 # reserve, since a long question may leave no room for its answer
 EACH, DRAWN, GROUPS = 128, 134, 32
@@ -94,6 +96,7 @@ class Setup:
     difficulty: Floats
     samples: list[Tokens]
     validation: list[list[Tokens]]
+    far: list[Tokens]
     tokenization: Tokenization
     seed: int
 
@@ -126,6 +129,7 @@ def prepare(data: Path, folder: Path, *, steps: int, samples: int, seed: int) ->
         scores.writelines(json.dumps({**levels[i], "position": at}) + "\n" for at, i in enumerate(rows))
     diq.ingest(folder / f"{dataset}.jsonl.gz", dataset=dataset, store=store)
     diq.ingest(folder / f"{dataset}-difficulty.jsonl", dataset=dataset, store=store, scores=True)
+    diq.ingest(data / "bench" / FAR / "val.json", dataset=FAR, store=store, validation=True)
     for task in TASKS:
         diq.ingest(data / "bench" / task / "val.jsonl", dataset=task, store=store, validation=True)
         diq.ingest(
@@ -148,6 +152,7 @@ def prepare(data: Path, folder: Path, *, steps: int, samples: int, seed: int) ->
         difficulty=np.asarray([levels[i]["overall"] for i in rows], np.float64),
         samples=tokens,
         validation=validation_tokens(store, dataset, tokenization, TASKS),
+        far=validation_tokens(store, dataset, tokenization, [FAR])[0],
         tokenization=tokenization,
         seed=seed,
     )
@@ -287,7 +292,8 @@ class Draw:
     Attributes:
         pooled: with the pooled gradient of all tasks, ``[n]``.
         tasks: with each task's own, ``[n, tasks]``.
-        unseen: with each task's own in a basis of the other tasks alone; a random kind has seen nobody's.
+        unseen: with each task's own in a basis of the other tasks alone, then with the far task's, ``[n, tasks + 1]``;
+            a random kind has seen nobody's.
     """
 
     pooled: Floats
@@ -316,6 +322,7 @@ class Columns:
     """Everything that a pass over the pool gave."""
 
     pooled: Floats
+    # the far task's last
     tasks: Floats
     norms: Floats
     norm: float
@@ -330,6 +337,7 @@ def measure(
     engine: Engine,
     samples: Sequence[Tokens],
     validation: Sequence[Sequence[Tokens]],
+    far: Sequence[Tokens],
     random: Sequence[tuple[str, int]],
     *,
     groups: Sequence[Sequence[Tokens]] = (),
@@ -340,7 +348,8 @@ def measure(
     sizes = [len(one) for one in validation]
     mean = weighted(means, sizes)
     n_tasks = len(means)
-    exactly = Exact([mean, *means, *(engine.mean_gradient(one) for one in groups)])
+    distant = engine.mean_gradient(far)
+    exactly = Exact([mean, *means, distant, *(engine.mean_gradient(one) for one in groups)])
     widest = RANKS[-1]
 
     def bounded(basis: Basis, vectors: Sequence[MatrixGradients], *, keep: bool = False) -> Projected:
@@ -361,12 +370,14 @@ def measure(
             made = (Rademacher if kind == "rademacher" else Sparse)(engine.modules, dim=size, seed=seed + draw)
             # the elements of an index are looked at for one random kind and one basis
             keep = (kind, size, draw) == ("rademacher", 4096, 0)
-            drawn.append(Projected(made, made.project([mean, *means]), keep=keep))
+            drawn.append(Projected(made, made.project([mean, *means, distant]), keep=keep))
     basis = leading_basis(means, widest)
     check_nested(basis, leading_basis(means, RANKS[0]))
     within = bounded(basis, [mean, *means], keep=True)
     others = [leading_basis([one for i, one in enumerate(means) if i != task], widest) for task in range(n_tasks)]
-    unseen = [bounded(one, [means[task]]) for task, one in enumerate(others)]
+    others.append(basis)
+    strangers = [*means, distant]
+    unseen = [bounded(one, [strangers[task]]) for task, one in enumerate(others)]
     # the directions of one gradient alone are what `--rank` puts in its place
     own = [leading_basis([one], widest) for one in means]
     low = [bounded(one, [means[task]]) for task, one in enumerate(own)]
@@ -375,7 +386,7 @@ def measure(
     found, passed = one_pass(engine, samples, [exactly, Length(), *drawn, within, *unseen, *low])
     exact, norms = found[0], found[1][:, 0]
     of_drawn, inside, found = found[2 : 2 + len(drawn)], found[2 + len(drawn)], found[3 + len(drawn) :]
-    outside, of_low = found[:n_tasks], found[n_tasks:]
+    outside, of_low = found[: len(unseen)], found[len(unseen) :]
     weights = np.asarray(sizes) / sum(sizes)
     low_rank = {
         rank: (
@@ -386,30 +397,34 @@ def measure(
     }
     candidates = []
     for i, (kind, size) in enumerate(random):
-        draws = [Draw(one[:, 0], one[:, 1:], one[:, 1:]) for one in of_drawn[i * DRAWS : (i + 1) * DRAWS]]
+        draws = [Draw(one[:, 0], one[:, 1 : 1 + n_tasks], one[:, 1:]) for one in of_drawn[i * DRAWS : (i + 1) * DRAWS]]
         candidates.append(Candidate(kind, size, size, draws))
+    dims = [int(mask.sum()) for mask in rank_masks(basis)]
     for i, rank in enumerate(RANKS):
+        if dims[i] in dims[:i]:
+            # an adapter's matrices have no more directions
+            continue
         columns = inside[:, i * (n_tasks + 1) : (i + 1) * (n_tasks + 1)]
         candidates.append(
             Candidate(
                 "subspace",
                 rank,
-                int(rank_masks(basis)[i].sum()),
+                dims[i],
                 [Draw(columns[:, 0], columns[:, 1:], np.stack([one[:, i] for one in outside], axis=1))],
                 held(basis, mean)[i],
-                [held(one, vector)[i] for one, vector in zip(others, means, strict=True)],
+                [held(one, vector)[i] for one, vector in zip(others, strangers, strict=True)],
             )
         )
     back = np.argsort(passed)
     keeping = {f"rademacher {one.projection.dim}": one for one in drawn if one.keep} | {f"subspace {widest}": within}
     return Columns(
         pooled=exact[:, 0],
-        tasks=exact[:, 1 : 1 + n_tasks],
+        tasks=exact[:, 1 : 2 + n_tasks],
         norms=norms,
         norm=math.sqrt(squared_norm(mean)),
         candidates=candidates,
         low_rank=low_rank,
-        groups=exact[:, 1 + n_tasks :],
+        groups=exact[:, 2 + n_tasks :],
         rows={
             name: (torch.cat(one.rows).numpy()[back], one.projection.project([mean]).numpy())
             for name, one in keeping.items()
@@ -537,7 +552,7 @@ def validity(setup: Setup, *, n: int, each: int) -> None:
 
 def print_projections(title: str, columns: Columns, difficulty: Floats) -> None:
     """The tables of one set of parameters."""
-    n, n_tasks = len(columns.pooled), columns.tasks.shape[1]
+    n, n_tasks = len(columns.pooled), len(TASKS)
     length = columns.norm * columns.norms
     exact, tasks = columns.pooled, columns.tasks
 
@@ -546,7 +561,7 @@ def print_projections(title: str, columns: Columns, difficulty: Floats) -> None:
 
     def kept_top(found: Floats, ratio: str) -> list[float]:
         """Of each task."""
-        return [overlap(found[:, task], tasks[:, task], ratio) for task in range(n_tasks)]
+        return [overlap(found[:, task], tasks[:, task], ratio) for task in range(found.shape[1])]
 
     rows, unseen = [], []
     for one in columns.candidates:
@@ -561,14 +576,16 @@ def print_projections(title: str, columns: Columns, difficulty: Floats) -> None:
                 "" if one.kept is None else f"{one.kept:.3f}",
             ]
         )  # fmt: skip
-        each = [one.mean(lambda d, t=t: spearman(d.unseen[:, t], tasks[:, t])) for t in range(n_tasks)]
-        tops = [one.mean(lambda d, r=r: float(np.mean(kept_top(d.unseen, r)))) for r in RATIOS]
-        worst = one.mean(lambda d: min(kept_top(d.unseen, "0.1")))
+        each = [one.mean(lambda d, t=t: spearman(d.unseen[:, t], tasks[:, t])) for t in range(n_tasks + 1)]
+        tops = [one.mean(lambda d, r=r: float(np.mean(kept_top(d.unseen, r)[:n_tasks]))) for r in RATIOS]
+        worst = one.mean(lambda d: min(kept_top(d.unseen, "0.1")[:n_tasks]))
+        distant = [one.mean(lambda d, r=r: kept_top(d.unseen, r)[n_tasks]) for r in RATIOS]
         seen = one.mean(lambda d: float(np.mean(kept_top(d.tasks, "0.1"))))
         unseen.append(
             [
                 *cells, *(f"{value:.4f}" for value in each), *map(share, tops), share(worst), share(seen),
-                f"{np.mean(one.unseen_kept):.3f}" if basis else "",
+                f"{np.mean(one.unseen_kept[:n_tasks]):.3f}" if basis else "", *map(share, distant),
+                f"{one.unseen_kept[n_tasks]:.3f}" if basis else "",
             ]
         )  # fmt: skip
     table(
@@ -583,11 +600,12 @@ def print_projections(title: str, columns: Columns, difficulty: Floats) -> None:
         rows,
     )  # fmt: skip
     table(
-        f"{title}, a task that the projection has not seen (each of {n_tasks} left out of the basis in turn; a random "
-        "kind has seen none): Spearman a task, mean share (%) of its top",
+        f"{title}, a task that the projection has not seen (each of {n_tasks} left out of the basis in turn, and "
+        f"{FAR}; a random kind has seen none):\n"
+        f"   Spearman a task; share (%) of its top, means of the {n_tasks}; then of {FAR}",
         (
-            "kind", "numbers", "n x seeds", *TASKS, "top 1 %", "top 10 %", "top 50 %", "worst task's 10 %",
-            "10 % when seen", "basis holds",
+            "kind", "numbers", "n x seeds", *TASKS, FAR, "top 1 %", "top 10 %", "top 50 %", "worst 10 %",
+            "10 % when seen", "basis holds", "far 1 %", "far 10 %", "far 50 %", "basis holds",
         ),
         unseen,
     )  # fmt: skip
@@ -833,14 +851,14 @@ def main() -> None:
             f"seed {setup.seed}; validation sets "
             + ", ".join(
                 f"{task} {len(one)} ({sum(len(sample.ids) for sample in one):,} tokens)"
-                for task, one in zip(TASKS, setup.validation, strict=True)
+                for task, one in zip([*TASKS, FAR], [*setup.validation, setup.far], strict=True)
             )
         )
         if "validity" in wanted:
             validity(setup, n=options.validity, each=options.validity_each)
         if wanted & {"projections", "stability"}:
             columns = measure(
-                setup.engine(), setup.samples, setup.validation, RANDOM if "projections" in wanted else (),
+                setup.engine(), setup.samples, setup.validation, setup.far, RANDOM if "projections" in wanted else (),
                 groups=stability_groups(setup) if "stability" in wanted else (), seed=setup.seed,
             )  # fmt: skip
             if "projections" in wanted:
@@ -858,7 +876,7 @@ def main() -> None:
             adapter = make_adapter(setup, options.lora_steps)
             samples = setup.samples[: options.lora_samples]
             engine = setup.engine(checkpoint=adapter, params="lora")
-            columns = measure(engine, samples, setup.validation, RANDOM_LORA, seed=setup.seed)
+            columns = measure(engine, samples, setup.validation, setup.far, RANDOM_LORA, seed=setup.seed)
             parameters = sum(rows * width for rows, width in engine.facts.modules.values())
             print_projections(
                 f"2c. A and B of the adapter, {parameters:,} parameters", columns, setup.difficulty[: len(samples)]

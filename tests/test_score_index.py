@@ -67,6 +67,11 @@ def test_projected_dots_stand_for_the_exact_ones(filled: Path, tiny_llama_folder
         assert all(0 <= share < 0.2 for share in summary.details["residual_share"].values())
 
 
+def test_the_default_is_what_the_table_over_the_real_run_says(filled: Path, tiny_llama_folder: Path) -> None:
+    summary = score_influence("pool", model=str(tiny_llama_folder), store=filled, method="projected")
+    assert (summary.details["kind"], summary.details["dim"], summary.details["element"]) == ("sparse", 65536, "float16")
+
+
 def test_the_dots_are_those_of_the_rows_of_the_index(filled: Path, tiny_llama_folder: Path) -> None:
     """By the book: dequantise, multiply, in float64; and the folds are folds."""
     run = score_influence(
@@ -154,7 +159,8 @@ def test_an_index_made_for_something_else_is_refused_with_both_values(
     filled: Path, tiny_llama_folder: Path, tmp_path: Path
 ) -> None:
     model = str(tiny_llama_folder)
-    made = score_influence("pool", model=model, store=filled, method="projected", dim=64, seed=5)
+    dense: dict[str, Any] = {"model": model, "store": filled, "method": "projected", "kind": "rademacher", "dim": 64}
+    made = score_influence("pool", **dense, seed=5)
     index, _ = index_of(filled, made.run_id)
     other = save_model(tmp_path / "other", build_llama(seed=9), build_tokenizer())
     cases: list[tuple[dict[str, Any], str]] = [
@@ -175,7 +181,7 @@ def test_an_index_made_for_something_else_is_refused_with_both_values(
     assert score_influence("pool", model=model, store=filled, from_index=index.folder, seed=5).n_cached == 40
     # nor is another run allowed to write into the folder
     with pytest.raises(UsageError, match=r"seed is 5 there, 6 asked|holds other gradients"):
-        score_influence("pool", model=model, store=filled, method="projected", dim=64, seed=6, index=index.folder)
+        score_influence("pool", **dense, seed=6, index=index.folder)
     (index.folder / "index.json").write_text("{")
     with pytest.raises(InputError, match=r"index\.json"):
         score_influence("pool", model=model, store=filled, from_index=index.folder)

@@ -353,8 +353,8 @@ def linear_modules(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module
 
 
 _FLOATS = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
-# what PEFT puts around a layer (the layer itself moves to base_layer, lora_A and lora_B hold one module an adapter), and
-# torch.compile around a model
+# what PEFT puts around a layer (the layer moves to base_layer, lora_A and lora_B hold one module an adapter), and what
+# torch.compile puts around a model
 _WRAPPING = re.compile(r"\.base_layer\b|(?<=\.lora_[AB])\.[^.]+$|^_orig_mod\.")
 
 

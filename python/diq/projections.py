@@ -31,7 +31,16 @@ from diq.optimizer_state import AdamMoments
 from diq.samples import Batch
 
 KINDS = ("rademacher", "sparse", "subspace")
-DEFAULT_DIMS = {"rademacher": 4096, "sparse": 65536}
+
+
+def default_dim(kind: str, params: str) -> int:
+    """Columns of a random projection, from the table over the real run in docs/method.md.
+
+    rademacher: the paper's size; sparse: the smallest that keeps 95 % of the top 10 %, also of a task that is new.
+    """
+    if kind == "rademacher":
+        return 4096
+    return 16384 if params == "lora" else 65536
 
 
 class Projection(Protocol):

@@ -102,8 +102,12 @@ def difficulty(
     "subspace: directions a side and module (default 8).",
 )
 @click.option("--norms", is_flag=True, help="Also the norm of each sample's gradient, for `select --influence cosine`.")
-@click.option("--kind", type=click.Choice(["rademacher", "sparse", "subspace"]), help="Kind of a projection.")
-@click.option("--dim", type=int, help="Columns of a random projection; default 4096, sparse 65536, less 8192.")
+@click.option(
+    "--kind", type=click.Choice(["rademacher", "sparse", "subspace"]), help="Kind of a projection; default sparse."
+)
+@click.option(
+    "--dim", type=int, help="Columns of a random projection; default 65536 (lora 16384), rademacher 4096, less 8192."
+)
 @click.option("--seed", type=int, help="Seed of a random projection; default 0.")
 @click.option(
     "--element",

@@ -20,7 +20,7 @@ from diq.gradients import Reduction
 from diq.influence import no_dot_reason
 from diq.less import Formula
 from diq.optimizer_state import read_learning_rate
-from diq.projections import DEFAULT_DIMS, KINDS
+from diq.projections import KINDS, default_dim
 from diq.records import Progress, did_you_mean, run_fingerprint
 from diq.samples import TokenFile
 from diq.score import summary as shards
@@ -106,8 +106,8 @@ def score_influence(
         rank: with ``exact``: leading singular directions that stand for each validation gradient; with ``projected``
             and ``subspace``: directions a side and module (default 8).
         norms: also the norm of each sample's gradient.
-        kind: of a projection: ``rademacher`` (default), ``sparse`` or ``subspace``.
-        dim: columns of a random projection; default 4096, ``sparse`` 65536, ``less`` 8192.
+        kind: of a projection: ``sparse`` (default), ``rademacher`` or ``subspace``.
+        dim: columns of a random projection; default 65536 (16384 with ``lora``), ``rademacher`` 4096, ``less`` 8192.
         seed: of a random projection; default 0.
         element: how a gradient index keeps its numbers: ``float16`` (default), ``bfloat16``, ``int8``, ``float32``.
         index: folder of the gradient index; default one beside the store.
@@ -144,10 +144,13 @@ def score_influence(
     _check_numbers(max_length, token_budget, folds, rank, devices)
     request = read_request(store, dataset, validation_sets)
     source = models.find_model(model, name=model_name)
+    params_or_default = params or ("lora" if method == "less" else "qkv")
+    # LESS is defined with a dense projection
+    kind_or_default = kind or ("rademacher" if method == "less" else "sparse")
     settings = EngineSettings(
         model=source,
         method=method,  # type: ignore[arg-type]
-        params=params or ("lora" if method == "less" else "qkv"),
+        params=params_or_default,
         reduction=loss_reduction or "mean",  # type: ignore[arg-type]
         dtype=models.pick_dtype(dtype, models.pick_device(device)),
         device=device,
@@ -158,10 +161,10 @@ def score_influence(
         packed=packed,
         attention=attention,
         token_budget=token_budget,
-        kind=kind or "rademacher",
+        kind=kind_or_default,
         dim=(rank or _SUBSPACE_RANK)
         if kind == "subspace"
-        else dim or (_LESS_DIM if method == "less" else DEFAULT_DIMS[kind or "rademacher"]),
+        else dim or (_LESS_DIM if method == "less" else default_dim(kind_or_default, params_or_default)),
         seed=seed or 0,
         formula=formula or "code",  # type: ignore[arg-type]
     )
