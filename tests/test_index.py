@@ -63,6 +63,8 @@ def test_a_check_says_what_the_stored_scores_say(filled: Path, tiny_llama_folder
     # a task that the basis has not seen keeps less
     assert subspace.new_task_spearman is not None
     assert subspace.new_task_spearman < subspace.spearman
+    assert subspace.new_task_overlap is not None
+    assert 0 <= subspace.new_task_overlap <= 1
 
 
 def test_larger_projections_keep_more_and_the_smallest_good_one_is_recommended(

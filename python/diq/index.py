@@ -62,8 +62,10 @@ class Quality:
         noise: root mean square error of a dot, in units of the two gradients' lengths (the error of a cosine).
         predicted_noise: 1 / sqrt(dim) for the random kinds; None for ``subspace``, whose error is what it leaves out.
         kept_share: share of the squared length of the validation gradient that the basis holds; ``subspace`` alone.
-        new_task_spearman: the same Spearman for a validation set that the basis has not seen (mean over the sets, each
-            left out in turn); ``subspace`` with two or more sets alone.
+        new_task_spearman: the same Spearman for a validation set that the basis has not seen (the worst of the sets,
+            each left out in turn); ``subspace`` with two or more sets alone.
+        new_task_overlap: likewise the overlap of the top 10 %. Sets that are alike flatter a basis: a task of another
+            sort keeps less.
     """
 
     kind: str
@@ -76,6 +78,7 @@ class Quality:
     predicted_noise: float | None
     kept_share: float | None
     new_task_spearman: float | None
+    new_task_overlap: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,14 +268,15 @@ def _measure(
         projection = measured[number].projection
         length = pooled.norm() * norms[usable]
         error = (found[usable] - exact[usable]) / np.where(length > 0, length, 1)
-        kept = new_task = None
+        kept = new_task = new_overlap = None
         if isinstance(projection, Subspace):
             whole = pooled.norm() ** 2
             kept = float(projection.project([mean]).double().square().sum()) / whole if whole else 1.0
             places = left_out.get(number, [])
             if places:
-                each = [spearman(columns[place][usable, 0], by_task[usable, task]) for task, place in enumerate(places)]
-                new_task = float(np.mean(each))
+                pairs = [(columns[place][usable, 0], by_task[usable, task]) for task, place in enumerate(places)]
+                new_task = min(spearman(*pair) for pair in pairs)
+                new_overlap = min(overlap(*pair, 0.1) for pair in pairs)
         qualities.append(
             Quality(
                 kind=kind,
@@ -285,6 +289,7 @@ def _measure(
                 predicted_noise=None if kind == "subspace" else 1 / math.sqrt(size),
                 kept_share=kept,
                 new_task_spearman=new_task,
+                new_task_overlap=new_overlap,
             )
         )
     return qualities
@@ -328,7 +333,8 @@ def _recommend(qualities: Sequence[Quality]) -> tuple[str | None, str]:
     good = [
         one
         for one in qualities
-        if one.overlap["0.1"] >= _GOOD_OVERLAP and (one.new_task_spearman is None or one.new_task_spearman >= 0.99)
+        if one.overlap["0.1"] >= _GOOD_OVERLAP
+        and (one.new_task_overlap is None or one.new_task_overlap >= _GOOD_OVERLAP)
     ]
     if not good:
         best = max(qualities, key=lambda one: one.overlap["0.1"])

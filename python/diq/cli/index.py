@@ -59,13 +59,14 @@ def check(dataset: str, as_json: bool, quiet: bool, **options: Any) -> None:
         f"projections of {found.parameters:,} parameters, {found.n_samples} samples of `{dataset}`, {found.model}",
         (
             "kind", "size", "numbers", "bytes", "Spearman", "top 1 %", "top 10 %", "top 50 %", "noise", "predicted",
-            "basis holds", "new task",
+            "basis holds", "new task", "its top 10 %",
         ),
         [
             (
                 one.kind, one.size, one.dim, one.bytes_a_sample, number(one.spearman, 4),
                 *(number(share, 2) for share in one.overlap.values()), number(one.noise, 4),
                 number(one.predicted_noise, 4), number(one.kept_share), number(one.new_task_spearman, 4),
+                number(one.new_task_overlap, 2),
             )
             for one in found.qualities
         ],

@@ -75,7 +75,7 @@ def _meters(run: dict[str, Any]) -> None:
         ("not scored", f"{run['n_unscored']:,}"),
         ("standard deviation of the dots", _number(run["standard_deviation"])),
         (
-            "standard error of a dot (median)",
+            "standard error of a dot (root mean square)",
             f"{_number(run['standard_error'])}, {_percent(run['standard_error_share'])} of the standard deviation",
         ),
         (
