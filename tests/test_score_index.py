@@ -65,6 +65,8 @@ def test_projected_dots_stand_for_the_exact_ones(filled: Path, tiny_llama_folder
             assert len(row["fold_dots"]) == 2
     if name == "subspace":
         assert all(0 <= share < 0.2 for share in summary.details["residual_share"].values())
+        # two layers of q, k and v; k and v are 24 wide
+        assert (summary.details["rank"], summary.details["dim"]) == (32, 2 * (32 * 32 + 2 * 24 * 32))
 
 
 def test_the_default_is_what_the_table_over_the_real_run_says(filled: Path, tiny_llama_folder: Path) -> None:

@@ -192,7 +192,10 @@ def _score(
 
 def _describe_index(job: Job, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     projection = settings["projection"]
-    return {"index": str(folder), "kind": projection["kind"], "dim": projection["dim"], "element": job.element}
+    rank = {"rank": projection["dim"]} if projection["kind"] == "subspace" else {}
+    # all dots may be in the store, and the index gone
+    numbers = {"dim": GradientIndex.open(folder).dim} if (folder / INDEX_FILE).exists() else {}
+    return {"index": str(folder), "kind": projection["kind"], **rank, **numbers, "element": job.element}
 
 
 # the index ---------------------------------------------------------------------------------------------------------
