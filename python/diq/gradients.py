@@ -408,7 +408,8 @@ class Dots:
         directions: dict[str, list[_Directions]] = {name: [] for name in modules}
         self.n_columns = 0
         for gradient in validation:
-            mean = gradient.mean()
+            # a whole further gradient, and only a rank has a use for it
+            mean = {} if rank is None else gradient.mean()
             kept = 0.0
             for name, module in modules.items():
                 # in the model's dtype, so that the product with x runs on its fast path
@@ -423,7 +424,6 @@ class Dots:
             self.n_columns += len(gradient.folds)
             whole = squared_norm(mean)
             self.kept_shares.append(None if rank is None else kept / whole if whole else 1.0)
-        self._n_sets = len(self.kept_shares)
         # [columns * out, in]: all columns in one product
         self._stacked = {name: torch.cat(one) for name, one in columns.items()} if rank is None else {}
         self._directions = {} if rank is None else {name: _Stacked(one) for name, one in directions.items()}

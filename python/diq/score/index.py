@@ -140,7 +140,6 @@ def _score(
         known = opened.row("get_run_by_fingerprint", fingerprint=fingerprint)
         folder = _folder(opened, job, known, fingerprint)
     if known is not None:
-        _forget_broken(job, known["run_id"], folder)
         with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
             missing = count_missing(opened, job, known["run_id"])
         if not missing:
@@ -149,6 +148,8 @@ def _score(
             finish(job, summary)
             summary.details |= _describe_index(job, folder, settings)
             return summary
+        # only now: checksums read the whole index
+        _forget_broken(job, known["run_id"], folder)
     if job.settings.kind == "subspace" and (folder / BASIS_FILE).exists():
         job = replace(job, settings=replace(job.settings, basis=GradientIndex.open(folder).read_basis()))
     with Engines(job.settings, devices=job.devices) as engines:
