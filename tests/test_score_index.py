@@ -173,6 +173,8 @@ def test_an_index_made_for_something_else_is_refused_with_both_values(
         ({"kind": "sparse"}, "kind is 'rademacher' there, 'sparse' asked"),
         ({"max_length": 100}, "max_length is 512 there, 100 asked"),
         ({"loss_reduction": "sum"}, "loss_reduction is 'mean' there, 'sum' asked"),
+        ({"element": "int8"}, "element is 'float16' there, 'int8' asked"),
+        ({"kind": "subspace", "rank": 4}, "dim is 64 there, 4 asked"),
     ]
     for change, message in cases:
         with pytest.raises(UsageError, match=message) as caught:

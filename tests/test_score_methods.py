@@ -195,6 +195,7 @@ def test_checkpoints_add_up_times_their_weights(
         np.testing.assert_allclose(np.asarray([row["fold_dots"] for row in scores.values()]), folds, rtol=1e-12)
         one, two = (column(scores_of(filled, run)[name], "dot") for run in parts)
         assert abs(np.corrcoef(one, two)[0, 1]) < 0.9999
+    assert (both.n_scored, both.n_cached) == (40, 0)
     # nothing is recomputed: the runs of the checkpoints are there, only the sum is new
     again = score_influence("pool", model=model, store=filled, params=params, checkpoints=[f"{first}:1", f"{second}:1"])
     assert again.tokens == 0

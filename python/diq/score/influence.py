@@ -188,8 +188,12 @@ def score_influence(
             "dtype": None if dtype == "auto" else dtype,
             "max_length": max_length,
             "kind": kind,
-            "dim": dim,
+            # a subspace's dim is its rank
+            "dim": rank if kind == "subspace" else dim,
             "seed": seed,
+            "element": element,
+            # auto takes whatever template the tokenizer has, and that is compared as well
+            "template": None if template == "auto" else template,
         }
         return adopt(job, from_index, {name: value for name, value in asked.items() if value is not None})
     if not checkpoints:
@@ -333,15 +337,15 @@ def _combine(
                 kept_share=None,
             )
         opened.start_scoring(run_id, job.data["dataset_id"])
-        n = opened.execute_count(
+        missing = count_missing(opened, job, run_id)
+        opened.run(
             "insert_combined_influence",
             run_id=run_id,
             dataset_id=job.data["dataset_id"],
             validation_set_ids=job.set_ids,
         )
     combined = ScoreSummary(run_id, job.data["name"], job.data["n_samples"])
-    combined.n_scored = n // len(job.sets)
-    combined.n_cached = combined.n_samples - combined.n_scored
+    combined.n_scored, combined.n_cached = missing, combined.n_samples - missing
     combined.seconds = sum(one.seconds for one in summaries)
     combined.tokens = sum(one.tokens for one in summaries)
     finish(job, combined)
