@@ -575,6 +575,9 @@ def test_a_folder_without_its_store_is_listed(tmp_path: Path) -> None:
     (tmp_path / "shard-0000001.safetensors").touch()
     shards = found(GradientIndex.open(tmp_path))
     assert [shard.record for shard in shards] == [records[number] for number in sorted(numbers)]
+    assert index.numbers_on_disk() == sorted(numbers)
+    new = index.shards_on_disk(known={0, 11})
+    assert [shard.record.shard for shard in new if isinstance(shard, FoundShard)] == [2, 1_000_000]
     for shard in shards:
         rows = index.read(shard.record)
         assert shard.sample_ids == rows.sample_ids

@@ -113,5 +113,8 @@ def test_bad_requests(filled: Path, tiny_llama_folder: Path) -> None:
             check("pool", model=model, store=filled, candidates=candidates)
     with pytest.raises(UsageError, match="too few"):
         check("pool", model=model, store=filled, samples=5)
+    # before the model is looked for
+    with pytest.raises(UsageError, match="--max-length 1 leaves no room for a prompt and an answer"):
+        check("pool", model="/nowhere", store=filled, max_length=1)
     with pytest.raises(UsageError, match="multiple of 16"):
         check("pool", model=model, store=filled, candidates=["sparse:100"])

@@ -45,7 +45,7 @@ from diq.projections import (
     leading_basis,
     shapes,
 )
-from diq.samples import Tokens, collate, plan_batches
+from diq.samples import Tokenization, Tokens, collate, plan_batches
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,16 @@ class EngineSettings:
     seed: int = 0
     formula: Formula = "code"
     basis: dict[str, Any] | None = None
+
+
+def common_settings(settings: EngineSettings, tokenization: Tokenization) -> dict[str, Any]:
+    """What every run of influence has in its fingerprint; runs of the same dot differ in none of it."""
+    return {
+        "parameters": settings.params,
+        "loss_reduction": settings.reduction,
+        "dtype": settings.dtype,
+        **tokenization.settings(),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +275,8 @@ class Engine:
             try:
                 with self._checkpointing():
                     return mean_gradient(self.model, self.modules, batches, reduction=self.settings.reduction)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
                 if budget < lengths.max():
                     raise _one_sample_too_large(int(lengths.max())) from error
@@ -391,8 +401,8 @@ class Engine:
             return self._halves(samples)
         try:
             return self._score(samples)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
             if len(samples) == 1:
                 raise _one_sample_too_large(len(samples[0].ids)) from error
@@ -444,6 +454,7 @@ def _one_sample_too_large(tokens: int) -> RunFailedError:
     )
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short, on any device."""
     # the allocator of the cpu raises a plain RuntimeError
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -14,26 +14,23 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import orjson
-import torch
 
 from diq import models
 from diq.config import MAX_LENGTH
-from diq.engine import Engine, EngineSettings, ValidationTokens
+from diq.engine import Engine, EngineSettings, ValidationTokens, common_settings, is_out_of_memory
 from diq.errors import ModelError, RunFailedError, UsageError
 from diq.gradients import Forward, MatrixGradients, Reduction, TokenTerms, ValidationGradient
 from diq.influence import no_dot_reason, parse_weights, settle_weights
-from diq.records import Progress, did_you_mean, first_line
-from diq.samples import Tokenization, Tokens, collate
+from diq.records import Progress, check_choice, first_line
+from diq.samples import Template, Tokenization, Tokens, collate
 from diq.store import Store
 
 log = logging.getLogger(__name__)
-
-Template = Literal["auto", "none"]
 
 _SHORTEST_PREFIX = 6
 _SHOWN_IDS = 5
@@ -164,10 +161,10 @@ def run(
         RunFailedError: a loss or a gradient is not finite, or memory is short.
         StoreError: the store is missing or held by another process.
     """
-    _check("--loss-reduction", loss_reduction, get_args(Reduction))
-    _check("--template", template, get_args(Template))
-    if max_length is not None and max_length < 2:
-        raise UsageError(f"--max-length {max_length} leaves no room for a prompt and an answer", "give 2 or more")
+    check_choice("--loss-reduction", loss_reduction, get_args(Reduction))
+    check_choice("--template", template, get_args(Template))
+    if max_length is not None:
+        models.check_length(max_length)
     request = _read(store, sample_id, dataset, position, validation_sets)
     base = models.find_model(model)
     settings = EngineSettings(
@@ -178,9 +175,9 @@ def run(
         dtype=models.pick_dtype(dtype, models.pick_device(device)),
         device=device,
     )
-    tokenization = Tokenization(
-        models.load_tokenizer(base),
-        max_length=models.usable_length(base, max_length or MAX_LENGTH),
+    tokenization = models.load_tokenization(
+        base,
+        max_length=max_length or MAX_LENGTH,
         template=template or "auto",  # type: ignore[arg-type]
     )
     # before the model is loaded: most of what can be wrong with a sample is seen in its tokens
@@ -234,11 +231,6 @@ def run(
 
 
 # the request -------------------------------------------------------------------------------------------------------
-
-
-def _check(option: str, value: str | None, known: Sequence[str]) -> None:
-    if value is not None and value not in known:
-        raise UsageError(f"{option} `{value}` is not known", did_you_mean(value, known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,8 +382,7 @@ def _readable_errors(tokens: Tokens) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # the allocator of the cpu raises a plain RuntimeError
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        if is_out_of_memory(error):
             raise RunFailedError(
                 f"out of memory on one sample of {len(tokens.ids)} tokens",
                 "use --dtype bfloat16, or lower --max-length",
@@ -411,12 +402,7 @@ def _stored_dots(
     path: Path, request: _Request, model_id: str, settings: EngineSettings, tokenization: Tokenization
 ) -> list[StoredDot]:
     """Dots of the sample in runs with the same settings and validation sets, pooled by the same shares."""
-    wanted = {
-        "parameters": settings.params,
-        "loss_reduction": settings.reduction,
-        "dtype": settings.dtype,
-        **tokenization.settings(),
-    }
+    wanted = common_settings(settings, tokenization)
     # after minutes of computing, a scoring that writes its shard at that moment is waited for
     with Store(path, read_only=True, wait_s=_WAIT_S) as opened:
         rows = opened.rows("dots_of_sample", sample_id=request.sample_id, model_id=model_id)

@@ -21,7 +21,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -473,11 +473,8 @@ class GradientIndex:
             gradients = _dequantize(header.read(file, "gradients"), scale, self.element)
             return ShardRows(gradients, *_columns(file, header))
 
-    def shards_on_disk(self) -> Iterator[FoundShard | BrokenShard]:
-        """Every shard file of the folder, by number, checked by what it carries itself.
-
-        For a folder that came without its store, and for shards that a killed writer could not record. Reads each file
-        to its end, one at a time.
+    def numbers_on_disk(self) -> list[int]:
+        """Numbers of the shard files of the folder, whole or not, ascending.
 
         Raises:
             InputError: the folder cannot be read.
@@ -486,7 +483,24 @@ class GradientIndex:
             matches = [_SHARD.fullmatch(path.name) for path in self.folder.iterdir()]
         except OSError as error:
             raise InputError(f"`{self.folder}` cannot be read: {error.strerror or error}") from error
-        for number, name in sorted((int(match[1]), match[0]) for match in matches if match):
+        return sorted(int(match[1]) for match in matches if match)
+
+    def shards_on_disk(self, *, known: Container[int] = ()) -> Iterator[FoundShard | BrokenShard]:
+        """Every shard file of the folder, by number, checked by what it carries itself.
+
+        For a folder that came without its store, and for shards that a killed writer could not record. Reads each file
+        to its end, one at a time.
+
+        Args:
+            known: numbers of shards to pass over unread.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        for number in self.numbers_on_disk():
+            if number in known:
+                continue
+            name = _file_name(number)
             path = self.folder / name
             try:
                 with path.open("rb") as file:

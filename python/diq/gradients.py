@@ -362,11 +362,11 @@ class ValidationGradient:
 
     def mean(self) -> MatrixGradients:
         """Mean gradient of the set (Eq. 3)."""
+        if len(self.folds) == 1:
+            return self.folds[0]
         shares = self.shares()
         return {
             name: sum((share * fold[name] for share, fold in zip(shares, self.folds, strict=True)), torch.tensor(0.0))
-            if len(shares) > 1
-            else self.folds[0][name]
             for name in self.folds[0]
         }
 

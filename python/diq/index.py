@@ -23,7 +23,7 @@ from diq.gradients import Dots, MatrixGradients, Norms, Recorder, ValidationGrad
 from diq.meters import flip_share, order, spearman
 from diq.projections import KINDS, Projection, Rademacher, Sparse, Subspace, leading_basis
 from diq.records import Progress, did_you_mean
-from diq.samples import Tokenization, Tokens, plan_batches
+from diq.samples import Tokens, plan_batches
 from diq.score.job import read_request
 from diq.store import Store
 
@@ -148,11 +148,12 @@ def check(
         progress: called now and then with the samples done and to do.
 
     Raises:
-        UsageError: unknown names, a candidate that is none, too few samples.
+        UsageError: unknown names, a candidate that is none, too few samples or tokens.
         ModelError: the model cannot be used.
     """
     if samples < 20:
         raise UsageError(f"--samples {samples} are too few for a ranking", "give 100 or more")
+    models.check_length(max_length)
     asked = [_candidate(text) for text in candidates]
     request = read_request(store, dataset, validation_sets)
     with Store(store, read_only=True) as opened:
@@ -170,9 +171,7 @@ def check(
             token_budget=token_budget,
         )
     )
-    tokenization = Tokenization(
-        models.load_tokenizer(source), max_length=models.usable_length(source, max_length), template="auto"
-    )
+    tokenization = models.load_tokenization(source, max_length=max_length)
     encoded = tokenization.encode([orjson.loads(row["messages"]) for row in rows])
     drawn = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
     if len(drawn) < 20:

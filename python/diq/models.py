@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from diq import _core
-from diq.errors import ModelError
+from diq.errors import ModelError, UsageError
 from diq.records import canonical_json, first_line
+from diq.samples import Template, Tokenization
 
 log = logging.getLogger(__name__)
 
@@ -256,13 +257,41 @@ def _with_adapter(base: Any, adapter: ModelSource, dtype: torch.dtype) -> nn.Mod
     return network
 
 
+def load_tokenization(model: ModelSource, *, max_length: int, template: Template = "auto") -> Tokenization:
+    """How samples become tokens of the model.
+
+    Args:
+        model: what ``find_model`` returned.
+        max_length: tokens after which a sample is cut on the right; at most the model's own context.
+        template: as for ``Tokenization``.
+
+    Raises:
+        UsageError: the length is below 2.
+        ModelError: the model has no usable tokenizer or config.
+    """
+    return Tokenization(load_tokenizer(model), max_length=usable_length(model, max_length), template=template)
+
+
+def check_length(max_length: int) -> None:
+    """Refuse a maximum length that no sample fits into; ask this before a model is looked for, it costs nothing.
+
+    Raises:
+        UsageError: it is below 2.
+    """
+    if max_length < 2:
+        raise UsageError(f"--max-length {max_length} leaves no room for a prompt and an answer", "give 2 or more")
+
+
 def usable_length(model: ModelSource, max_length: int) -> int:
     """The maximum length, or the model's own context if that is shorter (then the log says so).
 
     Raises:
+        UsageError: the length is below 2.
         ModelError: transformers cannot read the config.
     """
     from transformers import AutoConfig
+
+    check_length(max_length)
 
     try:
         config = AutoConfig.from_pretrained(model.path).get_text_config()

@@ -114,6 +114,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
+    """Refuse a value that an option does not know; None is no value.
+
+    Raises:
+        UsageError: the value is unknown (the hint names the nearest known one).
+    """
+    if value is not None and value not in known:
+        raise UsageError(f"{option} `{value}` is not known", did_you_mean(value, known))
+
+
 def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """``did you mean `x`?`` or the list of known names; empty when nothing is known."""
     # imported here: difflib costs start-up time and only errors need it

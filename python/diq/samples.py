@@ -23,6 +23,9 @@ from diq.records import Message, first_line, split_prompt
 
 log = logging.getLogger(__name__)
 
+Template = Literal["auto", "none"]
+"""``auto`` uses the tokenizer's chat template if there is one, ``none`` never does."""
+
 # Llama-3 templates print today's date into the system turn; scores must not depend on the day
 _TEMPLATE_DATE = "26 Jul 2024"
 
@@ -59,7 +62,7 @@ class Tokenization:
         template: ``auto`` uses the tokenizer's chat template if there is one, ``none`` never does.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, template: Literal["auto", "none"] = "auto") -> None:
+    def __init__(self, tokenizer: Any, *, max_length: int, template: Template = "auto") -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.uses_template = template == "auto" and bool(getattr(tokenizer, "chat_template", None))

@@ -12,10 +12,8 @@ CPU with as many threads, with the same bits as an undisturbed run.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import hashlib
-import json
 import logging
 import math
 import os
@@ -23,11 +21,10 @@ import shutil
 import tempfile
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from diq.errors import InputError, RunFailedError, UsageError
 
@@ -39,7 +36,6 @@ try:
     import pyarrow.parquet as pq
     import torch
     from peft import LoraConfig, PeftModel
-    from safetensors import SafetensorError, safe_open
     from transformers import PrinterCallback, TrainerCallback
     from transformers.utils import logging as transformers_logging
     from trl import SFTConfig, SFTTrainer
@@ -50,31 +46,15 @@ except ModuleNotFoundError as error:
 from diq import models
 from diq.config import MAX_LENGTH
 from diq.gradients import token_losses
+from diq.output_folder import WEIGHTS, OutputFolder, checkpoint_step, disk_errors
 from diq.records import Message, Progress, canonical_json, did_you_mean, run_fingerprint, short
-from diq.samples import Tokenization, collate, plan_batches
+from diq.samples import Template, Tokenization, collate, plan_batches
 from diq.store import Store, now
 
 log = logging.getLogger(__name__)
 
 SCHEDULERS = ("cosine", "linear", "constant", "constant_with_warmup")
 
-_RECORD = "diq_run.json"
-# holds what is not finished: tokens, the checkpoint and the adapter while they are written
-_UNFINISHED = ".unfinished"
-_WEIGHTS = "adapter_model.safetensors"
-_CHECKPOINT_FILES = (
-    "trainer_state.json",
-    "adapter_config.json",
-    _WEIGHTS,
-    "optimizer.pt",
-    "scheduler.pt",
-    "rng_state.pth",
-)
-# what an adapter and the tokenizers of transformers are saved as
-_OWN_FILES = (
-    "adapter_*", "tokenizer*", "chat_template*", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json",
-    "added_tokens.json",
-)  # fmt: skip
 _MESSAGE_KEYS = ("role", "content", "reasoning_content")
 # how long to wait for another process that holds the store
 _WAIT_S = 120.0
@@ -165,7 +145,7 @@ def run(
     dtype: str = "auto",
     device: str = "auto",
     validation_sets: Sequence[str] = (),
-    template: Literal["auto", "none"] = "auto",
+    template: Template = "auto",
     gradient_checkpointing: bool | None = None,
     save_steps: int | None = None,
     resume: bool = True,
@@ -242,9 +222,7 @@ def run(
         described = _read_selection(selection, store, texts)
         sets = _read_validation_sets(store, validation_sets)
         source = models.find_model(model, name=model_name)
-        tokenization = Tokenization(
-            models.load_tokenizer(source), max_length=models.usable_length(source, max_length), template=template
-        )
+        tokenization = models.load_tokenization(source, max_length=max_length, template=template)
         # everything that changes the adapter and nothing else: the identity of the run
         settings |= {
             "data": texts.fingerprint(),
@@ -253,7 +231,7 @@ def run(
             **tokenization.settings(),
         }
         identity = run_fingerprint("train", "sft", source.model_id, settings)
-        folder = stack.enter_context(_OutputFolder(output))
+        folder = stack.enter_context(OutputFolder(output))
         record = folder.record
         if record and record["fingerprint"] != identity and folder.holds_work() and not overwrite:
             raise _other_configuration(output, record, source.model_id, settings)
@@ -313,7 +291,7 @@ def run(
             loss_mean=_mean_loss(curve),
             validation=_beside(before, after, sets),
             seconds=curve[-1]["seconds"],
-            resumed_from=_step(checkpoint) if checkpoint else None,
+            resumed_from=checkpoint_step(checkpoint) if checkpoint else None,
         )
         result = {
             **summary.to_dict(),
@@ -359,6 +337,26 @@ def _check_settings(
         raise UsageError(f"an adapter cannot be trained in `{dtype}`", "use --dtype float32 or bfloat16")
 
 
+def _other_configuration(
+    output: Path, record: dict[str, Any], model_id: str, settings: Mapping[str, Any]
+) -> UsageError:
+    """The error that names every setting in which a folder differs from what was asked."""
+    there = {"model": record.get("model_id"), **record.get("settings", {})}
+    asked = {"model": model_id, **settings}
+    differing = []
+    for name in sorted(there.keys() | asked.keys()):
+        if there.get(name) == asked.get(name):
+            continue
+        if name in ("data", "model", "tokenizer", "template"):
+            differing.append(f"another {name}")
+        elif name != "n_samples" or there.get("data") == asked.get("data"):
+            differing.append(f"{name} {there.get(name)} there, {asked.get(name)} here")
+    return UsageError(
+        f"`{output}` belongs to a training with other settings: {'; '.join(differing)}",
+        "name another --output, use the same settings, or give --overwrite to delete what is there",
+    )
+
+
 # what is trained on ------------------------------------------------------------------------------------------------
 
 
@@ -384,7 +382,7 @@ class _Texts:
     def add(self, messages: Sequence[Mapping[str, Any]]) -> None:
         line = canonical_json(messages).encode() + b"\n"
         self._digest.update(line)
-        with _disk(Path(tempfile.gettempdir())):
+        with disk_errors(Path(tempfile.gettempdir())):
             self._file.write(line)
         self.n += 1
 
@@ -393,7 +391,7 @@ class _Texts:
         return self._digest.hexdigest()
 
     def blocks(self) -> Iterator[list[list[Message]]]:
-        with _disk(Path(tempfile.gettempdir())):
+        with disk_errors(Path(tempfile.gettempdir())):
             self._file.seek(0)
         block = []
         for line in self._file:
@@ -540,7 +538,7 @@ def _tokenize(texts: _Texts, tokenization: Tokenization, path: Path, progress: P
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
     rows = _Rows(None)
     done = 0
-    with _disk(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+    with disk_errors(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for block in texts.blocks():
             ids, labels = [], []
             for one in tokenization.encode(block):
@@ -570,197 +568,6 @@ def _tokenize(texts: _Texts, tokenization: Tokenization, path: Path, progress: P
         )
     rows.data = datasets.Dataset.from_file(str(path))
     return rows
-
-
-# the output folder -------------------------------------------------------------------------------------------------
-
-
-class _OutputFolder:
-    """The folder of an adapter: held by one process, with a record of what it belongs to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.unfinished = path / _UNFINISHED
-        self.record: dict[str, Any] | None = None
-        self._made = not path.exists()
-
-    def __enter__(self) -> _OutputFolder:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            problem = "is a file" if isinstance(error, FileExistsError | NotADirectoryError) else str(error.strerror)
-            raise UsageError(f"the output `{self.path}` cannot be a folder: {problem}", "name a new folder") from error
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._handle)
-            raise UsageError(
-                f"another process is training into `{self.path}`", "wait until it has finished, or name another folder"
-            ) from error
-        try:
-            self.record = self._read_record()
-            self._clear_unfinished()
-        except BaseException:
-            os.close(self._handle)
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.unfinished, ignore_errors=True)
-        if self._made:
-            # a folder that never became a training goes again; any other is not empty
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
-        os.close(self._handle)
-
-    def _read_record(self) -> dict[str, Any] | None:
-        path = self.path / _RECORD
-        if path.exists():
-            try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-                assert isinstance(record["fingerprint"], str)
-            except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
-                raise UsageError(f"`{path}` is no record of a training", "name an empty or new folder") from error
-            return dict(record)
-        others = [one.name for one in self.path.iterdir() if one.name != _UNFINISHED]
-        if others:
-            raise UsageError(
-                f"the output `{self.path}` holds files that `diq train` did not write, such as `{sorted(others)[0]}`",
-                "name an empty or new folder",
-            )
-        return None
-
-    def _clear_unfinished(self) -> None:
-        if any(self.unfinished.glob("checkpoint-*")):
-            log.info("a checkpoint in `%s` was not written to its end and is left out", self.path)
-        shutil.rmtree(self.unfinished, ignore_errors=True)
-        self.unfinished.mkdir()
-
-    def write_record(self, record: dict[str, Any]) -> None:
-        """Replace the record in one step."""
-        with _disk(self.path):
-            part = self.unfinished / _RECORD
-            part.write_text(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-            self.publish(part, self.path / _RECORD)
-        self.record = record
-
-    def is_finished(self) -> bool:
-        assert self.record is not None
-        return bool(self.record["state"] == "finished" and (self.path / _WEIGHTS).is_file())
-
-    def holds_work(self) -> bool:
-        """Whether there is anything that a discarded folder would lose."""
-        return self.is_finished() or bool(self.checkpoints())
-
-    def finish(self, result: dict[str, Any]) -> None:
-        """Write the result: from here on the folder counts as finished."""
-        assert self.record is not None
-        self.write_record({**self.record, "state": "finished", "finished_at": now().isoformat(), "result": result})
-
-    def publish(self, part: Path, place: Path) -> None:
-        """Move a finished file or folder to its place, so that it is there whole or not at all, also after a crash."""
-        for one in [*part.rglob("*"), part] if part.is_dir() else [part]:
-            _flush(one)
-        if place.is_dir():
-            shutil.rmtree(place)
-        part.replace(place)
-        _flush(place.parent)
-
-    def discard(self) -> None:
-        """Delete what a training left here, its record last."""
-        for one in self.path.iterdir():
-            if one.name in (_RECORD, _UNFINISHED):
-                continue
-            if one.is_dir() and one.name.startswith("checkpoint-"):
-                shutil.rmtree(one)
-            elif one.is_file() and any(one.match(pattern) for pattern in _OWN_FILES):
-                one.unlink()
-        (self.path / _RECORD).unlink(missing_ok=True)
-        self.record = None
-
-    def checkpoints(self) -> list[Path]:
-        """Checkpoint folders, newest first."""
-        found = [one for one in self.path.glob("checkpoint-*") if one.name.rpartition("-")[2].isdecimal()]
-        return sorted(found, key=_step, reverse=True)
-
-    def newest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint; incomplete ones are named in the log and passed over."""
-        for one in self.checkpoints():
-            problem = _checkpoint_problem(one)
-            if problem is None:
-                return one
-            log.warning("`%s` is passed over: %s", one, problem)
-        return None
-
-
-def _checkpoint_problem(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    for name in _CHECKPOINT_FILES:
-        path = folder / name
-        try:
-            if path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
-            elif path.suffix == ".safetensors":
-                # opening compares the header with the size of the file
-                with safe_open(path, framework="pt"):
-                    pass
-            else:
-                with zipfile.ZipFile(path) as archive:
-                    if archive.testzip() is not None:
-                        return f"{name} is damaged"
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
-            return f"{name} is not complete"
-    return None
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Errors of writing, as one line; safetensors and torch have types of their own for them."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError, pa.ArrowException) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else short(error, width=120)
-        raise RunFailedError(
-            f"`{path}` cannot be written: {reason}",
-            "free some space; the same command goes on from the last checkpoint",
-        ) from error
-
-
-def _other_configuration(
-    output: Path, record: dict[str, Any], model_id: str, settings: Mapping[str, Any]
-) -> UsageError:
-    """The error that names every setting in which a folder differs from what was asked."""
-    there = {"model": record.get("model_id"), **record.get("settings", {})}
-    asked = {"model": model_id, **settings}
-    differing = []
-    for name in sorted(there.keys() | asked.keys()):
-        if there.get(name) == asked.get(name):
-            continue
-        if name in ("data", "model", "tokenizer", "template"):
-            differing.append(f"another {name}")
-        elif name != "n_samples" or there.get("data") == asked.get("data"):
-            differing.append(f"{name} {there.get(name)} there, {asked.get(name)} here")
-    return UsageError(
-        f"`{output}` belongs to a training with other settings: {'; '.join(differing)}",
-        "name another --output, use the same settings, or give --overwrite to delete what is there",
-    )
 
 
 # the store ---------------------------------------------------------------------------------------------------------
@@ -804,7 +611,7 @@ def _summary(result: Mapping[str, Any], **changes: Any) -> TrainSummary:
 class _Trainer(SFTTrainer):  # type: ignore[misc]
     """TRL's trainer with checkpoints that appear whole, a clock that survives a kill, and no talk to the outside."""
 
-    def __init__(self, folder: _OutputFolder, kept: Callable[[int], bool], **options: Any) -> None:
+    def __init__(self, folder: OutputFolder, kept: Callable[[int], bool], **options: Any) -> None:
         self.folder, self.kept = folder, kept
         self.started, self.earlier_seconds = time.monotonic(), 0.0
         super().__init__(**options)
@@ -827,12 +634,12 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # the trainer writes into the folder of unfinished things
-        with _disk(self.folder.path):
+        with disk_errors(self.folder.path):
             super()._save_checkpoint(model, trial)
             name = f"checkpoint-{self.state.global_step}"
             self.folder.publish(self.folder.unfinished / name, self.folder.path / name)
         for one in self.folder.checkpoints():
-            if _step(one) < self.state.global_step and not self.kept(_step(one)):
+            if checkpoint_step(one) < self.state.global_step and not self.kept(checkpoint_step(one)):
                 shutil.rmtree(one)
 
 
@@ -878,7 +685,7 @@ def _trainer(
     network: torch.nn.Module,
     tokenizer: Any,
     rows: _Rows,
-    folder: _OutputFolder,
+    folder: OutputFolder,
     settings: dict[str, Any],
     place: torch.device,
     micro_batch_size: int | None,
@@ -971,7 +778,7 @@ def _train(trainer: _Trainer, checkpoint: Path | None, output: Path) -> None:
         ) from error
 
 
-def _save_adapter(model: Any, tokenizer: Any, source: models.ModelSource, folder: _OutputFolder) -> None:
+def _save_adapter(model: Any, tokenizer: Any, source: models.ModelSource, folder: OutputFolder) -> None:
     """Write adapter and tokenizer; the weights appear last."""
     config = model.peft_config["default"]
     if Path(source.source).expanduser().is_dir():
@@ -980,11 +787,11 @@ def _save_adapter(model: Any, tokenizer: Any, source: models.ModelSource, folder
         # the snapshot folder is named after the commit
         config.base_model_name_or_path, config.revision = source.source.partition("@")[0], source.path.name
     part = folder.unfinished / "adapter"
-    with _disk(folder.path):
+    with disk_errors(folder.path):
         model.save_pretrained(part, save_embedding_layers=False)
         tokenizer.save_pretrained(part)
         (part / "README.md").unlink(missing_ok=True)
-        for one in sorted(part.iterdir(), key=lambda one: one.name == _WEIGHTS):
+        for one in sorted(part.iterdir(), key=lambda one: one.name == WEIGHTS):
             folder.publish(one, folder.path / one.name)
 
 
@@ -1053,7 +860,7 @@ def validation_losses(
 def _with_validation(
     record: dict[str, Any],
     source: models.ModelSource,
-    folder: _OutputFolder,
+    folder: OutputFolder,
     tokenization: Tokenization,
     sets: Mapping[str, Sequence[Sequence[Message]]],
     device: str,

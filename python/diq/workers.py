@@ -276,8 +276,6 @@ def _call(engine: Engine, name: str, arguments: Sequence[Any]) -> Any:
 
 def _places(device: str, n: int) -> list[str]:
     """A device for each of n workers."""
-    if n < 1:
-        raise ModelError(f"--devices {n} is not a positive number", "give 1 or more")
     kind = models.pick_device(device)
     if ":" in device:
         raise ModelError(f"--devices {n} with --device {device}, which is one device", "give --device cuda or cpu")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diq.engine import ValidationFacts, ValidationTokens
+from diq.engine import ValidationFacts, ValidationTokens, common_settings
 from diq.errors import UsageError
 from diq.gradient_index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord
 from diq.influence import no_dot_reason
@@ -27,7 +27,6 @@ from diq.score.job import (
     Scores,
     check_packing,
     commit,
-    common_settings,
     count_missing,
     describe,
     finish,
@@ -52,7 +51,7 @@ def score_projected(job: Job) -> ScoreSummary:
     """Bring the gradient index of the run up to date with the dataset, then compute the missing dots from it."""
     tokenization = job.tokenization()
     validation = job.validation(tokenization)
-    settings = common_settings(job, tokenization) | _projection_settings(job, validation)
+    settings = common_settings(job.settings, tokenization) | _projection_settings(job, validation)
     return _score(job, tokenization, validation, settings, build=True)
 
 
@@ -102,7 +101,7 @@ def adopt(job: Job, folder: Path, asked: Mapping[str, Any]) -> ScoreSummary:
         ),
     )
     tokenization = job.tokenization()
-    found = common_settings(job, tokenization)
+    found = common_settings(job.settings, tokenization)
     changed = [name for name, value in found.items() if kept[name] != value]
     if changed:
         raise UsageError(
@@ -266,11 +265,9 @@ def _adopt_shards(job: Job, run_id: int, index: GradientIndex) -> None:
     """Enter the shards of an index that came from elsewhere."""
     with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
         known = _records(opened, run_id)
-    for found in index.shards_on_disk():
+    for found in index.shards_on_disk(known=known):
         if isinstance(found, BrokenShard):
             log.warning("%s of the gradient index cannot be used: %s", found.file, found.problem)
-            continue
-        if found.record.shard in known:
             continue
         rows = range(found.record.n_rows)
         _commit_rows(
@@ -315,7 +312,7 @@ class _Writer:
         with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
             known = _records(opened, run_id)
         # a shard that a killed run wrote and did not enter keeps its number, and is nobody's
-        self._next = max([*known, *_numbers_on_disk(index.folder), -1]) + 1
+        self._next = max([*known, *index.numbers_on_disk(), -1]) + 1
         self._gradients: list[npt.NDArray[np.float32]] = []
         self._rows: list[tuple[str, float, int]] = []
         self._last = time.monotonic()
@@ -369,13 +366,6 @@ class _Writer:
             ]
         _commit_rows(self._job, self._run_id, record, entries)
         self._gradients, self._rows, self.without, self._last = [], [], [], time.monotonic()
-
-
-def _numbers_on_disk(folder: Path) -> Iterator[int]:
-    for path in folder.iterdir():
-        stem, dash, number = path.name.removesuffix(".safetensors").partition("-")
-        if stem == "shard" and dash and number.isdigit():
-            yield int(number)
 
 
 def _commit_rows(job: Job, run_id: int, record: ShardRecord | None, entries: Sequence[tuple[Any, ...]]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from diq import models
 from diq.config import MAX_LENGTH
-from diq.engine import METHODS, EngineSettings, Result, ValidationFacts
+from diq.engine import METHODS, EngineSettings, Result, ValidationFacts, common_settings
 from diq.errors import UsageError
 from diq.gradient_index import Element
 from diq.gradients import Reduction
@@ -21,18 +21,16 @@ from diq.influence import no_dot_reason
 from diq.less import Formula
 from diq.optimizer_state import read_learning_rate
 from diq.projections import KINDS, default_dim
-from diq.records import Progress, did_you_mean, run_fingerprint
-from diq.samples import TokenFile
+from diq.records import Progress, check_choice, run_fingerprint
+from diq.samples import Template, TokenFile
 from diq.score import summary as shards
 from diq.score.index import adopt, score_projected
 from diq.score.job import (
     Job,
     Row,
     Scores,
-    Template,
     check_packing,
     commit,
-    common_settings,
     count_missing,
     describe,
     finish,
@@ -134,12 +132,12 @@ def score_influence(
     """
     if from_index is not None and method == "exact":
         method = "projected"
-    _check_choice("--method", method, METHODS)
-    _check_choice("--kind", kind, KINDS)
-    _check_choice("--element", element, get_args(Element))
-    _check_choice("--formula", formula, get_args(Formula))
-    _check_choice("--loss-reduction", loss_reduction, get_args(Reduction))
-    _check_choice("--template", template, get_args(Template))
+    check_choice("--method", method, METHODS)
+    check_choice("--kind", kind, KINDS)
+    check_choice("--element", element, get_args(Element))
+    check_choice("--formula", formula, get_args(Formula))
+    check_choice("--loss-reduction", loss_reduction, get_args(Reduction))
+    check_choice("--template", template, get_args(Template))
     _check_together(method, kind, rank, dim, seed, element, norms, index, from_index, formula, checkpoints)
     _check_numbers(max_length, token_budget, folds, rank, devices)
     request = read_request(store, dataset, validation_sets)
@@ -204,11 +202,6 @@ def score_influence(
 # the request -------------------------------------------------------------------------------------------------------
 
 
-def _check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
-    if value is not None and value not in known:
-        raise UsageError(f"{option} `{value}` is not known", did_you_mean(value, known))
-
-
 def _check_together(
     method: str,
     kind: str | None,
@@ -251,8 +244,8 @@ def _check_together(
 def _check_numbers(
     max_length: int | None, token_budget: int | None, folds: int | None, rank: int | None, devices: int
 ) -> None:
-    if max_length is not None and max_length < 2:
-        raise UsageError(f"--max-length {max_length} leaves no room for a prompt and an answer", "give 2 or more")
+    if max_length is not None:
+        models.check_length(max_length)
     if token_budget is not None and token_budget < 1:
         raise UsageError(f"--batch-tokens {token_budget} is not a positive number", "leave it out to have it chosen")
     if folds is not None and not 1 <= folds <= 64:
@@ -364,7 +357,7 @@ def _score(job: Job) -> ScoreSummary:
     if job.settings.method in ("projected", "less"):
         return score_projected(job)
     tokenization = job.tokenization()
-    settings = common_settings(job, tokenization) | {"folds": job.settings.folds, "norms": job.settings.norms}
+    settings = common_settings(job.settings, tokenization) | {"folds": job.settings.folds, "norms": job.settings.norms}
     if job.settings.rank is not None:
         settings["rank"] = job.settings.rank
     fingerprint = run_fingerprint("influence", job.settings.method, job.target.model_id, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -15,13 +15,11 @@ from diq.engine import EngineFacts, EngineSettings, ValidationFacts, ValidationT
 from diq.errors import UsageError
 from diq.gradient_index import Element
 from diq.records import Progress
-from diq.samples import TokenFile, Tokenization, Tokens, plan_batches
+from diq.samples import Template, TokenFile, Tokenization, Tokens, plan_batches
 from diq.score import summary as shards
 from diq.score.summary import ScoreSummary
 from diq.store import Store
 from diq.workers import Engines
-
-Template = Literal["auto", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +98,7 @@ class Job:
 
     def tokenization(self) -> Tokenization:
         """How samples become tokens."""
-        tokenizer = models.load_tokenizer(self.settings.model)
-        longest = models.usable_length(self.settings.model, self.max_length)
-        return Tokenization(tokenizer, max_length=longest, template=self.template)
+        return models.load_tokenization(self.settings.model, max_length=self.max_length, template=self.template)
 
     def validation(self, tokenization: Tokenization) -> list[ValidationTokens]:
         """The validation sets as tokens."""
@@ -110,16 +106,6 @@ class Job:
             ValidationTokens(one["name"], tokenization.encode_validation_set(one["name"], conversations))
             for one, conversations in zip(self.sets, self.conversations, strict=True)
         ]
-
-
-def common_settings(job: Job, tokenization: Tokenization) -> dict[str, Any]:
-    """What every method's run has in its fingerprint."""
-    return {
-        "parameters": job.settings.params,
-        "loss_reduction": job.settings.reduction,
-        "dtype": job.settings.dtype,
-        **tokenization.settings(),
-    }
 
 
 def count_missing(opened: Store, job: Job, run_id: int) -> int:
