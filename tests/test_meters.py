@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from conftest import fill_store
-from diq.influence import measure_runs, read_dots, read_halves
+from diq.influence import measure_runs, read_dots, read_influence
 from diq.meters import (
     Dots,
     average_ranks,
@@ -264,10 +264,11 @@ def test_halves_are_even_and_odd_folds_weighted_by_their_sizes(tmp_path: Path) -
     one = dots_of(path, {"a": 1.0})
     assert one.halves is not None
     with Store(path, read_only=True) as store:
-        alone = read_halves(store, dataset_id=1, run_id=1, weights={"a": 1.0})
-    assert alone is not None
-    assert [half.tobytes() for half in alone[0]] == [half.tobytes() for half in one.halves]
-    assert alone[1] == one.half_sizes == (3, 1)
+        alone = read_influence(store, dataset_id=1, run_id=1, weights={"a": 1.0})
+    assert alone.halves is not None
+    assert [half.tobytes() for half in alone.halves] == [half.tobytes() for half in one.halves]
+    assert alone.dot.tobytes() == one.dot.tobytes()
+    assert alone.half_sizes == one.half_sizes == (3, 1)
     np.testing.assert_allclose((3 * one.halves[0] + one.halves[1]) / 4, one.dot)
 
 
@@ -306,7 +307,7 @@ def test_no_fold_or_one_gives_no_standard_error_and_no_halves(tmp_path: Path, k:
     assert found.standard_error is None
     assert found.halves is None
     with Store(path, read_only=True) as store:
-        assert read_halves(store, dataset_id=1, run_id=1) is None
+        assert read_influence(store, dataset_id=1, run_id=1).halves is None
         (block,) = measure_runs(store)
     assert block["half_sizes"] is None
     assert math.isnan(block["half_spearman"])

@@ -31,10 +31,11 @@ from conftest import build_tokenizer, save_model, sentence, write_jsonl
 from diq.errors import DiqError, InputError, ModelError, RunFailedError, UsageError
 from diq.gradients import token_losses
 from diq.models import ModelSource, find_model, load_causal_lm, load_tokenizer
+from diq.output_folder import OutputFolder
 from diq.records import canonical_json
 from diq.samples import Tokenization, collate
 from diq.store import Store
-from diq.train import _OutputFolder, _Trainer, run, validation_losses
+from diq.train import _Trainer, run, validation_losses
 
 Conversations = list[list[dict[str, str]]]
 
@@ -113,16 +114,19 @@ def fill(
                 connection.execute("INSERT INTO validation_samples VALUES (?, ?, ?)", [number, add(messages), position])
         if chosen:
             connection.execute(
-                "INSERT INTO rankings VALUES (1, 1, 'random', NULL, NULL, 'f', '{}', NULL, NULL, ?, 0, NULL, now())",
+                "INSERT INTO rankings "
+                "(ranking_id, dataset_id, strategy, fingerprint, config, n_scored, n_unscored, created_at)"
+                " VALUES (1, 1, 'random', 'f', '{}', ?, 0, now())",
                 [len(pool)],
             )
             connection.execute(
-                "INSERT INTO selections VALUES (7, 'best', 1, '0.5', ?, ?, NULL, now())", [len(chosen), len(chosen)]
+                "INSERT INTO selections (selection_id, name, ranking_id, ratio, n_target, n, created_at, strategy)"
+                " VALUES (7, 'best', 1, '0.5', ?, ?, now(), 'random')",
+                [len(chosen), len(chosen)],
             )
             for rank, position in enumerate(chosen):
                 connection.execute(
-                    "INSERT INTO selection_samples VALUES (7, ?, ?, ?, NULL, NULL, NULL)",
-                    [rank, ids[position], position],
+                    "INSERT INTO ranking_samples (ranking_id, rank, position) VALUES (1, ?, ?)", [rank, position]
                 )
 
 
@@ -492,7 +496,7 @@ def test_a_file_in_the_place_of_the_folder(train: Any, tmp_path: Path) -> None:
 
 
 def test_two_trainings_into_one_folder(train: Any, tmp_path: Path) -> None:
-    with _OutputFolder(tmp_path / "adapter"), pytest.raises(UsageError, match="another process is training"):
+    with OutputFolder(tmp_path / "adapter"), pytest.raises(UsageError, match="another process is training"):
         train()
 
 

@@ -17,6 +17,9 @@ LIKERT_LEVELS = 5
 STRATEGIES = (
     "diq",
     "random",
+    "perplexity",
+    "similarity",
+    "less",
     "influence",
     "knowledge",
     "reasoning",

@@ -20,8 +20,10 @@ from diq.store import Store
 INFLUENCES = ("dot", "cosine")
 """What a ranking can be made by."""
 
-LARGEST_OF_TASKS = "less"
+LESS = "less"
 """The method whose runs hold a cosine per task; the influence of a sample is the largest of them, not their mean."""
+
+_LARGEST = frozenset({LESS, "max"})
 
 
 def no_dot_reason(loss: float, answer_tokens: int, dots: Sequence[float]) -> str | None:
@@ -108,18 +110,23 @@ def choose_weights(asked: Sequence[str], sets: Sequence[Mapping[str, Any]]) -> d
     parsed = parse_weights(asked, list(sizes))
     if parsed is None:
         return None
-    if not _takes_largest(sets):
+    if not takes_largest(sets):
         return settle_weights(parsed, sizes)
     if len({1.0 if math.isnan(weight) else weight for weight in parsed.values()}) > 1:
         raise UsageError(
-            "a run of method `less` takes the largest of its tasks, which no weight changes",
+            f"a run of method `{sets[0]['method']}` takes the largest of its tasks, which no weight changes",
             "name the validation sets without weights",
         )
     return dict.fromkeys(parsed, 1.0)
 
 
-def _takes_largest(sets: Sequence[Mapping[str, Any]]) -> bool:
-    return any(one["method"] == LARGEST_OF_TASKS for one in sets)
+def takes_largest(sets: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the scores of several validation sets of a run make their largest, not their mean.
+
+    Args:
+        sets: rows of the query ``validation_sets_of_run``.
+    """
+    return any(one["method"] in _LARGEST for one in sets)
 
 
 # reading -----------------------------------------------------------------------------------------------------------
@@ -171,20 +178,73 @@ def read_dots(store: Store, *, dataset_id: int, run_id: int, weights: Mapping[st
     )
 
 
-def read_halves(
-    store: Store, *, dataset_id: int, run_id: int, weights: Mapping[str, float] | None = None
-) -> tuple[tuple[Floats, Floats], tuple[int, int]] | None:
-    """The ``halves`` and ``half_sizes`` of :func:`read_dots` alone; None, at once, where there are no folds."""
+@dataclass(frozen=True, slots=True)
+class Influence:
+    """What a ranking needs of an influence run; one row a sample of the dataset, in the order of its positions.
+
+    Attributes:
+        dot: ``[n]``, NaN where a sample has no finite dot with every chosen validation set.
+        norm: ``[n]`` norm of the sample's gradient, NaN where it was not measured; None when not asked for.
+        halves: ``[n]`` dots with the even folds, and with the odd folds, of the validation sets; None without folds.
+        half_sizes: validation samples of the two halves; None without folds.
+    """
+
+    dot: Floats
+    norm: Floats | None
+    halves: tuple[Floats, Floats] | None
+    half_sizes: tuple[int, int] | None
+
+
+def read_influence(
+    store: Store, *, dataset_id: int, run_id: int, weights: Mapping[str, float] | None = None, norms: bool = False
+) -> Influence:
+    """The columns that a selection ranks by, pooled as the macro ``diq_scores`` pools them.
+
+    Args:
+        store: an open store.
+        dataset_id: dataset.
+        run_id: influence run.
+        weights: weight of each chosen validation set; None takes all of the run, by their number of samples.
+        norms: whether to read the gradient norms too.
+    """
     sets = _Sets.of(store, dataset_id, run_id, weights)
-    if not sets.halved:
-        return None
     n = sets.n_samples
-    halves = (sets.pool(n), sets.pool(n))
-    for one, rows, found in sets.read(store, "folds_of_validation_set"):
-        folds = one.fold_columns(found.column("fold_dots"))
-        for pool, half in zip(halves, one.halves, strict=True):
-            pool.add(_scattered(n, rows, one.mean(folds, half)), one.weight)
-    return (halves[0].pooled(sets.total), halves[1].pooled(sets.total)), sets.half_sizes
+    dot, norm, halves = sets.pool(n), np.full(n, np.nan) if norms else None, (sets.pool(n), sets.pool(n))
+    for one, rows, found in sets.read(store, "influence_of_validation_set", norms=norms, folds=sets.halved):
+        dot.add(_scattered(n, rows, found.column("dot").to_numpy()), one.weight)
+        if norm is not None:
+            norm[rows] = np.fmax(norm[rows], found.column("gradient_norm").to_numpy())
+        if sets.halved:
+            folds = one.fold_columns(found.column("fold_dots"))
+            for pool, half in zip(halves, one.halves, strict=True):
+                pool.add(_scattered(n, rows, one.mean(folds, half)), one.weight)
+    return Influence(
+        dot=dot.pooled(sets.total) if sets.chosen else np.full(n, np.nan),
+        norm=norm,
+        halves=(halves[0].pooled(sets.total), halves[1].pooled(sets.total)) if sets.halved else None,
+        half_sizes=sets.half_sizes if sets.halved else None,
+    )
+
+
+def read_similarity(
+    store: Store, *, dataset_id: int, run_id: int, weights: Mapping[str, float] | None = None
+) -> Floats:
+    """The similarity of each sample of a dataset, pooled over validation sets like dots; NaN where there is none.
+
+    Args:
+        store: an open store.
+        dataset_id: dataset.
+        run_id: similarity run; one of method ``max`` is pooled by the largest, any other by the weighted mean.
+        weights: weight of each chosen validation set; None takes all of the run, by their number of samples.
+
+    Returns:
+        ``[n]``, in the order of the positions.
+    """
+    sets = _Sets.of(store, dataset_id, run_id, weights)
+    similarity = sets.pool(sets.n_samples)
+    for one, rows, found in sets.read(store, "similarity_of_validation_set"):
+        similarity.add(_scattered(sets.n_samples, rows, found.column("similarity").to_numpy()), one.weight)
+    return similarity.pooled(sets.total) if sets.chosen else np.full(sets.n_samples, np.nan)
 
 
 def measure_runs(store: Store) -> list[dict[str, Any]]:
@@ -261,7 +321,7 @@ class _Sets:
             for one in sets
             if one["name"] in weights
         ]
-        return cls(dataset_id, run_id, _takes_largest(sets), chosen, rows_of, len(positions))
+        return cls(dataset_id, run_id, takes_largest(sets), chosen, rows_of, len(positions))
 
     @property
     def total(self) -> float:
@@ -279,12 +339,11 @@ class _Sets:
     def pool(self, shape: int | tuple[int, int]) -> _Pool:
         return _Pool(shape, largest=self.largest)
 
-    def read(self, store: Store, query: str) -> Iterator[tuple[_Set, npt.NDArray[np.int64], pa.Table]]:
+    def read(self, store: Store, query: str, **params: Any) -> Iterator[tuple[_Set, npt.NDArray[np.int64], pa.Table]]:
         """Each set in turn with what a query finds of it, and the rows of the samples that it is found for."""
         for one in self.chosen:
-            found = store.arrow(
-                query, dataset_id=self.dataset_id, run_id=self.run_id, validation_set_id=one.validation_set_id
-            )
+            ids = {"dataset_id": self.dataset_id, "run_id": self.run_id, "validation_set_id": one.validation_set_id}
+            found = store.arrow(query, **ids, **params)
             yield one, self.rows_of[found.column("position").to_numpy()], found
 
 

@@ -1,5 +1,6 @@
 -- diq_scores(dataset, model): one row per sample of a dataset with its difficulty and its influence.
--- Named parameters: run (an influence run, needed when the model has several on this dataset), difficulty_run
+-- Named parameters: run (an influence run, needed when the model has several on this dataset; one of method less is taken
+-- only so, or when there is no other), difficulty_run
 -- (likewise), validation_weights (MAP of validation set name to weight; default: every set of the run, weighted by its
 -- number of samples, which is the mean over all validation samples of Eq. 3).
 -- dot is null unless the sample has a finite dot for every set that is asked for. Over several sets it is their weighted
@@ -20,12 +21,18 @@ the_dataset AS (
         END AS id
     FROM dataset_count AS c
 ),
-sealed_runs AS (
-    SELECT r.run_id, r.kind, r.method, m.name AS model_name
+runs_here AS (
+    SELECT r.run_id, r.kind, r.method, rd.state, m.name AS model_name
     FROM runs AS r
-    JOIN run_datasets AS rd ON rd.run_id = r.run_id AND rd.state = 'sealed'
+    JOIN run_datasets AS rd ON rd.run_id = r.run_id
     JOIN the_dataset AS t ON t.id = rd.dataset_id
     LEFT JOIN models AS m ON m.model_id = r.model_id
+),
+-- the scores of the strategy less are another method's: they are meant only by number, or when nothing else is there
+other_runs AS (
+    SELECT count(*) AS n
+    FROM runs_here AS r
+    WHERE r.kind = 'influence' AND r.model_name = model AND r.method <> 'less'
 ),
 influence_count AS (
     SELECT
@@ -33,8 +40,16 @@ influence_count AS (
         any_value(r.run_id) AS found,
         bool_or(r.method = 'less') AS largest,
         string_agg(CAST(r.run_id AS VARCHAR) || ' (' || r.method || ')', ', ' ORDER BY r.run_id) AS listed
-    FROM sealed_runs AS r
-    WHERE r.kind = 'influence' AND r.model_name = model AND (run IS NULL OR r.run_id = CAST(run AS BIGINT))
+    FROM runs_here AS r
+    CROSS JOIN other_runs AS o
+    WHERE
+        r.kind = 'influence'
+        AND r.state = 'sealed'
+        AND r.model_name = model
+        AND CASE
+            WHEN run IS NULL THEN r.method <> 'less' OR o.n = 0
+            ELSE r.run_id = CAST(run AS BIGINT)
+        END
 ),
 influence_run AS (
     SELECT
@@ -54,8 +69,11 @@ difficulty_count AS (
         count(*) AS n,
         any_value(r.run_id) AS found,
         string_agg(CAST(r.run_id AS VARCHAR) || ' (' || r.method || ')', ', ' ORDER BY r.run_id) AS listed
-    FROM sealed_runs AS r
-    WHERE r.kind = 'difficulty' AND (difficulty_run IS NULL OR r.run_id = CAST(difficulty_run AS BIGINT))
+    FROM runs_here AS r
+    WHERE
+        r.kind = 'difficulty'
+        AND r.state = 'sealed'
+        AND (difficulty_run IS NULL OR r.run_id = CAST(difficulty_run AS BIGINT))
 ),
 difficulty_choice AS (
     SELECT

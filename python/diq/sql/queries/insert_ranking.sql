@@ -1,9 +1,11 @@
--- Record a ranking unless the same order of the same configuration is known.
+-- Record a ranking; insert_ranking_samples adds its rows.
 INSERT INTO rankings (
-    ranking_id, dataset_id, strategy, influence_run, difficulty_run, fingerprint, config,
-    tau, median, n_scored, n_unscored, quadrant_counts, created_at
+    ranking_id, dataset_id, strategy, influence_run, difficulty_run, score_run, guard_runs, fingerprint, config,
+    tau, median, n_scored, n_unscored, n_excluded, quadrant_counts, created_at,
+    configuration, scores_digest, half_sizes, even_counts, odd_counts
 )
 SELECT
-    nextval('ranking_ids'), $dataset_id, $strategy, $influence_run, $difficulty_run, $fingerprint, $config,
-    $tau, $median, $n_scored, $n_unscored, $quadrant_counts, $created_at
-WHERE NOT EXISTS (SELECT 1 FROM rankings WHERE fingerprint = $fingerprint)
+    nextval('ranking_ids'), $dataset_id, $strategy, $influence_run, $difficulty_run, $score_run, $guard_runs,
+    $fingerprint, $config, $tau, $median, $n_scored, $n_unscored, $n_excluded, $quadrant_counts, $created_at,
+    $configuration, $scores_digest, $half_sizes, $even_counts, $odd_counts
+RETURNING ranking_id

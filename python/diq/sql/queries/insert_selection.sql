@@ -1,3 +1,3 @@
--- Record a selection.
-INSERT INTO selections (selection_id, name, ranking_id, ratio, n_target, n, output, created_at)
-SELECT nextval('selection_ids'), $name, $ranking_id, $ratio, $n_target, $n, $output, $created_at
+-- Record a selection: rows "first" to "first" + n of its ranking.
+INSERT INTO selections (selection_id, name, ranking_id, strategy, ratio, n_target, "first", n, output, created_at)
+SELECT nextval('selection_ids'), $name, $ranking_id, $strategy, $ratio, $n_target, $first, $n, $output, $created_at

@@ -1,6 +1,6 @@
--- Runs that are not scores, such as trainings.
+-- Runs that are not scores, such as trainings and guards.
 SELECT r.run_id, r.kind, r.method, m.name AS model, r.created_at, r.result
 FROM runs AS r
 LEFT JOIN models AS m USING (model_id)
-WHERE r.kind NOT IN ('influence', 'difficulty', 'text')
+WHERE r.kind NOT IN ('influence', 'difficulty', 'perplexity', 'similarity')
 ORDER BY r.run_id
