@@ -557,8 +557,8 @@ def test_scores_in_every_container(tmp_path: Path, scored: Path, ending: str) ->
     assert rows(scored, "SELECT kind, method, model_id FROM runs ORDER BY kind, model_id") == [
         ("difficulty", "external", None),
         ("influence", "external", "external:m"),
-        ("text", "external", "external:m"),
-        ("text", "external", None),
+        ("perplexity", "external", "external:m"),
+        ("similarity", "external", None),
     ]
     assert rows(scored, "SELECT DISTINCT state FROM run_datasets") == [("sealed",)]
     assert rows(scored, "SELECT model_id, name, source FROM models") == [("external:m", "m", "external")]

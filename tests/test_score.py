@@ -119,6 +119,11 @@ def test_a_grown_dataset_and_a_further_validation_set_compute_what_is_missing(
     # a second dataset that shares samples finds their scores
     ingest([more], dataset="other", store=filled)
     assert score_influence("other", model=str(tiny_llama_folder), store=filled).n_cached == 7
+    with Store(filled, read_only=True) as store:
+        states = store.connection.execute(
+            "SELECT d.name, r.state FROM run_datasets AS r JOIN datasets AS d USING (dataset_id) ORDER BY 1"
+        ).fetchall()
+    assert states == [("other", "sealed"), ("pool", "sealed")]
 
 
 @pytest.mark.parametrize(

@@ -547,6 +547,8 @@ class _Group:
     Attributes:
         name: as in the columns of ``count_resolved_scores``.
         kind: kind of the run.
+        key: kind in the fingerprint of the run, where that is another: stores from before the kinds were told apart
+            keep their runs.
         scores: columns of the file.
         delete: query that forgets the rows which are about to be written again.
         insert: query that writes them.
@@ -561,6 +563,7 @@ class _Group:
     insert: str
     of_model: bool = False
     of_set: bool = False
+    key: str | None = None
 
 
 _GROUPS = (
@@ -583,19 +586,21 @@ _GROUPS = (
     ),
     _Group(
         "perplexity",
-        "text",
+        "perplexity",
         ("perplexity",),
         delete="delete_replaced_perplexity",
         insert="insert_resolved_perplexity",
         of_model=True,
+        key="text",
     ),
     _Group(
         "similarity",
-        "text",
+        "similarity",
         ("similarity",),
         delete="delete_replaced_similarity",
         insert="insert_resolved_similarity",
         of_set=True,
+        key="text",
     ),
 )
 
@@ -748,4 +753,4 @@ def _model_id(store: Store, name: str) -> str:
 def _fingerprint(group: _Group, model_id: str | None) -> str:
     """The same for every score file of one model, so that several files fill one run."""
     owner = model_id if group.of_model else None
-    return run_fingerprint(group.kind, EXTERNAL, owner, {"scores": list(group.scores)})
+    return run_fingerprint(group.key or group.kind, EXTERNAL, owner, {"scores": list(group.scores)})

@@ -274,8 +274,11 @@ class Store:
         self.run("insert_run_dataset", run_id=run_id, dataset_id=dataset_id, started_at=now())
 
     def seal(self, run_id: int, dataset_id: int) -> None:
-        """Mark the run complete on the dataset."""
-        self.run("seal_run_dataset", run_id=run_id, dataset_id=dataset_id, sealed_at=now())
+        """Mark the run complete on the dataset, also where all its scores came with another dataset."""
+        ids = {"run_id": run_id, "dataset_id": dataset_id}
+        if not self.execute_count("seal_run_dataset", **ids, sealed_at=now()):
+            self.start_scoring(run_id, dataset_id)
+            self.run("seal_run_dataset", **ids, sealed_at=now())
 
 
 def _macros_text() -> str:

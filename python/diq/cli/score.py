@@ -1,4 +1,4 @@
-"""``diq score difficulty`` and ``diq score influence``."""
+"""``diq score difficulty``, ``influence``, ``perplexity`` and ``similarity``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diq.config import MAX_LENGTH
 
 @click.group()
 def score() -> None:
-    """Compute the difficulty or influence that is missing, nothing else.
+    """Compute the scores that are missing, nothing else.
 
     A killed run loses at most some seconds of work: the same command goes on where it stopped.
     """
@@ -156,6 +156,71 @@ def influence(dataset: str, store: Path, as_json: bool, quiet: bool, batch_token
     with progress(quiet=quiet or as_json) as report:
         summary = score_influence(dataset, store=store, token_budget=batch_tokens, progress=report, **options)
     _show("influence", summary.to_dict(), as_json)
+
+
+@score.command()
+@click.argument("dataset")
+@click.option("--model", required=True, help="Folder or hub id of the causal language model.")
+@click.option("--model-name", help="Name of the model in the store; default the hub id or the folder's name.")
+@click.option("--adapter", metavar="DIR", help="Score with this LoRA adapter (or full checkpoint) of --model.")
+@click.option("--max-length", type=int, help=f"Tokens after which a sample is cut; default {MAX_LENGTH}.")
+@click.option(
+    "--template",
+    type=click.Choice(["auto", "none"]),
+    help="auto (default) uses the tokenizer's chat template if it has one.",
+)
+@click.option("--attention", help="Attention implementation of transformers, such as sdpa or flash_attention_2.")
+@click.option("--batch-tokens", type=int, help="Padded tokens a batch; default 4096 on a CPU, 32768 on a GPU.")
+@device_options
+@store_option
+@output_options
+def perplexity(dataset: str, store: Path, as_json: bool, quiet: bool, batch_tokens: int | None, **options: Any) -> None:
+    """Perplexity of the full text of every sample of DATASET: template, prompt, reasoning and answer.
+
+    The exponential of the mean cross-entropy of all tokens but the first, for `diq select --strategy perplexity`.
+    """
+    from diq.score import score_perplexity
+
+    with progress(quiet=quiet or as_json) as report:
+        summary = score_perplexity(dataset, store=store, token_budget=batch_tokens, progress=report, **options)
+    _show("perplexity", summary.to_dict(), as_json)
+
+
+@score.command()
+@click.argument("dataset")
+@click.option("--encoder", required=True, help="Folder or hub id of a sentence-transformers model.")
+@click.option("--encoder-name", help="Name of the encoder in the store; default the hub id or the folder's name.")
+@click.option(
+    "--validation-set", "validation_sets", multiple=True, metavar="NAME", help="Validation set; repeat. Default: all."
+)
+@click.option(
+    "--reduction",
+    type=click.Choice(["mean", "max"]),
+    default="mean",
+    show_default=True,
+    help="mean of the cosines with the samples of a validation set, or the largest of them.",
+)
+@click.option(
+    "--text",
+    type=click.Choice(["prompt", "full"]),
+    default="prompt",
+    show_default=True,
+    help="What is embedded of a sample: the question, or question, reasoning and answer.",
+)
+@click.option("--batch-tokens", type=int, help="Padded tokens a batch; default 4096 on a CPU, 65536 on a GPU.")
+@device_options
+@store_option
+@output_options
+def similarity(dataset: str, store: Path, as_json: bool, quiet: bool, batch_tokens: int | None, **options: Any) -> None:
+    """Cosine similarity of every sample of DATASET with each validation set, for `diq select --strategy similarity`.
+
+    A text that is longer than the encoder takes is cut by it, and counted.
+    """
+    from diq.score import score_similarity
+
+    with progress(quiet=quiet or as_json) as report:
+        summary = score_similarity(dataset, store=store, token_budget=batch_tokens, progress=report, **options)
+    _show("similarity", summary.to_dict(), as_json)
 
 
 def _show(kind: str, summary: dict[str, Any], as_json: bool) -> None:

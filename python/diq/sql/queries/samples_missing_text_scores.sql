@@ -1,0 +1,20 @@
+-- Every sample of a dataset in order, and whether a row of a perplexity or similarity run is missing for it.
+-- Params: $dataset_id INTEGER, $run_id BIGINT, $validation_set_ids INTEGER[] (empty for a perplexity)
+-- Returns: sample_id VARCHAR, missing BOOLEAN
+WITH have AS (
+    SELECT sample_id, count(*) AS n
+    FROM text_scores
+    WHERE run_id = $run_id
+      AND (
+          len($validation_set_ids) = 0
+          OR list_contains(CAST($validation_set_ids AS INTEGER[]), validation_set_id)
+      )
+    GROUP BY sample_id
+)
+SELECT
+    CAST(d.sample_id AS VARCHAR) AS sample_id,
+    coalesce(h.n, 0) < greatest(len($validation_set_ids), 1) AS missing
+FROM dataset_samples AS d
+LEFT JOIN have AS h USING (sample_id)
+WHERE d.dataset_id = $dataset_id
+ORDER BY d.position
