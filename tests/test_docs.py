@@ -39,28 +39,81 @@ def test_every_command_and_option_has_help_and_is_in_the_readme(name: str, comma
     assert f"diq {name}" in (ROOT / "README.md").read_text(encoding="utf-8"), f"the README does not show diq {name}"
 
 
+# what the cookbook asks for, besides two scored validation sets with folds and norms
+STORE_ROWS = """
+INSERT INTO datasets VALUES (100, 'other', 'training', TIMESTAMP '2026-01-01');
+INSERT INTO dataset_samples
+SELECT 100, d.position, d.sample_id, 3, d.line, 'train', NULL FROM dataset_samples AS d WHERE d.position < 3;
+UPDATE dataset_samples
+SET source_id = CASE WHEN position < 100 THEN 1 ELSE 2 END, attributes = json_object('topic', position % 3)
+WHERE dataset_id = 1;
+INSERT INTO sources
+SELECT
+    i, 1, 'part' || i || '.jsonl', 'samples', 'messages', 'hash' || i, '{}', 0, 151, 150, 1, 0, TIMESTAMP '2026-01-01'
+FROM range(1, 3) AS r (i);
+INSERT INTO duplicates SELECT dataset_id, 300, sample_id, 1, 301 FROM dataset_samples WHERE line = 7 AND dataset_id = 1;
+INSERT INTO rejects VALUES (1, 1, 'part1.jsonl', 302, 301, 'not an object', '[]');
+UPDATE influence_scores SET dot = NULL, reason = 'no answer token is left within the maximum length'
+WHERE sample_id IN (SELECT sample_id FROM dataset_samples WHERE position = 200);
+-- the same text but for its case, which a guard finds
+UPDATE samples SET messages = '[{"content":"Q 4 of pool","role":"user"},{"content":"a","role":"assistant"}]'
+WHERE sample_id = (SELECT sample_id FROM dataset_samples WHERE position = 5);
+INSERT INTO runs
+SELECT 50 + i, ['perplexity', 'similarity'][i], 'test', NULL, 'text' || i, '{}', '{}', NULL, TIMESTAMP '2026-01-01'
+FROM range(1, 3) AS r (i);
+INSERT INTO run_datasets SELECT 50 + i, 1, 'sealed', TIMESTAMP '2026-01-01', NULL FROM range(1, 3) AS r (i);
+INSERT INTO text_scores (run_id, sample_id, perplexity)
+SELECT 51, sample_id, 2 + position % 7 FROM dataset_samples WHERE dataset_id = 1;
+INSERT INTO text_scores (run_id, sample_id, validation_set_id, similarity)
+SELECT 52, d.sample_id, v.validation_set_id, (d.position % 11) / 11
+FROM dataset_samples AS d CROSS JOIN validation_sets AS v WHERE d.dataset_id = 1;
+"""
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diq.select import run
 
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("docs") / "s.duckdb"
-    dots = {"medqa": rng.normal(size=300), "medmcqa": rng.normal(size=300)}
-    fill_store(path, dots=dots, difficulty=rng.integers(1, 6, 300))
-    for ratio in ("0.1", "0.5"):
-        run("pool", ratio=ratio, store=path, model="model")
+    folds = {name: rng.normal(size=(300, 1)) + rng.normal(size=(300, 2)) for name in ("medqa", "medmcqa")}
+    fill_store(
+        path,
+        dots={name: one.mean(axis=1) for name, one in folds.items()},
+        difficulty=rng.integers(1, 6, 300),
+        folds=folds,
+        norms=rng.uniform(1, 2, 300),
+        answer_tokens=rng.integers(1, 500, 300),
+    )
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(STORE_ROWS)
+    for ratio, strategy, dedupe in (
+        ("0.1", "diq", None),
+        ("0.5", "diq", None),
+        ("0.1", "random", None),
+        ("0.2", "influence", "exact"),
+    ):
+        run("pool", ratio=ratio, store=path, model="model", strategy=strategy, dedupe=dedupe)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "UPDATE influence_scores SET dot = dot + 1 WHERE loss = (SELECT max(loss) FROM influence_scores)"
+        )
     return path
 
 
 def test_the_page_has_examples() -> None:
-    assert len(SQL_EXAMPLES) >= 10
+    assert len(SQL_EXAMPLES) >= 40
 
 
 @pytest.mark.parametrize("query", SQL_EXAMPLES, ids=range(len(SQL_EXAMPLES)))
-def test_every_sql_example_runs(store: Path, query: str) -> None:
+def test_every_sql_example_runs_and_finds_something(
+    store: Path, query: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # one of them writes a file
+    monkeypatch.chdir(tmp_path)
     with duckdb.connect(str(store), read_only=True) as connection:
         rows = connection.execute(query).fetchall()
-    assert rows or "rejects" in query or "reason is not null" in query
+    assert rows
 
 
 def test_relative_links_of_the_documents_exist() -> None:

@@ -42,6 +42,7 @@ LAYERS: dict[str, float] = {
     "score": 4,
     "explain": 4,
     "index": 4.2,
+    "compare": 4,
     "select": 4,
     "train": 4,
     "demo_data": 3.5,

@@ -12,26 +12,45 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diq.compare import run as compare
     from diq.errors import DiqError as DiqError
     from diq.explain import run as explain
     from diq.ingest import run as ingest
     from diq.quadrants import rank as rank
     from diq.score import score_difficulty as score_difficulty
     from diq.score import score_influence as score_influence
+    from diq.score import score_perplexity as score_perplexity
+    from diq.score import score_similarity as score_similarity
     from diq.select import run as select
     from diq.store import Store as Store
     from diq.train import run as train
 
-__all__ = ["DiqError", "Store", "explain", "ingest", "rank", "score_difficulty", "score_influence", "select", "train"]
+__all__ = [
+    "DiqError",
+    "Store",
+    "compare",
+    "explain",
+    "ingest",
+    "rank",
+    "score_difficulty",
+    "score_influence",
+    "score_perplexity",
+    "score_similarity",
+    "select",
+    "train",
+]
 
 _WHERE = {
     "DiqError": ("diq.errors", "DiqError"),
     "Store": ("diq.store", "Store"),
+    "compare": ("diq.compare", "run"),
     "explain": ("diq.explain", "run"),
     "ingest": ("diq.ingest", "run"),
     "rank": ("diq.quadrants", "rank"),
     "score_difficulty": ("diq.score", "score_difficulty"),
     "score_influence": ("diq.score", "score_influence"),
+    "score_perplexity": ("diq.score", "score_perplexity"),
+    "score_similarity": ("diq.score", "score_similarity"),
     "select": ("diq.select", "run"),
     "train": ("diq.train", "run"),
 }

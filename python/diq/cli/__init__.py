@@ -14,9 +14,10 @@ from diq.errors import DiqError
 COMMANDS = {
     "ingest": "Read samples, validation sets or scores into the store.",
     "status": "Show datasets, models, coverage of each score, and the size of the store.",
-    "score": "Compute the difficulty or influence that is missing.",
+    "score": "Compute the scores that are missing.",
     "index": "Measure what a projection of gradients would lose.",
     "select": "Pick the part of a dataset that is worth training on.",
+    "compare": "Show what selections share and how they differ.",
     "explain": "Show which answer tokens carry a sample's dot.",
     "sql": "Query the store.",
     "train": "Fine-tune a LoRA adapter on a selection.",
