@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench selection`; `RAYON_NUM_THREADS` sets the threads. Each ratio is timed with both thresholds
 //! included, next to the floor (a plain read of the two columns) and to the naive rival (a full sort). The answer is
-//! checked before any time is taken.
+//! checked before any time is taken. The second table has the same columns as a DuckDB result stream brings them, in chunks
+//! of 131,072 rows, without nulls and with a validity bitmap.
 
 // criterion's macros make public functions without docs
 #![allow(missing_docs)]
@@ -12,8 +13,9 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
+use diq_core::column::{Chunk, Column};
 use diq_core::key::Score;
-use diq_core::rank::{Cut, Ranking, Ratio, rank};
+use diq_core::rank::{Cut, Ranking, Ratio, rank, rank_columns};
 use rayon::prelude::*;
 
 const ROWS: usize = 10_000_000;
@@ -86,10 +88,51 @@ fn table<T: Score + PartialOrd>(c: &mut Criterion, name: &str, dot: &[T], diffic
     group.finish();
 }
 
+fn chunked(c: &mut Criterion, dot: &[f32], difficulty: &[f32]) {
+    const CHUNK: usize = 131_072;
+    let plain = |values| -> Column<'_, f32> { <[f32]>::chunks(values, CHUNK).map(Chunk::new).collect() };
+    // one null in a hundred, in other rows of each column
+    let bits = |seed: usize| -> Vec<u8> {
+        let bit = |row: usize| u8::from(!split_mix(row ^ seed).is_multiple_of(100)) << (row % 8);
+        (0..ROWS.div_ceil(8)).into_par_iter().map(|byte| (8 * byte..8 * byte + 8).map(bit).sum()).collect()
+    };
+    let bitmaps = [bits(1 << 40), bits(1 << 41)];
+    let nulls = |values, bits| -> Column<'_, f32> {
+        let chunk = |(i, values)| Chunk::with_validity(values, bits, i * CHUNK).expect("a bit for every row");
+        <[f32]>::chunks(values, CHUNK).enumerate().map(chunk).collect()
+    };
+    let with_nan = |values: &[f32], bits: &[u8]| -> Vec<f32> {
+        let value = |(row, &value)| if bits[row / 8] >> (row % 8) & 1 == 0 { f32::NAN } else { value };
+        values.par_iter().enumerate().map(value).collect()
+    };
+    let names = ["chunks", "chunks, 1 % nulls"];
+    let dots = [plain(dot), nulls(dot, &bitmaps[0])];
+    let difficulties = [plain(difficulty), nulls(difficulty, &bitmaps[1])];
+    let same = [
+        rank(dot, difficulty, MEDIAN, Ratio::ALL),
+        rank(&with_nan(dot, &bitmaps[0]), &with_nan(difficulty, &bitmaps[1]), MEDIAN, Ratio::ALL),
+    ];
+    let mut group = c.benchmark_group("10M float32 in chunks");
+    group.sampling_mode(SamplingMode::Flat).sample_size(15);
+    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
+    for (((name, dot), difficulty), same) in names.iter().zip(&dots).zip(&difficulties).zip(same) {
+        let all = rank_columns(dot, difficulty, MEDIAN, Ratio::ALL).expect("valid scores");
+        assert_eq!(all, same.expect("valid scores"), "{name}: not the order of one chunk");
+        for percent in [1, 10, 50, 100] {
+            let ratio = Ratio::new(percent, 100).expect("a valid ratio");
+            group.bench_function(format!("{name}: rank {percent} %"), |b| {
+                b.iter(|| rank_columns(black_box(dot), black_box(difficulty), MEDIAN, ratio));
+            });
+        }
+    }
+    group.finish();
+}
+
 fn selection(c: &mut Criterion) {
     let difficulty: Vec<f32> = (0..ROWS).into_par_iter().map(rating).collect();
     let dot: Vec<f32> = (0..ROWS).into_par_iter().map(normal).collect();
     table(c, "10M float32", &dot, &difficulty);
+    chunked(c, &dot, &difficulty);
 
     let rounded: Vec<f32> = dot.iter().map(|dot| (dot * 1000.0).round() / 1000.0).collect();
     table(c, "10M float32, dots of 3 decimals", &rounded, &difficulty);

@@ -51,6 +51,16 @@ pub enum DiqError {
         /// The number as given.
         found: String,
     },
+    /// A validity bitmap ends before the rows that it describes.
+    #[error("a validity bitmap of {bits} bits is too short for {rows} rows from bit {offset} on")]
+    Validity {
+        /// Bits of the bitmap.
+        bits: usize,
+        /// The bit of the first row.
+        offset: usize,
+        /// Number of rows.
+        rows: usize,
+    },
     /// More rows than the 32-bit row numbers of a ranking can name.
     #[error("{rows} rows are more than one ranking holds ({max})", max = u32::MAX)]
     TooManyRows {

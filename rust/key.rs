@@ -21,6 +21,8 @@ pub trait Score: Copy + PartialOrd + Send + Sync + Into<f64> + sealed::Sealed {
     const MIN: Self;
     /// The largest finite value.
     const MAX: Self;
+    /// Not a number.
+    const NAN: Self;
     /// Bits of a key; keys are below `2**KEY_BITS`.
     const KEY_BITS: u32;
     /// Bits of a key that tell the keys of one cell apart, outermost cells and that of zero excepted.
@@ -53,6 +55,7 @@ pub trait Score: Copy + PartialOrd + Send + Sync + Into<f64> + sealed::Sealed {
 impl Score for f32 {
     const MIN: f32 = f32::MIN;
     const MAX: f32 = f32::MAX;
+    const NAN: f32 = f32::NAN;
     const KEY_BITS: u32 = 32;
     const CELL_BITS: u32 = 16;
 
@@ -101,6 +104,7 @@ const HALF: i64 = CELLS as i64 / 2;
 impl Score for f64 {
     const MIN: f64 = f64::MIN;
     const MAX: f64 = f64::MAX;
+    const NAN: f64 = f64::NAN;
     const KEY_BITS: u32 = 64;
     const CELL_BITS: u32 = 52 - 7;
 

@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`column`] | columns of scores in several pieces, with nulls, borrowed |
 //! | [`key`] | order-preserving integer keys of float scores |
 //! | [`quantile`] | exact quantiles by selection |
 //! | [`quadrant`] | the quadrant of a sample from its dot and its difficulty |
@@ -9,6 +10,7 @@
 //! | [`shard`] | gradient shards on disk, memory-mapped |
 //! | [`dot`] | dots of a mapped shard with a few vectors |
 //! | [`projection`] | random projections of gradients, their matrices made on the fly |
+//! | [`ngram`] | words that texts share: benchmark questions in training texts, near copies |
 //! | [`hash`] | content hashes: sample ids and file hashes |
 //! | [`error`] | everything that can go wrong |
 //!
@@ -19,10 +21,12 @@
 #[cfg(target_endian = "big")]
 compile_error!("diq-core reads little-endian files in place, and needs a little-endian processor");
 
+pub mod column;
 pub mod dot;
 pub mod error;
 pub mod hash;
 pub mod key;
+pub mod ngram;
 pub mod projection;
 pub mod quadrant;
 pub mod quantile;

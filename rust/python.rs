@@ -11,10 +11,13 @@ use numpy::{
 use pyo3::exceptions::{PyOSError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyList, PyTuple};
 
+use crate::column;
 use crate::error::DiqError;
+use crate::key::Score;
 use crate::rank::{Cut, Ratio};
-use crate::{dot, hash, projection, quantile as quantiles, rank as ranks, shard};
+use crate::{dot, hash, ngram, projection, quantile as quantiles, rank as ranks, shard};
 
 impl From<DiqError> for PyErr {
     fn from(error: DiqError) -> PyErr {
@@ -36,6 +39,7 @@ impl From<DiqError> for PyErr {
             | DiqError::Ragged { .. }
             | DiqError::Offsets { .. }
             | DiqError::OutOfRange { .. }
+            | DiqError::Validity { .. }
             | DiqError::TooManyRows { .. }
             | DiqError::Strided { .. }
             | DiqError::ReadOnly { .. }
@@ -53,10 +57,17 @@ impl From<DiqError> for PyErr {
     }
 }
 
+/// A borrowed piece of a column: values, and where there are nulls, the bitmap of those that are there, with the bit of
+/// the first value.
+struct Chunk<'py, T: Element> {
+    values: PyReadonlyArray1<'py, T>,
+    validity: Option<(PyReadonlyArray1<'py, u8>, usize)>,
+}
+
 /// A borrowed column of scores.
 enum Column<'py> {
-    F32(PyReadonlyArray1<'py, f32>),
-    F64(PyReadonlyArray1<'py, f64>),
+    F32(Vec<Chunk<'py, f32>>),
+    F64(Vec<Chunk<'py, f64>>),
 }
 
 /// An array of `ndim` dimensions that can be borrowed as one slice in row-major order.
@@ -78,19 +89,62 @@ fn array<'a, 'py>(
     Ok(array)
 }
 
+/// A column: one array, or a list of chunks of one type, each an array or a tuple of array, bitmap and offset.
 fn column<'py>(argument: &'static str, value: &Bound<'py, PyAny>) -> Result<Column<'py>, DiqError> {
+    let chunks = match value.cast::<PyList>() {
+        Ok(list) => list.iter().collect(),
+        Err(_) => vec![value.clone()],
+    };
+    let Some(first) = chunks.first() else { return Ok(Column::F32(vec![])) };
+    let values = first.cast::<PyTuple>().ok().and_then(|tuple| tuple.get_item(0).ok()).unwrap_or_else(|| first.clone());
     let expected = "a numpy array of float32 or float64";
-    let array = array(argument, expected, 1, value)?;
-    if let Ok(array) = value.cast::<PyArray1<f32>>() {
-        Ok(Column::F32(array.readonly()))
-    } else if let Ok(array) = value.cast::<PyArray1<f64>>() {
-        Ok(Column::F64(array.readonly()))
+    if values.cast::<PyArray1<f32>>().is_ok() {
+        Ok(Column::F32(borrowed_chunks(argument, "a numpy array of float32", &chunks)?))
+    } else if values.cast::<PyArray1<f64>>().is_ok() {
+        Ok(Column::F64(borrowed_chunks(argument, "a numpy array of float64", &chunks)?))
     } else {
+        let array = array(argument, expected, 1, &values)?;
         Err(DiqError::Type { argument, expected, found: array.dtype().to_string() })
     }
 }
 
+fn borrowed_chunks<'py, T: Element>(
+    argument: &'static str,
+    expected: &'static str,
+    chunks: &[Bound<'py, PyAny>],
+) -> Result<Vec<Chunk<'py, T>>, DiqError> {
+    let chunk = |chunk: &Bound<'py, PyAny>| {
+        let Ok(tuple) = chunk.cast::<PyTuple>() else {
+            return Ok(Chunk { values: borrowed(argument, expected, chunk)?, validity: None });
+        };
+        let expected_tuple = "an array, or a tuple of array, validity bitmap and offset";
+        let (values, bits, offset) = tuple
+            .extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>, usize)>()
+            .map_err(|_| DiqError::Type { argument, expected: expected_tuple, found: tuple.to_string() })?;
+        let bits = borrowed(argument, "a validity bitmap of uint8", &bits)?;
+        Ok(Chunk { values: borrowed(argument, expected, &values)?, validity: Some((bits, offset)) })
+    };
+    chunks.iter().map(chunk).collect()
+}
+
+/// The borrowed chunks as the core knows them.
+fn core_column<'a, T: Element + Score>(
+    argument: &'static str,
+    chunks: &'a [Chunk<'_, T>],
+) -> Result<column::Column<'a, T>, DiqError> {
+    let strided = |_| DiqError::Strided { argument };
+    let chunk = |chunk: &'a Chunk<'_, T>| {
+        let values = chunk.values.as_slice().map_err(strided)?;
+        match &chunk.validity {
+            None => Ok(column::Chunk::new(values)),
+            Some((bits, offset)) => column::Chunk::with_validity(values, bits.as_slice().map_err(strided)?, *offset),
+        }
+    };
+    chunks.iter().map(chunk).collect()
+}
+
 const F32: &str = "a numpy array of float32";
+const U64: &str = "a numpy array of uint64";
 
 /// A borrowed array of one element type, whose dimensions `D` counts.
 fn borrowed<'py, T: Element, D: Dimension>(
@@ -169,15 +223,14 @@ fn file_hash(py: Python<'_>, path: PathBuf) -> PyResult<String> {
 
 #[pyfunction]
 fn quantile(py: Python<'_>, values: &Bound<'_, PyAny>, q: f64) -> PyResult<f64> {
-    let strided = |_| DiqError::Strided { argument: "values" };
     Ok(match column("values", values)? {
         Column::F32(values) => {
-            let values = values.as_slice().map_err(strided)?;
-            py.detach(|| quantiles::quantile(values, q))
+            let values = core_column("values", &values)?;
+            py.detach(|| quantiles::quantile_column(&values, q))
         }
         Column::F64(values) => {
-            let values = values.as_slice().map_err(strided)?;
-            py.detach(|| quantiles::quantile(values, q))
+            let values = core_column("values", &values)?;
+            py.detach(|| quantiles::quantile_column(&values, q))
         }
     }?)
 }
@@ -209,9 +262,9 @@ fn rank(
     let ratio = ratio.map_or(Ok(Ratio::ALL), self::ratio)?;
     macro_rules! ranked {
         ($dot:expr, $difficulty:expr) => {{
-            let dot = $dot.as_slice().map_err(|_| DiqError::Strided { argument: "dot" })?;
-            let difficulty = $difficulty.as_slice().map_err(|_| DiqError::Strided { argument: "difficulty" })?;
-            py.detach(|| ranks::rank(dot, difficulty, cut, ratio))
+            let dot = core_column("dot", &$dot)?;
+            let difficulty = core_column("difficulty", &$difficulty)?;
+            py.detach(|| ranks::rank_columns(&dot, &difficulty, cut, ratio))
         }};
     }
     let ranking = match (column("dot", dot)?, column("difficulty", difficulty)?) {
@@ -328,11 +381,88 @@ fn sketch_outer(
     Ok(py.detach(|| projection::sketch_outer(delta, x, [tokens, out, inputs], offsets, projected, key))?)
 }
 
+/// The runs of words of many questions, to be looked for in texts.
+#[pyclass(frozen, module = "diq._core")]
+struct NgramTable(ngram::Table);
+
+#[pymethods]
+impl NgramTable {
+    #[new]
+    #[pyo3(signature = (questions, benchmarks, *, n, shortest, most))]
+    fn new(
+        py: Python<'_>,
+        questions: Vec<PyBackedStr>,
+        benchmarks: Vec<u32>,
+        n: usize,
+        shortest: usize,
+        most: u32,
+    ) -> PyResult<Self> {
+        Ok(Self(py.detach(|| ngram::Table::new(&questions, &benchmarks, n, shortest, most))?))
+    }
+
+    #[getter]
+    fn checked<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u8>> {
+        self.0.checked.iter().map(|&one| one as u8).collect::<Vec<_>>().into_pyarray(py)
+    }
+
+    #[getter]
+    fn n_runs(&self) -> usize {
+        self.0.n_runs()
+    }
+
+    #[getter]
+    fn n_ignored(&self) -> usize {
+        self.0.n_ignored
+    }
+
+    fn scan(&self, py: Python<'_>, texts: Vec<PyBackedStr>) -> Vec<(usize, usize, usize, usize, String)> {
+        let found = py.detach(|| self.0.scan(&texts));
+        found.into_iter().map(|one| (one.row, one.question, one.shared, one.total, one.run)).collect()
+    }
+}
+
+/// Hashes of all texts and where each text's begin, as arrays.
+type Hashes<'py> = (Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>);
+
+#[pyfunction]
+fn shingle_hashes(py: Python<'_>, texts: Vec<PyBackedStr>, n: usize) -> PyResult<Hashes<'_>> {
+    let (hashes, offsets) = py.detach(|| ngram::shingle_hashes(&texts, n))?;
+    Ok((hashes.into_pyarray(py), offsets.into_pyarray(py)))
+}
+
+#[pyfunction]
+fn candidate_groups<'py>(py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<u32>>> {
+    let keys = borrowed::<u64, Ix2>("keys", U64, keys)?;
+    let bands = keys.shape()[1];
+    let numbers = keys.as_slice().map_err(|_| DiqError::Strided { argument: "keys" })?;
+    Ok(py.detach(|| ngram::groups(numbers, bands))?.into_pyarray(py))
+}
+
+#[pyfunction]
+#[pyo3(signature = (texts, keys, *, n, threshold))]
+fn near_copies<'py>(
+    py: Python<'py>,
+    texts: Vec<PyBackedStr>,
+    keys: &Bound<'py, PyAny>,
+    n: usize,
+    threshold: f64,
+) -> PyResult<Vec<(usize, usize, f64)>> {
+    let keys = borrowed::<u64, Ix2>("keys", U64, keys)?;
+    let bands = keys.shape()[1];
+    let numbers = keys.as_slice().map_err(|_| DiqError::Strided { argument: "keys" })?;
+    let found = py.detach(|| ngram::near_copies(&texts, numbers, bands, n, threshold))?;
+    Ok(found.into_iter().map(|one| (one.row, one.kept, one.similarity)).collect())
+}
+
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Ranking>()?;
+    module.add_class::<NgramTable>()?;
     module.add_function(wrap_pyfunction!(sample_ids, module)?)?;
+    module.add_function(wrap_pyfunction!(shingle_hashes, module)?)?;
+    module.add_function(wrap_pyfunction!(candidate_groups, module)?)?;
+    module.add_function(wrap_pyfunction!(near_copies, module)?)?;
     module.add_function(wrap_pyfunction!(file_hash, module)?)?;
     module.add_function(wrap_pyfunction!(quantile, module)?)?;
     module.add_function(wrap_pyfunction!(rank, module)?)?;

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::column::{Column, pieces};
 use crate::error::DiqError;
 use crate::key::{CELLS, Score};
 
@@ -29,6 +30,14 @@ const LINE: usize = 32;
 /// [`DiqError::OutOfRange`] for `q`, [`DiqError::Empty`] for no values, [`DiqError::NonFinite`] with the first row that
 /// is NaN or infinite.
 pub fn quantile<T: Score>(values: &[T], q: f64) -> Result<f64, DiqError> {
+    quantile_column(&Column::from(values), q)
+}
+
+/// [`quantile`] of a column in several pieces; a null is not finite.
+///
+/// # Errors
+/// As [`quantile`].
+pub fn quantile_column<T: Score>(values: &Column<T>, q: f64) -> Result<f64, DiqError> {
     check_fraction("q", q)?;
     if values.is_empty() {
         return Err(DiqError::Empty { argument: "values" });
@@ -37,11 +46,13 @@ pub fn quantile<T: Score>(values: &[T], q: f64) -> Result<f64, DiqError> {
         .into_par_iter()
         .map(|block| {
             let mut cells = Cells::new();
-            for row in block {
-                if !values[row].is_finite() {
-                    return Err(row);
+            for (first, chunk, _) in pieces(values, values, block) {
+                for (i, value) in chunk.values().iter().enumerate() {
+                    if !chunk.is_scored(i) {
+                        return Err(first + i);
+                    }
+                    cells.add::<T>(value.key());
                 }
-                cells.add::<T>(values[row].key());
             }
             Ok(cells)
         })
@@ -53,7 +64,7 @@ pub fn quantile<T: Score>(values: &[T], q: f64) -> Result<f64, DiqError> {
         })
         .expect("at least one block")
         .map_err(|row| DiqError::NonFinite { argument: "values", row })?;
-    Ok(cells.quantile(values, |_| true, q))
+    Ok(cells.quantile(values, values, q))
 }
 
 /// The point at `t` on the line from `lo` to `hi`; `lo <= hi` are finite, `t` is in [0, 1].
@@ -128,21 +139,18 @@ impl Cells {
         (self.offsets == 0).then(|| used().collect())
     }
 
-    /// The `q`-quantile of the rows of `values` that `counted` names; these are the rows that were added, at least one.
-    pub(crate) fn quantile<T: Score>(&self, values: &[T], counted: impl Fn(usize) -> bool + Sync, q: f64) -> f64 {
+    /// The `q`-quantile of the rows of `values` that are scored there and in `other`; these are the rows that were added,
+    /// at least one.
+    pub(crate) fn quantile<T: Score, U: Score>(&self, values: &Column<T>, other: &Column<U>, q: f64) -> f64 {
         let h = q * (self.total() - 1) as f64;
         let k = h.floor();
-        let (lo, hi) = self.order_statistics(values, &counted, k as usize);
+        let (lo, hi) = self.order_statistics(values, other, k as usize);
         interpolate(T::from_key(lo).into(), T::from_key(hi).into(), h - k)
     }
 
-    /// Keys of the counted rows at the 0-based positions `k` and `k + 1` of ascending order (twice the last, at the end).
-    fn order_statistics<T: Score>(
-        &self,
-        values: &[T],
-        counted: &(impl Fn(usize) -> bool + Sync),
-        k: usize,
-    ) -> (u64, u64) {
+    /// Keys of the rows scored in both columns, at the 0-based positions `k` and `k + 1` of ascending order (twice the
+    /// last, at the end).
+    fn order_statistics<T: Score, U: Score>(&self, values: &Column<T>, other: &Column<U>, k: usize) -> (u64, u64) {
         let total = self.total();
         let mut window = Window::new(&self.counts, 0, k);
         let (mut first, mut last) = (T::cell_start(window.cell), T::cell_last(window.cell));
@@ -151,7 +159,7 @@ impl Cells {
         }
         while window.count > GATHERED && first < last {
             let shift = (64 - (last - first).leading_zeros()).saturating_sub(16);
-            let counts = keys_within(values, counted, first, last)
+            let counts = keys_within(values, other, first, last)
                 .fold(
                     || vec![0u32; CELLS],
                     |mut counts, key| {
@@ -173,11 +181,11 @@ impl Cells {
         let (lo, hi) = if first == last {
             (first, first)
         } else {
-            let mut keys: Vec<u64> = keys_within(values, counted, first, last).collect();
+            let mut keys: Vec<u64> = keys_within(values, other, first, last).collect();
             let (_, &mut lo, above) = keys.select_nth_unstable(k - window.before);
             (lo, if here { above.iter().copied().min().unwrap_or(lo) } else { lo })
         };
-        if here { (lo, hi) } else { (lo, keys_within(values, counted, last + 1, u64::MAX).min().unwrap_or(lo)) }
+        if here { (lo, hi) } else { (lo, keys_within(values, other, last + 1, u64::MAX).min().unwrap_or(lo)) }
     }
 }
 
@@ -202,25 +210,30 @@ impl Window {
     }
 }
 
-/// Keys of the counted rows that lie in `first..=last`.
-fn keys_within<T: Score>(
-    values: &[T],
-    counted: &(impl Fn(usize) -> bool + Sync),
+/// Keys that lie in `first..=last`, of the rows of `values` that are scored there and in `other`.
+fn keys_within<'a, T: Score, U: Score>(
+    values: &'a Column<'a, T>,
+    other: &'a Column<'a, U>,
     first: u64,
     last: u64,
 ) -> impl ParallelIterator<Item = u64> {
     // beyond these keys lie the infinities and NaN
     let (first, last) = (T::from_key(first.max(T::MIN.key())), T::from_key(last.min(T::MAX.key())));
     let within = move |value: &T| (first <= *value) & (*value <= last);
-    values.par_chunks(SCANNED).enumerate().flat_map_iter(move |(chunk, values)| {
-        let start = chunk * SCANNED;
-        let lines = values.chunks(LINE).enumerate();
-        // most lines hold nothing of the window, which a few vector instructions find out
-        let lines = lines.filter(move |(_, values)| values.iter().fold(false, |any, value| any | within(value)));
-        lines.flat_map(move |(line, values)| {
-            let start = start + line * LINE;
-            let hits = values.iter().enumerate().filter(move |(i, value)| within(value) && counted(start + i));
-            hits.map(|(_, value)| value.key())
+    let n = values.len();
+    (0..n.div_ceil(SCANNED)).into_par_iter().flat_map_iter(move |i| {
+        let rows = i * SCANNED..n.min((i + 1) * SCANNED);
+        pieces(values, other, rows).flat_map(move |(_, chunk, other)| {
+            let lines = chunk.values().chunks(LINE).enumerate();
+            // most lines hold nothing of the window, which a few vector instructions find out
+            let lines = lines.filter(move |(_, line)| line.iter().fold(false, |any, value| any | within(value)));
+            lines.flat_map(move |(i, line)| {
+                let hits = line
+                    .iter()
+                    .zip(i * LINE..)
+                    .filter(move |(value, i)| within(value) && chunk.is_scored(*i) && other.is_scored(*i));
+                hits.map(|(value, _)| value.key())
+            })
         })
     })
 }

@@ -19,6 +19,7 @@ use std::slice::IterMut;
 
 use rayon::prelude::*;
 
+use crate::column::{BATCH, Column, read};
 use crate::error::DiqError;
 use crate::key::{CELLS, Score};
 use crate::quadrant::{Thresholds, UNSCORED};
@@ -28,8 +29,6 @@ use crate::quantile::{Cells, blocks, check_fraction};
 const PARTITIONS: usize = 512;
 /// No partition is cut smaller than this, in rows.
 const PARTITION_ROWS: usize = 2048;
-/// Rows that are chosen from at once.
-const CHUNK: usize = 1024;
 /// A run of records longer than this is sorted by all threads.
 const PARALLEL_SORT: usize = 1 << 17;
 /// Most distinct difficulties that are folded into a record.
@@ -93,7 +92,7 @@ pub struct Ranking {
 /// `dot`, `difficulty`: `[n]`, one value a row; a row where either is NaN or infinite is unscored: in no quadrant, never
 /// returned and not counted in the ratio. The dot is cut at the median of the scored rows, the difficulty as `cut` says.
 ///
-/// O(n + k log k) time for k rows returned; at most 12 bytes a row of memory beside the result.
+/// O(n + k log k) time for k rows returned; at most 12 bytes a row of memory beside the columns, the result included.
 ///
 /// # Errors
 /// [`DiqError::Length`] when the columns differ in length, [`DiqError::OutOfRange`] when `cut` is a percentile outside
@@ -101,6 +100,21 @@ pub struct Ranking {
 ///
 /// Source: arXiv 2508.01450, Algorithm 1.
 pub fn rank<D: Score, F: Score>(dot: &[D], difficulty: &[F], cut: Cut, ratio: Ratio) -> Result<Ranking, DiqError> {
+    rank_columns(&Column::from(dot), &Column::from(difficulty), cut, ratio)
+}
+
+/// [`rank`] of columns in several pieces, which may be cut differently and have nulls in different rows; a null is
+/// unscored, like NaN. No piece is copied. An edge costs a binary search for each pass over the columns, and a tie that
+/// the first 32 bits of order leave open one for each of its rows.
+///
+/// # Errors
+/// As [`rank`].
+pub fn rank_columns<D: Score, F: Score>(
+    dot: &Column<D>,
+    difficulty: &Column<F>,
+    cut: Cut,
+    ratio: Ratio,
+) -> Result<Ranking, DiqError> {
     let n = dot.len();
     if difficulty.len() != n {
         return Err(DiqError::Length { argument: "difficulty", found: difficulty.len(), other: "dot", expected: n });
@@ -126,10 +140,10 @@ pub fn rank<D: Score, F: Score>(dot: &[D], difficulty: &[F], cut: Cut, ratio: Ra
     }
     let thresholds = Thresholds {
         tau: match cut {
-            Cut::Percentile(percentile) => difficulties.quantile(difficulty, |row| dot[row].is_finite(), percentile),
+            Cut::Percentile(percentile) => difficulties.quantile(difficulty, dot, percentile),
             Cut::Threshold(threshold) => threshold,
         },
-        median: dots.quantile(dot, |row| difficulty[row].is_finite(), 0.5),
+        median: dots.quantile(dot, difficulty, 0.5),
     };
 
     let mut quadrant = vec![UNSCORED; n];
@@ -289,8 +303,8 @@ impl Partition {
 
 /// The scores that are ranked.
 struct Columns<'a, D, F> {
-    dot: &'a [D],
-    difficulty: &'a [F],
+    dot: &'a Column<'a, D>,
+    difficulty: &'a Column<'a, F>,
     blocks: Vec<Range<usize>>,
 }
 
@@ -299,12 +313,14 @@ impl<D: Score, F: Score> Columns<'_, D, F> {
     fn census(&self) -> (Cells, Cells) {
         let count = |block: &Range<usize>| {
             let (mut dots, mut difficulties) = (Cells::new(), Cells::new());
-            for (dot, difficulty) in self.dot[block.clone()].iter().zip(&self.difficulty[block.clone()]) {
-                if dot.is_finite() & difficulty.is_finite() {
-                    dots.add::<D>(dot.key());
-                    difficulties.add::<F>(difficulty.key());
+            read(self.dot, self.difficulty, block.clone(), |_, dot, difficulty| {
+                for (dot, difficulty) in dot.iter().zip(difficulty) {
+                    if dot.is_finite() & difficulty.is_finite() {
+                        dots.add::<D>(dot.key());
+                        difficulties.add::<F>(difficulty.key());
+                    }
                 }
-            }
+            });
             (dots, difficulties)
         };
         let merge = |a: (Cells, Cells), b: (Cells, Cells)| (a.0.merge(b.0), a.1.merge(b.1));
@@ -326,18 +342,18 @@ impl<D: Score, F: Score> Columns<'_, D, F> {
             .collect();
         let count = |(block, part): (&Range<usize>, &mut [u8])| {
             let mut slots = vec![0; SLOTS];
-            let scores = self.dot[block.clone()].chunks(CHUNK).zip(self.difficulty[block.clone()].chunks(CHUNK));
-            for (scores, part) in scores.zip(part.chunks_mut(CHUNK)) {
+            read(self.dot, self.difficulty, block.clone(), |first, dot, difficulty| {
+                let part = &mut part[first - block.start..][..dot.len()];
                 // first what vector instructions can do, then what they cannot
-                for ((&dot, &difficulty), quadrant) in scores.0.iter().zip(scores.1).zip(&mut *part) {
+                for ((&dot, &difficulty), quadrant) in dot.iter().zip(difficulty).zip(&mut *part) {
                     *quadrant = cuts.quadrant(dot, difficulty);
                 }
-                for (&dot, &quadrant) in scores.0.iter().zip(&*part) {
+                for (&dot, &quadrant) in dot.iter().zip(&*part) {
                     if let Some(count) = slots.get_mut(slot(quadrant, dot)) {
                         *count += 1;
                     }
                 }
-            }
+            });
             slots
         };
         parts.into_par_iter().map(count).collect()
@@ -356,28 +372,27 @@ impl<D: Score, F: Score> Columns<'_, D, F> {
             }
         }
         self.blocks.par_iter().zip(homes).for_each(|(block, mut homes)| {
-            let (mut within, mut chosen) = ([false; CHUNK], [0u32; CHUNK]);
-            for start in block.clone().step_by(CHUNK) {
-                let chunk = start..block.end.min(start + CHUNK);
+            let (mut within, mut chosen) = ([false; BATCH], [0u32; BATCH]);
+            read(self.dot, self.difficulty, block.clone(), |first, dot, difficulty| {
+                let quadrant = &quadrant[first..][..dot.len()];
                 // chosen without a branch: at a ratio of 50 % one would be mispredicted every other row
                 let mut count = 0;
-                let slots = quadrant[chunk.clone()].iter().zip(&self.dot[chunk.clone()]).map(|(&q, &dot)| slot(q, dot));
+                let slots = quadrant.iter().zip(dot).map(|(&q, &dot)| slot(q, dot));
                 within.iter_mut().zip(slots).for_each(|(within, slot)| *within = slot < plan.partition_of.len());
-                for (row, &within) in chunk.zip(&within) {
-                    chosen[count] = row as u32;
+                for (i, &within) in within[..dot.len()].iter().enumerate() {
+                    chosen[count] = i as u32;
                     count += usize::from(within);
                 }
-                for &row in &chosen[..count] {
-                    let row = row as usize;
-                    let key = self.dot[row].key();
-                    let partition = usize::from(plan.partition_of[slot(quadrant[row], self.dot[row])]);
+                for &i in &chosen[..count] {
+                    let i = i as usize;
+                    let partition = usize::from(plan.partition_of[slot(quadrant[i], dot[i])]);
                     let Partition { base, shift, code_bits, code_mask, .. } = plan.partitions[partition];
-                    let code = plan.codes.codes[F::cell(self.difficulty[row].key())] & code_mask;
-                    let digit = ((descending::<D>(key) - base) >> shift) << code_bits | u64::from(code);
+                    let code = plan.codes.codes[F::cell(difficulty[i].key())] & code_mask;
+                    let digit = ((descending::<D>(dot[i].key()) - base) >> shift) << code_bits | u64::from(code);
                     // the plan counted these very rows
-                    *homes[partition].next().expect("a place for every row") = record(digit as u32, row);
+                    *homes[partition].next().expect("a place for every row") = record(digit as u32, first + i);
                 }
-            }
+            });
         });
         records
     }
@@ -449,8 +464,8 @@ impl<D: Score, F: Score> Columns<'_, D, F> {
     }
 
     fn digit(&self, plan: &Plan, partition: &Partition, tie: Tie, row: usize) -> u32 {
-        let difficulty = self.difficulty[row].key();
-        let dot = || (descending::<D>(self.dot[row].key()) - partition.base) & ((1 << partition.shift) - 1);
+        let difficulty = self.difficulty.value(row).key();
+        let dot = || (descending::<D>(self.dot.value(row).key()) - partition.base) & ((1 << partition.shift) - 1);
         match tie {
             Tie::Dot => dot() as u32,
             Tie::DotAndCode => {

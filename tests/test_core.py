@@ -32,6 +32,9 @@ def naive_rank(dot, difficulty, *, percentile=0.5, threshold=None):
     return scored[order], quadrant, tau, median
 
 
+# eight rows of which the fourth is null
+BITS = np.array([0b11110111], np.uint8)
+
 # small numbers, so that ties are common
 scores = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 2.0, 3.0, float("nan"), float("inf"), float("-inf")])
 
@@ -88,6 +91,29 @@ def test_rank_without_a_scored_row(threshold):
         assert np.isnan(ranking.median)
 
 
+@given(
+    st.lists(st.tuples(scores, st.none() | scores), min_size=1, max_size=60),
+    st.lists(st.integers(0, 60), max_size=5),
+    st.integers(0, 20),
+)
+def test_rank_of_chunks_matches_one_array(pairs, cuts, offset):
+    dot = np.array([pair[0] for pair in pairs], np.float32)
+    valid = np.array([pair[1] is not None for pair in pairs])
+    difficulty = np.array([7.0 if pair[1] is None else pair[1] for pair in pairs])
+    bounds = [0, *sorted(min(cut, len(pairs)) for cut in cuts), len(pairs)]
+    chunks = []
+    for start, end in itertools.pairwise(bounds):
+        bits = np.packbits(np.concatenate([np.ones(offset, bool), valid[start:end]]), bitorder="little")
+        chunks.append((difficulty[start:end], bits, offset))
+    ranking = _core.rank([dot[:3], dot[3:]], chunks)
+    expected = _core.rank(dot, np.where(valid, difficulty, np.nan))
+    assert ranking.rows.tolist() == expected.rows.tolist()
+    assert ranking.quadrant.tolist() == expected.quadrant.tolist()
+    np.testing.assert_array_equal([ranking.tau, ranking.median], [expected.tau, expected.median])
+    if np.isfinite(dot).all():
+        assert _core.quantile([dot[:3], dot[3:]], 0.3) == _core.quantile(dot, 0.3)
+
+
 def test_a_ranking_is_frozen():
     ranking = _core.rank(np.ones(1), np.ones(1))
     with pytest.raises(AttributeError):
@@ -117,6 +143,11 @@ def test_read_only_arrays_are_borrowed():
         ({"dot": np.ones(8)[::2]}, "dot is not contiguous"),
         ({"difficulty": np.ones((2, 2))}, "difficulty must be 1-dimensional, got 2 dimensions"),
         ({"difficulty": np.ones(3)}, "difficulty has 3 rows, but dot has 4"),
+        ({"difficulty": [np.ones(3), np.ones(2)]}, "difficulty has 5 rows, but dot has 4"),
+        ({"dot": []}, "difficulty has 4 rows, but dot has 0"),
+        ({"dot": [np.ones(4), np.ones(8)[::2]]}, "dot is not contiguous"),
+        ({"dot": [(np.ones(4), BITS, 5)]}, "a validity bitmap of 8 bits is too short for 4 rows from bit 5 on"),
+        ({"dot": [(np.ones(4), BITS, 2**64 - 1)]}, "a validity bitmap of 8 bits is too short for 4 rows from bit 184"),
     ],
 )
 def test_rank_refuses_wrong_values(arguments, message):
@@ -130,7 +161,16 @@ def test_rank_refuses_wrong_values(arguments, message):
         ({"dot": np.ones(4, np.int64)}, "dot must be a numpy array of float32 or float64, got int64"),
         ({"difficulty": np.ones(4, np.float16)}, "difficulty must be a numpy array of .*, got float16"),
         ({"dot": np.ones(4, ">f4")}, "dot must be a numpy array of .*, got >f4"),
-        ({"dot": [1.0]}, "dot must be a numpy array of .*, got <class 'list'>"),
+        ({"dot": 1.0}, "dot must be a numpy array of .*, got <class 'float'>"),
+        ({"dot": [1.0]}, "dot must be a numpy array of .*, got <class 'float'>"),
+        ({"dot": [np.ones(4), np.ones(1, np.float32)]}, "dot must be a numpy array of float64, got float32"),
+        (
+            {"dot": [(np.ones(4), BITS, -1)]},
+            r"dot must be an array, or a tuple of array, validity bitmap and offset, got",
+        ),
+        ({"dot": [(np.ones(4), BITS)]}, r"dot must be an array, or a tuple of array, validity bitmap and offset, got"),
+        ({"dot": [()]}, r"dot must be a numpy array of .*, got <class 'tuple'>"),
+        ({"dot": [(np.ones(4), BITS.view(np.int8), 0)]}, "dot must be a validity bitmap of uint8, got int8"),
         ({"ratio": 0.5}, "ratio must be a tuple of two integers, got 0.5"),
         ({"ratio": (0.5, 1)}, r"ratio must be a tuple of two integers, got \(0.5, 1\)"),
         ({"percentile": "half"}, "must be real number, not str"),
@@ -163,6 +203,8 @@ def test_quantile_refuses_wrong_values():
             _core.quantile(np.ones(1, dtype), 2)
         with pytest.raises(ValueError, match=r"^values is not contiguous"):
             _core.quantile(np.ones(8, dtype)[::-1], 0.5)
+        with pytest.raises(ValueError, match=r"^values is not finite at row 5$"):
+            _core.quantile([np.ones(3, dtype), (np.ones(4, dtype), BITS, 1)], 0.5)
     unaligned = np.frombuffer(bytes(9), np.uint8)[1:].view(np.float32)
     with pytest.raises(ValueError, match=r"^values is not contiguous and aligned"):
         _core.quantile(unaligned, 0.5)

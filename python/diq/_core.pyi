@@ -5,21 +5,25 @@ read. Work is spread over all cores (``RAYON_NUM_THREADS`` sets how many); no re
 """
 
 import os
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "NgramTable",
     "Ranking",
     "__version__",
+    "candidate_groups",
     "file_hash",
+    "near_copies",
     "philox",
     "project_rademacher",
     "quantile",
     "rank",
     "sample_ids",
     "shard_dots",
+    "shingle_hashes",
     "sketch_matrices",
     "sketch_outer",
 ]
@@ -68,24 +72,30 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         OSError: the file cannot be read; ``FileNotFoundError`` when there is none.
     """
 
-def quantile(values: npt.NDArray[np.float32] | npt.NDArray[np.float64], q: float) -> float:
+# a column of scores: its values, or a list of chunks, all of one type. A chunk with nulls is a tuple of its values, an
+# Arrow validity bitmap and an offset: value i is there where bit offset + i is set, least significant bits first
+_Values: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+_Chunk: TypeAlias = _Values | tuple[_Values, npt.NDArray[np.uint8], int]
+_Column: TypeAlias = _Values | list[_Chunk]
+
+def quantile(values: _Column, q: float) -> float:
     """The ``q``-quantile with linear interpolation, by selection: no copy, no sort.
 
     Equals ``np.quantile(values.astype(float), q)`` up to rounding.
 
     Args:
-        values: ``[n]`` float32 or float64, contiguous, all finite, n >= 1.
+        values: ``[n]`` float32 or float64, contiguous, all finite, n >= 1; or a list of chunks, without a null.
         q: 0 to 1.
 
     Raises:
         TypeError: ``values`` is not such an array.
-        ValueError: ``values`` is empty, strided or holds NaN or an infinity (the message names the first row), or ``q``
-            is out of range.
+        ValueError: ``values`` is empty, strided or holds NaN, an infinity or a null (the message names the first row),
+            a validity bitmap is too short, or ``q`` is out of range.
     """
 
 def rank(
-    dot: npt.NDArray[np.float32] | npt.NDArray[np.float64],
-    difficulty: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    dot: _Column,
+    difficulty: _Column,
     *,
     percentile: float = 0.5,
     threshold: float | None = None,
@@ -95,11 +105,13 @@ def rank(
 
     With ``m`` the median of ``dot`` and ``tau`` the cut of ``difficulty``, quadrant 1 has difficulty >= tau and
     dot >= m, 2 difficulty < tau and dot >= m, 3 difficulty >= tau and dot < m, 4 the rest. A row whose dot or
-    difficulty is not finite is in no quadrant, never returned, and counts for nothing. -0.0 equals 0.0.
+    difficulty is null or not finite is in no quadrant, never returned, and counts for nothing. -0.0 equals 0.0.
+
+    Beside the columns, at most 12 bytes a row of memory, the result included.
 
     Args:
-        dot: ``[n]`` float32 or float64, contiguous; n < 2**32.
-        difficulty: ``[n]`` float32 or float64, contiguous.
+        dot: ``[n]`` float32 or float64, contiguous, or a list of chunks; n < 2**32.
+        difficulty: ``[n]`` likewise; the chunks of the two columns need not match.
         percentile: ``tau`` is this quantile of the scored rows' difficulty; 0 to 1.
         threshold: ``tau`` itself; replaces ``percentile``.
         ratio: (numerator, denominator) of the part of the scored rows to return, exact: (57, 100) of 100 rows is 57;
@@ -107,7 +119,7 @@ def rank(
 
     Raises:
         TypeError: an argument is not of its type.
-        ValueError: lengths differ, an array is strided, or a number is out of range.
+        ValueError: lengths differ, an array is strided, a validity bitmap is too short, or a number is out of range.
 
     Source: arXiv 2508.01450, Algorithm 1.
     """
@@ -235,4 +247,96 @@ def sketch_outer(
         TypeError: an argument is not of its type.
         ValueError: shapes do not match, ``offsets`` descend or leave the tokens, an array is strided, read-only or in
             use, or a number is out of range.
+    """
+
+@final
+class NgramTable:
+    """The runs of ``n`` words of many questions, to be looked for in texts.
+
+    A word is a maximal run of alphanumeric characters. A question of fewer than ``n`` words, but at least ``shortest``,
+    is one run itself; a shorter one has none. Runs that many questions have are boilerplate and not looked for: those
+    in more than ``most`` different questions, or in more than half of the different questions of one benchmark (and in
+    two at least).
+
+    Args:
+        questions: normalised texts (NFKC, case folded).
+        benchmarks: number of each question's benchmark, not descending.
+        n: words of a run, 1 or more.
+        shortest: words of the shortest question that is looked for, 1 to n.
+        most: different questions that may share a run.
+
+    Raises:
+        ValueError: ``benchmarks`` is of another length or descends, or a number is out of range.
+    """
+
+    def __new__(
+        cls, questions: list[str], benchmarks: list[int], *, n: int, shortest: int, most: int
+    ) -> NgramTable: ...
+    @property
+    def checked(self) -> npt.NDArray[np.uint8]:
+        """Of each question: 0 it is looked for, 1 it is too short, 2 all its runs are boilerplate."""
+
+    @property
+    def n_runs(self) -> int:
+        """Different runs that are looked for."""
+
+    @property
+    def n_ignored(self) -> int:
+        """Different runs that are boilerplate."""
+
+    def scan(self, texts: list[str]) -> list[tuple[int, int, int, int, str]]:
+        """The question of which each text shares the largest part, by words; the first of equal parts.
+
+        Runs are compared word by word, so that no hash collision is ever a match.
+
+        Args:
+            texts: normalised like the questions.
+
+        Returns:
+            (row of the text, number of the question, its words in shared runs, all its words, its first shared run) of
+            each text that shares a run; of equal questions the first is named.
+        """
+
+def shingle_hashes(texts: list[str], n: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Hashes of the different shingles of each text: of its runs of ``n`` words, of all its words where it has fewer.
+
+    A text without any word is one word itself. The same hashes in every process, on every machine.
+
+    Returns:
+        The hashes of all texts, one text after the other, ascending within one; ``[texts + 1]`` offsets.
+
+    Raises:
+        ValueError: ``n`` is 0.
+    """
+
+def candidate_groups(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """The first row that each row is connected with by equal keys in equal columns.
+
+    Args:
+        keys: ``[rows, bands]`` uint64, contiguous.
+
+    Raises:
+        TypeError: ``keys`` is not such an array.
+        ValueError: ``keys`` is strided or has no column.
+    """
+
+def near_copies(
+    texts: list[str], keys: npt.NDArray[np.uint64], *, n: int, threshold: float
+) -> list[tuple[int, int, float]]:
+    """Rows whose shingle set has a Jaccard similarity of ``threshold`` or more with that of an earlier kept row.
+
+    Only rows that share a key in one column are compared; sets are compared word by word, not by hashes.
+
+    Args:
+        texts: ``[m]`` normalised texts.
+        keys: ``[m, bands]`` uint64, contiguous.
+        n: words of a shingle.
+        threshold: in (0, 1].
+
+    Returns:
+        (row, the first kept row that it is similar to, similarity) of each row that is not kept, by row.
+
+    Raises:
+        TypeError: ``keys`` is not such an array.
+        ValueError: ``keys`` does not fit ``texts``, or a number is out of range.
     """
