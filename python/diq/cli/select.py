@@ -58,6 +58,12 @@ from diq.config import DIFFICULTY_DIMENSIONS, STRATEGIES
     help="Leave out samples that hold 13 words in a row of a question of this dataset, validation set or file, "
     "or of any validation set; repeat.",
 )
+@click.option(
+    "--decontaminate-share",
+    default=0.0,
+    show_default=True,
+    help="Share of the question that must be held; 0.5 spares stock phrases that benchmarks and pools have in common.",
+)
 @click.option("--name", help="Name of the selection in the store; default DATASET-STRATEGY-RATIO.")
 @store_option
 @output_options
@@ -79,6 +85,7 @@ def select(
     dedupe: str | None,
     dedupe_threshold: float,
     decontaminate: tuple[str, ...],
+    decontaminate_share: float,
     name: str | None,
     store: Path,
     as_json: bool,
@@ -111,6 +118,7 @@ def select(
             dedupe=dedupe,
             dedupe_threshold=dedupe_threshold,
             decontaminate=decontaminate,
+            decontaminate_share=decontaminate_share,
             output=output,
             name=name,
             progress=report,

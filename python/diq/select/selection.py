@@ -94,6 +94,7 @@ def run(
     dedupe: str | None = None,
     dedupe_threshold: float = 0.8,
     decontaminate: Sequence[str] = (),
+    decontaminate_share: float = 0.0,
     output: Path | None = None,
     name: str | None = None,
     progress: Progress | None = None,
@@ -120,8 +121,9 @@ def run(
         seed: of the strategy ``random``.
         dedupe: ``exact`` or ``near``: leave out samples that repeat an earlier one.
         dedupe_threshold: least Jaccard similarity of near duplicates.
-        decontaminate: benchmarks (datasets or validation sets of the store, or files) whose questions no sample may
-            hold.
+        decontaminate: benchmarks (datasets or validation sets of the store, or files) of whose questions no sample may
+            hold 13 words in a row; those of every validation set of the store come along.
+        decontaminate_share: share of the question's words that must lie in such runs; 0: one run is enough.
         output: ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file; None only records.
         name: name of the selection in the store; default dataset, strategy and ratio.
         progress: called while guards read the dataset.
@@ -164,6 +166,7 @@ def run(
             dedupe=dedupe,
             near_threshold=dedupe_threshold,
             decontaminate=decontaminate,
+            min_share=decontaminate_share,
             progress=progress,
         )
     with Store(store) as opened:

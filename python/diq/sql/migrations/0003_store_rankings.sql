@@ -99,4 +99,5 @@ COMMENT ON COLUMN exclusions.run_id IS 'Run of the guard: its method and setting
 COMMENT ON COLUMN exclusions.sample_id IS 'Sample that is left out.';
 COMMENT ON COLUMN exclusions.reason IS 'Why, in one line.';
 COMMENT ON COLUMN exclusions.matched IS 'What it repeats: the id of the sample that is kept, or the benchmark and row of the question.';
-COMMENT ON COLUMN exclusions.similarity IS 'Estimated Jaccard similarity with the kept sample; null for exact matches and n-grams.';
+COMMENT ON COLUMN exclusions.similarity IS
+    'Jaccard similarity with the kept sample (near), or share of the question''s words that lie in shared runs (decontaminate); null for exact repeats.';
