@@ -17,9 +17,9 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
-const ROWS: usize = 16_384;
-const DIM: usize = 8_192;
-const MOST_VECTORS: usize = 8;
+const ROWS: usize = 32_768;
+const DIM: usize = 4_096;
+const MOST_VECTORS: usize = 9;
 /// The number 1 in int8 shards.
 const ONE: f32 = 254.0;
 
@@ -77,7 +77,7 @@ fn table(c: &mut Criterion, name: &str, dtype: Dtype, encode: impl Fn(f32) -> Ve
     group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
     group.throughput(Throughput::Bytes(shard.data().len() as u64));
     group.bench_function("floor: read the map", |b| b.iter(|| read(black_box(&shard))));
-    for m in [1, 4, 8] {
+    for m in [1, 2, 4, 9] {
         let vectors = &vectors[..m * DIM];
         group.bench_function(format!("{m} vectors"), |b| {
             b.iter(|| shard_dots(black_box(&shard), black_box(vectors), m))

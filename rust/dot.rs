@@ -1,9 +1,11 @@
 //! Dots of stored gradients with a few vectors, at the speed of memory for one vector.
 //!
-//! Each row is read once for up to four vectors. Products are summed in float32 over 32 lanes, one lane every 32nd
-//! column, and after every 4096 columns the lanes are added in a fixed order in float64. Multiplication and addition
-//! round separately, so all instruction sets, and all numbers of threads, give the same bits. A row's scale multiplies
-//! its finished dots.
+//! Some rows are multiplied with some vectors at once, so that each number that is loaded is used several times, and a
+//! block of columns at a time, so that it stays in the innermost cache: the gradients are read from memory once, for any
+//! number of vectors. Products are added up in float32 over 16 lanes, one lane every 16th column, with one rounding each
+//! (fused), and after every 4096 columns the lanes are added in a fixed order in float64. The order of additions of a dot
+//! depends on its columns alone, so all instruction sets, all numbers of threads and all numbers of vectors give the same
+//! bits. A row's scale multiplies its finished dots.
 
 use rayon::prelude::*;
 
@@ -11,11 +13,11 @@ use crate::error::DiqError;
 use crate::shard::{Element, Shard};
 
 /// Columns that are multiplied at once.
-const LANES: usize = 32;
+const LANES: usize = 16;
 /// Columns that are summed in float32.
 const SPAN: usize = 4096;
-/// Vectors that share one read of a row.
-const TILE: usize = 4;
+/// Columns that all rows of a group meet all vectors in, before the next ones are touched.
+const BLOCK: usize = 1024;
 /// Gradients that one task reads, in bytes.
 const TASK: usize = 1 << 20;
 
@@ -25,7 +27,7 @@ const TASK: usize = 1 << 20;
 /// vector `j`, times the scale of gradient `r` where the shard has one. A dot that meets NaN or an infinity is not
 /// finite.
 ///
-/// O(rows * dim * m) time; the gradients are read from the map once for every four vectors, and nothing is copied.
+/// O(rows * dim * m) time; the gradients are read from the map once, and nothing is copied.
 ///
 /// # Errors
 /// [`DiqError::Dim`] when `vectors` is not `m` times as long as a gradient.
@@ -42,12 +44,8 @@ pub fn shard_dots(shard: &Shard, vectors: &[f32], m: usize) -> Result<Vec<f32>, 
     let rows = TASK.div_ceil(row_bytes);
     let kernel = kernel(shard.element());
     shard.data().par_chunks(rows * row_bytes).zip(dots.par_chunks_mut(rows * m)).for_each(|(gradients, dots)| {
-        for (gradient, dots) in gradients.chunks_exact(row_bytes).zip(dots.chunks_exact_mut(m)) {
-            for (vectors, dots) in vectors.chunks(TILE * dim).zip(dots.chunks_mut(TILE)) {
-                // SAFETY: `kernel` chose a function whose instructions this processor has.
-                unsafe { kernel(gradient, vectors, dots) }
-            }
-        }
+        // SAFETY: `kernel` chose a function whose instructions this processor has.
+        unsafe { kernel(gradients, vectors, dim, dots) }
     });
     if let Some(scale) = shard.scale() {
         for (dots, scale) in dots.chunks_exact_mut(m).zip(scale) {
@@ -57,8 +55,8 @@ pub fn shard_dots(shard: &Shard, vectors: &[f32], m: usize) -> Result<Vec<f32>, 
     Ok(dots)
 }
 
-/// Dots of one gradient with `dots.len()` vectors, at most [`TILE`], each as long as the gradient.
-type Kernel = unsafe fn(gradient: &[u8], vectors: &[f32], dots: &mut [f32]);
+/// Dots `[rows, m]` of gradients `[rows, dim]` with vectors `[m, dim]`.
+type Kernel = unsafe fn(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]);
 
 /// The fastest kernel that this processor runs; all give the same result.
 fn kernel(element: Element) -> Kernel {
@@ -67,7 +65,7 @@ fn kernel(element: Element) -> Kernel {
         if is_x86_feature_detected!("avx512f") {
             return x86::avx512_kernel(element);
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+        if x86::has_avx2() {
             return x86::avx2_kernel(element);
         }
     }
@@ -76,10 +74,10 @@ fn kernel(element: Element) -> Kernel {
 
 fn portable_kernel(element: Element) -> Kernel {
     match element {
-        Element::F32 => tile::<Portable, F32>,
-        Element::F16 => tile::<Portable, F16>,
-        Element::Bf16 => tile::<Portable, Bf16>,
-        Element::I8 => tile::<Portable, I8>,
+        Element::F32 => multiply::<Portable, F32, 2, 2>,
+        Element::F16 => multiply::<Portable, F16, 2, 2>,
+        Element::Bf16 => multiply::<Portable, Bf16, 2, 2>,
+        Element::I8 => multiply::<Portable, I8, 2, 2>,
     }
 }
 
@@ -89,13 +87,12 @@ fn portable_kernel(element: Element) -> Kernel {
 /// must be valid for `WIDTH` elements (of any alignment).
 trait Register: Copy {
     const WIDTH: usize;
-    unsafe fn zero() -> Self;
     unsafe fn load_f32(from: *const u8) -> Self;
     unsafe fn load_f16(from: *const u8) -> Self;
     unsafe fn load_bf16(from: *const u8) -> Self;
     unsafe fn load_i8(from: *const u8) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// `self + a * b`, rounded twice.
+    /// `self + a * b`, rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
 }
 
@@ -153,90 +150,140 @@ impl Stored for I8 {
     }
 }
 
-/// A [`Kernel`].
+/// A [`Kernel`] over groups of `ROWS` rows and `M` vectors: so many sums must fit into the registers.
 ///
 /// # Safety
 /// The processor must have the instructions of `R`.
 #[inline(always)]
-unsafe fn tile<R: Register, E: Stored>(gradient: &[u8], vectors: &[f32], dots: &mut [f32]) {
-    let dim = gradient.len() / E::BYTES;
-    // the last vector stands in for those that are missing
-    let vector = |j: usize| &vectors[j.min(dots.len() - 1) * dim..][..dim];
-    // SAFETY: the caller's promise is passed on. `N` keeps `M * N` sums within 8 registers, which every x86 has twice.
-    unsafe {
-        match dots.len() {
-            1 => dots.copy_from_slice(&sums::<R, E, 1, 4>(gradient, [vector(0)])),
-            2 => dots.copy_from_slice(&sums::<R, E, 2, 4>(gradient, [vector(0), vector(1)])),
-            m => dots.copy_from_slice(&sums::<R, E, TILE, 2>(gradient, std::array::from_fn(vector))[..m]),
+unsafe fn multiply<R: Register, E: Stored, const ROWS: usize, const M: usize>(
+    gradients: &[u8],
+    vectors: &[f32],
+    dim: usize,
+    dots: &mut [f32],
+) {
+    let m = vectors.len() / dim;
+    let row_bytes = dim * E::BYTES;
+    // lanes and totals of a group: the lanes of one row after another, of each vector in turn
+    let (mut lanes, mut totals) = (vec![[0.0f32; LANES]; ROWS * m], vec![0.0f64; ROWS * m]);
+    for (rows, dots) in gradients.chunks(ROWS * row_bytes).zip(dots.chunks_mut(ROWS * m)) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe {
+            if dots.len() == ROWS * m {
+                group::<R, E, ROWS, M>(rows, vectors, dim, &mut lanes, &mut totals, dots);
+            } else {
+                for (row, dots) in rows.chunks(row_bytes).zip(dots.chunks_mut(m)) {
+                    group::<R, E, 1, M>(row, vectors, dim, &mut lanes[..m], &mut totals[..m], dots);
+                }
+            }
         }
     }
 }
 
-/// Dots of one gradient with `M` vectors of the same dim, by passes over at most `N` registers of lanes.
+/// Dots of `ROWS` gradients with all vectors, `M` of them at once; `lanes` and `totals` are room to work in.
 ///
 /// # Safety
-/// As for [`tile`].
+/// As for [`multiply`].
 #[inline(always)]
-unsafe fn sums<R: Register, E: Stored, const M: usize, const N: usize>(
-    gradient: &[u8],
-    vectors: [&[f32]; M],
-) -> [f32; M] {
-    let dim = gradient.len() / E::BYTES;
-    assert!(vectors.iter().all(|vector| vector.len() == dim));
-    let mut totals = [0.0f64; M];
-    for start in (0..dim).step_by(SPAN) {
-        let columns = SPAN.min(dim - start);
-        let (whole, rest) = (columns / LANES, columns % LANES);
-        let mut lanes = [[0.0f32; LANES]; M];
-        let mut first = 0;
-        while first < LANES {
-            // SAFETY: the caller promises the instructions. WIDTH divides LANES, so a register that starts below LANES ends
-            // there at the latest; columns below `start + whole * LANES` are within `dim`, hence within the gradient
-            // and each vector.
-            unsafe {
-                let mut sums = [[R::zero(); M]; N];
-                for group in 0..whole {
-                    for (n, sums) in sums.iter_mut().enumerate() {
-                        let lane = first + n * R::WIDTH;
-                        if lane < LANES {
-                            let column = start + group * LANES + lane;
-                            let values: R = E::load(gradient.as_ptr().add(column * E::BYTES));
-                            for (sum, vector) in sums.iter_mut().zip(&vectors) {
-                                *sum = sum.add_product(values, R::load_f32(vector.as_ptr().add(column).cast()));
-                            }
-                        }
-                    }
-                }
-                for (n, sums) in sums.into_iter().enumerate() {
-                    let lane = first + n * R::WIDTH;
-                    if lane < LANES {
-                        lanes.iter_mut().zip(sums).for_each(|(lanes, sum)| sum.store(lanes.as_mut_ptr().add(lane)));
+unsafe fn group<R: Register, E: Stored, const ROWS: usize, const M: usize>(
+    rows: &[u8],
+    vectors: &[f32],
+    dim: usize,
+    lanes: &mut [[f32; LANES]],
+    totals: &mut [f64],
+    dots: &mut [f32],
+) {
+    let m = vectors.len() / dim;
+    let gradients: [&[u8]; ROWS] = std::array::from_fn(|row| &rows[row * dim * E::BYTES..][..dim * E::BYTES]);
+    // a single pass over the columns reads memory in longer runs
+    let step = if m <= M { SPAN } else { BLOCK };
+    totals.fill(0.0);
+    for span in (0..dim).step_by(SPAN) {
+        let end = dim.min(span + SPAN);
+        lanes.fill([0.0; LANES]);
+        for start in (span..end).step_by(step) {
+            let columns = start..end.min(start + step);
+            for first in (0..m).step_by(M) {
+                // SAFETY: the caller's promise is passed on; fewer than M vectors are left only at the end.
+                unsafe {
+                    match m - first {
+                        1 => block::<R, E, ROWS, 1>(gradients, vectors, dim, first, columns.clone(), lanes),
+                        2 if M > 2 => block::<R, E, ROWS, 2>(gradients, vectors, dim, first, columns.clone(), lanes),
+                        _ => block::<R, E, ROWS, M>(gradients, vectors, dim, first, columns.clone(), lanes),
                     }
                 }
             }
-            first += N * R::WIDTH;
         }
-        if rest > 0 {
-            let column = start + whole * LANES;
-            // the last columns, filled up with zeros
-            let mut bytes = [0u8; 4 * LANES];
-            bytes[..rest * E::BYTES].copy_from_slice(&gradient[column * E::BYTES..][..rest * E::BYTES]);
-            let mut values = [0.0f32; LANES];
-            for first in (0..LANES).step_by(R::WIDTH) {
-                // SAFETY: as above; both arrays hold LANES elements.
-                unsafe { E::load::<R>(bytes.as_ptr().add(first * E::BYTES)).store(values.as_mut_ptr().add(first)) }
-            }
-            for (lanes, vector) in lanes.iter_mut().zip(vectors) {
-                for ((lane, value), number) in lanes.iter_mut().zip(values).zip(&vector[column..column + rest]) {
-                    *lane += value * number;
-                }
-            }
-        }
-        for (total, lanes) in totals.iter_mut().zip(&lanes) {
+        for (total, lanes) in totals.iter_mut().zip(&*lanes) {
             *total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
         }
     }
-    totals.map(|total| total as f32)
+    dots.iter_mut().zip(&*totals).for_each(|(dot, &total)| *dot = total as f32);
+}
+
+/// Adds the products of `ROWS` gradients and `M` vectors, from the vector `first` on, in these columns to the lanes.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize>(
+    gradients: [&[u8]; ROWS],
+    vectors: &[f32],
+    dim: usize,
+    first: usize,
+    columns: std::ops::Range<usize>,
+    lanes: &mut [[f32; LANES]],
+) {
+    let m = vectors.len() / dim;
+    let chosen: [&[f32]; M] = std::array::from_fn(|j| &vectors[(first + j) * dim..][..dim]);
+    assert!(columns.end <= dim && gradients.iter().all(|gradient| gradient.len() == dim * E::BYTES));
+    let whole = columns.start + columns.len() / LANES * LANES;
+    // a register holds all lanes or a part of them
+    for lane in (0..LANES).step_by(R::WIDTH) {
+        // SAFETY: the caller promises the instructions. WIDTH divides LANES, and columns below `whole` come in groups of
+        // LANES, so every register ends within the gradients, the vectors and the lanes.
+        unsafe {
+            let mut sums: [[R; M]; ROWS] = std::array::from_fn(|row| {
+                std::array::from_fn(|j| R::load_f32(lanes[row * m + first + j][lane..].as_ptr().cast()))
+            });
+            for column in (columns.start + lane..whole).step_by(LANES) {
+                let values: [R; ROWS] =
+                    std::array::from_fn(|row| E::load(gradients[row].as_ptr().add(column * E::BYTES)));
+                for j in 0..M {
+                    let numbers = R::load_f32(chosen[j].as_ptr().add(column).cast());
+                    for row in 0..ROWS {
+                        sums[row][j] = sums[row][j].add_product(values[row], numbers);
+                    }
+                }
+            }
+            for (row, sums) in sums.into_iter().enumerate() {
+                for (j, sum) in sums.into_iter().enumerate() {
+                    sum.store(lanes[row * m + first + j][lane..].as_mut_ptr());
+                }
+            }
+        }
+    }
+    if whole < columns.end {
+        // the last columns of a gradient, filled up with zeros
+        let rest = columns.end - whole;
+        for (row, gradient) in gradients.iter().enumerate() {
+            let mut bytes = [0u8; 4 * LANES];
+            bytes[..rest * E::BYTES].copy_from_slice(&gradient[whole * E::BYTES..columns.end * E::BYTES]);
+            for (j, vector) in chosen.iter().enumerate() {
+                let mut numbers = [0.0f32; LANES];
+                numbers[..rest].copy_from_slice(&vector[whole..columns.end]);
+                let lanes = &mut lanes[row * m + first + j];
+                for lane in (0..LANES).step_by(R::WIDTH) {
+                    // SAFETY: as above; all three arrays hold LANES elements.
+                    unsafe {
+                        let sum = R::load_f32(lanes[lane..].as_ptr().cast());
+                        let values = E::load::<R>(bytes.as_ptr().add(lane * E::BYTES));
+                        let numbers = R::load_f32(numbers[lane..].as_ptr().cast());
+                        sum.add_product(values, numbers).store(lanes[lane..].as_mut_ptr());
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Lanes without any instruction in mind.
@@ -256,11 +303,6 @@ impl Portable {
 
 impl Register for Portable {
     const WIDTH: usize = 8;
-
-    #[inline(always)]
-    unsafe fn zero() -> Portable {
-        Portable([0.0; 8])
-    }
 
     #[inline(always)]
     unsafe fn load_f32(from: *const u8) -> Portable {
@@ -294,7 +336,7 @@ impl Register for Portable {
 
     #[inline(always)]
     unsafe fn add_product(self, a: Portable, b: Portable) -> Portable {
-        Portable(std::array::from_fn(|lane| self.0[lane] + a.0[lane] * b.0[lane]))
+        Portable(std::array::from_fn(|lane| a.0[lane].mul_add(b.0[lane], self.0[lane])))
     }
 }
 
@@ -302,9 +344,14 @@ impl Register for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Bf16, Element, F16, F32, I8, Kernel, Register, Stored, tile};
+    use super::{Bf16, Element, F16, F32, I8, Kernel, Register, Stored, multiply};
 
-    /// For processors with AVX2 and F16C.
+    /// Whether [`avx2_kernel`] runs here.
+    pub(super) fn has_avx2() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("fma")
+    }
+
+    /// For processors with AVX2, F16C and FMA.
     pub(super) fn avx2_kernel(element: Element) -> Kernel {
         match element {
             Element::F32 => avx2::<F32>,
@@ -324,16 +371,16 @@ mod x86 {
         }
     }
 
-    #[target_feature(enable = "avx2,f16c")]
-    fn avx2<E: Stored>(gradient: &[u8], vectors: &[f32], dots: &mut [f32]) {
+    #[target_feature(enable = "avx2,f16c,fma")]
+    fn avx2<E: Stored>(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]) {
         // SAFETY: this function has the instructions of its register.
-        unsafe { tile::<Avx2, E>(gradient, vectors, dots) }
+        unsafe { multiply::<Avx2, E, 2, 3>(gradients, vectors, dim, dots) }
     }
 
     #[target_feature(enable = "avx512f")]
-    fn avx512<E: Stored>(gradient: &[u8], vectors: &[f32], dots: &mut [f32]) {
+    fn avx512<E: Stored>(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]) {
         // SAFETY: this function has the instructions of its register.
-        unsafe { tile::<Avx512, E>(gradient, vectors, dots) }
+        unsafe { multiply::<Avx512, E, 4, 3>(gradients, vectors, dim, dots) }
     }
 
     /// Eight lanes.
@@ -342,12 +389,6 @@ mod x86 {
 
     impl Register for Avx2 {
         const WIDTH: usize = 8;
-
-        #[inline(always)]
-        unsafe fn zero() -> Avx2 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx2(_mm256_setzero_ps()) }
-        }
 
         #[inline(always)]
         unsafe fn load_f32(from: *const u8) -> Avx2 {
@@ -385,7 +426,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn add_product(self, a: Avx2, b: Avx2) -> Avx2 {
             // SAFETY: the caller's promise is passed on.
-            unsafe { Avx2(_mm256_add_ps(self.0, _mm256_mul_ps(a.0, b.0))) }
+            unsafe { Avx2(_mm256_fmadd_ps(a.0, b.0, self.0)) }
         }
     }
 
@@ -395,12 +436,6 @@ mod x86 {
 
     impl Register for Avx512 {
         const WIDTH: usize = 16;
-
-        #[inline(always)]
-        unsafe fn zero() -> Avx512 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx512(_mm512_setzero_ps()) }
-        }
 
         #[inline(always)]
         unsafe fn load_f32(from: *const u8) -> Avx512 {
@@ -438,7 +473,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn add_product(self, a: Avx512, b: Avx512) -> Avx512 {
             // SAFETY: the caller's promise is passed on.
-            unsafe { Avx512(_mm512_add_ps(self.0, _mm512_mul_ps(a.0, b.0))) }
+            unsafe { Avx512(_mm512_fmadd_ps(a.0, b.0, self.0)) }
         }
     }
 }
@@ -451,35 +486,49 @@ mod tests {
         dots.iter().map(|dot| dot.to_bits()).collect()
     }
 
+    /// Seven rows, so that there are whole groups and rows that are left.
+    const ROWS: usize = 7;
+    const MOST_VECTORS: usize = 10;
+
+    fn number(i: usize) -> f32 {
+        ((i * 2_654_435_761) % 1009) as f32 / 1009.0 - 0.5
+    }
+
+    fn stored(element: Element, n: usize) -> Vec<u8> {
+        let encode = |i: usize| match element {
+            Element::F32 => number(i + 7).to_le_bytes().to_vec(),
+            Element::F16 => half::f16::from_f32(number(i + 7)).to_le_bytes().to_vec(),
+            Element::Bf16 => half::bf16::from_f32(number(i + 7)).to_le_bytes().to_vec(),
+            Element::I8 => ((number(i + 7) * 254.0) as i8).to_le_bytes().to_vec(),
+        };
+        (0..n).flat_map(encode).collect()
+    }
+
     // the other kernels cannot be reached through `shard_dots` on one machine
     #[test]
-    fn every_kernel_gives_the_same_bits() {
-        for dim in [1, 31, 32, 63, 137, 4096, 4097, 9001] {
-            let number = |i: usize| ((i * 2_654_435_761) % 1009) as f32 / 1009.0 - 0.5;
-            let vectors: Vec<f32> = (0..TILE * dim).map(number).collect();
+    fn every_kernel_and_number_of_vectors_gives_the_same_bits() {
+        for dim in [1, 15, 16, 31, 63, 137, 1023, 1040, 4096, 4097, 9001] {
+            let vectors: Vec<f32> = (0..MOST_VECTORS * dim).map(number).collect();
             for element in [Element::F32, Element::F16, Element::Bf16, Element::I8] {
-                let gradient: Vec<u8> = (0..dim)
-                    .flat_map(|i| match element {
-                        Element::F32 => number(i + 7).to_le_bytes().to_vec(),
-                        Element::F16 => half::f16::from_f32(number(i + 7)).to_le_bytes().to_vec(),
-                        Element::Bf16 => half::bf16::from_f32(number(i + 7)).to_le_bytes().to_vec(),
-                        Element::I8 => ((number(i + 7) * 254.0) as i8).to_le_bytes().to_vec(),
-                    })
-                    .collect();
+                let gradients = stored(element, ROWS * dim);
                 let mut kernels = vec![portable_kernel(element), kernel(element)];
                 #[cfg(target_arch = "x86_64")]
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+                if x86::has_avx2() {
                     kernels.push(x86::avx2_kernel(element));
                 }
-                for m in 1..=TILE {
-                    let results = kernels.iter().map(|kernel| {
-                        let mut dots = vec![0.0; m];
-                        // SAFETY: each kernel is portable or was checked for above.
-                        unsafe { kernel(&gradient, &vectors[..m * dim], &mut dots) };
-                        bits(&dots)
-                    });
-                    let results: Vec<_> = results.collect();
-                    assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{element:?} {dim} {m}: {results:?}");
+                let run = |kernel: Kernel, m: usize| {
+                    let mut dots = vec![f32::NAN; ROWS * m];
+                    // SAFETY: each kernel is portable or was checked for above.
+                    unsafe { kernel(&gradients, &vectors[..m * dim], dim, &mut dots) };
+                    dots
+                };
+                let all = run(kernels[0], MOST_VECTORS);
+                for m in 1..=MOST_VECTORS {
+                    // the first m columns of the dots with all vectors
+                    let expected: Vec<f32> = all.chunks(MOST_VECTORS).flat_map(|row| row[..m].to_vec()).collect();
+                    for (k, &kernel) in kernels.iter().enumerate() {
+                        assert_eq!(bits(&run(kernel, m)), bits(&expected), "{element:?} {dim} {m}: kernel {k}");
+                    }
                 }
             }
         }
