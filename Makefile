@@ -62,6 +62,7 @@ format: $(VENV)/.dependencies ## format Python and Rust
 	@cargo fmt
 
 bench: setup ## every bench that needs no accelerator; each prints a table
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --group bench
 	@for bench in $(filter-out benches/bench_peers.py,$(wildcard benches/bench_*.py)); do \
 		echo "==> $$bench"; $(BIN)/python $$bench || exit 1; done
 	@cargo bench --quiet --no-default-features
