@@ -70,13 +70,13 @@ def by_numpy(dot: Any, level: Any, ratio: float) -> Any:
 
 def by_pandas(frame: Any, ratio: float) -> Any:
     """Sort the scored rows by all keys."""
-    scored = frame[np.isfinite(frame.dot) & np.isfinite(frame.level)]
-    tau, median = scored.level.quantile(0.5), scored.dot.quantile(0.5)
-    quadrant = 1 + (scored.level < tau) + 2 * (scored.dot < median)
+    scored = frame[np.isfinite(frame["dot"]) & np.isfinite(frame["level"])]
+    tau, median = scored["level"].quantile(0.5), scored["dot"].quantile(0.5)
+    quadrant = 1 + (scored["level"] < tau) + 2 * (scored["dot"] < median)
     order = scored.assign(quadrant=quadrant).sort_values(
         ["quadrant", "dot", "level", "row"], ascending=[True, False, False, True]
     )
-    return order.row.head(int(len(scored) * ratio)).to_numpy()
+    return order["row"].head(int(len(scored) * ratio)).to_numpy()
 
 
 def by_polars(frame: Any, ratio: float) -> Any:
