@@ -4,6 +4,8 @@
 //! exactly when `a.key() < b.key()`, -0.0 and 0.0 share a key, and the trailing zeros of a fraction stay trailing zeros.
 //! A cell is a coarse key of 16 bits (sign, 8 bits of exponent, 7 of fraction): histograms count cells.
 
+use std::ops::BitOr;
+
 /// Number of cells that every key falls into.
 pub const CELLS: usize = 1 << 16;
 
@@ -28,6 +30,9 @@ pub trait Score: Copy + PartialOrd + Send + Sync + Into<f64> + sealed::Sealed {
     /// Bits of a key that tell the keys of one cell apart, outermost cells and that of zero excepted.
     const CELL_BITS: u32;
 
+    /// Holds the distance of a key from the start of its cell.
+    type Offset: Copy + Default + BitOr<Output = Self::Offset> + Into<u64>;
+
     /// Whether the value is neither NaN nor infinite.
     fn is_finite(self) -> bool;
 
@@ -43,6 +48,10 @@ pub trait Score: Copy + PartialOrd + Send + Sync + Into<f64> + sealed::Sealed {
     /// The cell of a key, below [`CELLS`]; never smaller for a larger key.
     fn cell(key: u64) -> usize;
 
+    /// The cell of the value, and the distance of its key from the start of that cell: for loops over many values, since
+    /// it needs no wider numbers than the value is.
+    fn place(self) -> (u32, Self::Offset);
+
     /// The smallest key of a cell; the keys of `cell` end where those of `cell + 1` start.
     fn cell_start(cell: usize) -> u64;
 
@@ -52,7 +61,17 @@ pub trait Score: Copy + PartialOrd + Send + Sync + Into<f64> + sealed::Sealed {
     }
 }
 
+#[inline(always)]
+fn key_of(value: f32) -> u32 {
+    let bits = value.to_bits();
+    // minus one for negative values, zero for others: the negation of two's complement
+    let sign = ((bits as i32) >> 31) as u32;
+    let magnitude = bits & !(1 << 31);
+    (magnitude ^ sign).wrapping_sub(sign) ^ 1 << 31
+}
+
 impl Score for f32 {
+    type Offset = u32;
     const MIN: f32 = f32::MIN;
     const MAX: f32 = f32::MAX;
     const NAN: f32 = f32::NAN;
@@ -71,11 +90,13 @@ impl Score for f32 {
 
     #[inline(always)]
     fn key(self) -> u64 {
-        let bits = self.to_bits();
-        // minus one for negative values, zero for others: the negation of two's complement
-        let sign = ((bits as i32) >> 31) as u32;
-        let magnitude = bits & !(1 << 31);
-        u64::from((magnitude ^ sign).wrapping_sub(sign) ^ 1 << 31)
+        u64::from(key_of(self))
+    }
+
+    #[inline(always)]
+    fn place(self) -> (u32, u32) {
+        let key = key_of(self);
+        (key >> Self::CELL_BITS, key & ((1 << Self::CELL_BITS) - 1))
     }
 
     #[inline(always)]
@@ -102,6 +123,7 @@ const F64_CELL_BASE: i64 = (1023 - 127) << 52;
 const HALF: i64 = CELLS as i64 / 2;
 
 impl Score for f64 {
+    type Offset = u64;
     const MIN: f64 = f64::MIN;
     const MAX: f64 = f64::MAX;
     const NAN: f64 = f64::NAN;
@@ -123,6 +145,13 @@ impl Score for f64 {
         let sign = ((bits as i64) >> 63) as u64;
         let magnitude = bits & !(1 << 63);
         (magnitude ^ sign).wrapping_sub(sign) ^ 1 << 63
+    }
+
+    #[inline(always)]
+    fn place(self) -> (u32, u64) {
+        let key = self.key();
+        let cell = Self::cell(key);
+        (cell as u32, key.wrapping_sub(Self::cell_start(cell)))
     }
 
     #[inline(always)]
@@ -150,5 +179,37 @@ impl Score for f64 {
         let start = (beyond << Self::CELL_BITS) + ((F64_CELL_BASE ^ sign) - sign);
         // the lowest cell reaches down to the lowest key
         if cell == 0 { 0 } else { start as u64 ^ 1 << 63 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T: Score>(value: T) {
+        let (cell, offset) = value.place();
+        assert_eq!(cell as usize, T::cell(value.key()));
+        assert_eq!(offset.into(), value.key() - T::cell_start(cell as usize));
+    }
+
+    #[test]
+    fn the_place_of_a_value_is_its_cell_and_the_distance_of_its_key() {
+        let exponents =
+            (0..2048u64).flat_map(|exponent| [0, 1, (1 << 45) - 1, 1 << 45, (1 << 52) - 1].map(|f| exponent << 52 | f));
+        for bits in exponents.chain((0..4096).map(|i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15))) {
+            for bits in [bits, bits | 1 << 63] {
+                let value = f64::from_bits(bits);
+                if Score::is_finite(value) {
+                    check(value);
+                }
+                let value = f32::from_bits((bits >> 32) as u32);
+                if Score::is_finite(value) {
+                    check(value);
+                }
+            }
+        }
+        check(0.0f32);
+        check(-0.0f32);
+        check(-0.0f64);
     }
 }

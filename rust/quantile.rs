@@ -97,7 +97,7 @@ pub(crate) fn blocks(n: usize) -> Vec<Range<usize>> {
 
 /// How many values of a column fall into each cell.
 pub(crate) struct Cells {
-    /// One count a cell.
+    /// One count a cell, and one for values that do not count.
     counts: Vec<u32>,
     /// All the distances of keys from the start of their cell, or-ed: zero when every value is the first of its cell.
     offsets: u64,
@@ -105,7 +105,7 @@ pub(crate) struct Cells {
 
 impl Cells {
     pub(crate) fn new() -> Cells {
-        Cells { counts: vec![0; CELLS], offsets: 0 }
+        Cells { counts: vec![0; CELLS + 1], offsets: 0 }
     }
 
     #[inline(always)]
@@ -113,6 +113,27 @@ impl Cells {
         let cell = T::cell(key);
         self.counts[cell] += 1;
         self.offsets |= key - T::cell_start(cell);
+    }
+
+    /// Writes the cell of each value that is scored in both columns, [`CELLS`] for the others; [`Self::count`] counts them.
+    #[inline(always)]
+    pub(crate) fn locate<T: Score, U: Score>(&mut self, values: &[T], others: &[U], cells: &mut [u32]) {
+        let mut offsets = T::Offset::default();
+        for ((value, other), cell) in values.iter().zip(others).zip(cells) {
+            let scored = value.is_finite() & other.is_finite();
+            let (at, offset) = value.place();
+            offsets = offsets | if scored { offset } else { T::Offset::default() };
+            *cell = if scored { at } else { CELLS as u32 };
+        }
+        self.offsets |= offsets.into();
+    }
+
+    /// Counts values by their cells, as [`Self::locate`] wrote them.
+    #[inline(always)]
+    pub(crate) fn count(&mut self, cells: &[u32]) {
+        for &cell in cells {
+            self.counts[cell as usize] += 1;
+        }
     }
 
     pub(crate) fn merge(mut self, other: Cells) -> Cells {
@@ -125,7 +146,7 @@ impl Cells {
 
     /// Number of values counted.
     pub(crate) fn total(&self) -> usize {
-        self.counts.iter().map(|&count| count as usize).sum()
+        self.counts[..CELLS].iter().map(|&count| count as usize).sum()
     }
 
     /// Zero bits in which the keys of all values end, as far as keys of one cell can differ.
@@ -135,7 +156,7 @@ impl Cells {
 
     /// The cells in use, ascending, when each of them holds a single distinct value; `None` otherwise.
     pub(crate) fn distinct(&self) -> Option<Vec<usize>> {
-        let used = || (0..self.counts.len()).filter(|&cell| self.counts[cell] > 0);
+        let used = || (0..CELLS).filter(|&cell| self.counts[cell] > 0);
         (self.offsets == 0).then(|| used().collect())
     }
 
@@ -152,7 +173,7 @@ impl Cells {
     /// last, at the end).
     fn order_statistics<T: Score, U: Score>(&self, values: &Column<T>, other: &Column<U>, k: usize) -> (u64, u64) {
         let total = self.total();
-        let mut window = Window::new(&self.counts, 0, k);
+        let mut window = Window::new(&self.counts[..CELLS], 0, k);
         let (mut first, mut last) = (T::cell_start(window.cell), T::cell_last(window.cell));
         if self.offsets == 0 {
             last = first;

@@ -22,13 +22,15 @@ use rayon::prelude::*;
 use crate::column::{BATCH, Column, read};
 use crate::error::DiqError;
 use crate::key::{CELLS, Score};
-use crate::quadrant::{Thresholds, UNSCORED};
+use crate::quadrant::{Cuts, Thresholds, UNSCORED};
 use crate::quantile::{Cells, blocks, check_fraction};
 
 /// Aimed number of partitions of a prefix: enough to keep each in the cache, few enough to write to all of them at once.
 const PARTITIONS: usize = 512;
 /// No partition is cut smaller than this, in rows.
 const PARTITION_ROWS: usize = 2048;
+/// Rows that are skipped together when the prefix holds none of them.
+const GROUP: usize = 32;
 /// A run of records longer than this is sorted by all threads.
 const PARALLEL_SORT: usize = 1 << 17;
 /// Most distinct difficulties that are folded into a record.
@@ -153,7 +155,7 @@ pub fn rank_columns<D: Score, F: Score>(
     });
 
     let k = ratio.of(n_scored);
-    let plan = Plan::new::<D>(&slots, k, dots.trailing_zeros::<D>(), Codes::new(&difficulties));
+    let plan = Plan::new(&slots, k, dots.trailing_zeros::<D>(), Codes::new(&difficulties));
     drop(slots);
     let mut rows = columns.scatter(&plan, &quadrant);
     columns.sort(&plan, &mut rows, k);
@@ -166,10 +168,12 @@ pub fn rank_columns<D: Score, F: Score>(
 type Slots = Vec<u32>;
 const SLOTS: usize = 4 * CELLS;
 
-/// The slot of a row of `quadrant` with this dot; beyond all slots for an unscored row.
+/// The slot of a row of `quadrant` with this dot; [`SLOTS`] for an unscored row.
 #[inline(always)]
-fn slot<D: Score>(quadrant: u8, dot: D) -> usize {
-    usize::from(quadrant.wrapping_sub(1)) * CELLS + (CELLS - 1 - D::cell(dot.key()))
+fn slot<D: Score>(quadrant: u8, dot: D) -> u32 {
+    let above = CELLS as u32 - 1 - dot.place().0.min(CELLS as u32 - 1);
+    // an unscored row wraps around
+    (u32::from(quadrant).wrapping_sub(1).wrapping_mul(CELLS as u32).wrapping_add(above)).min(SLOTS as u32)
 }
 
 /// The key that ascends where scores descend.
@@ -237,7 +241,10 @@ enum Tie {
 }
 
 /// Where the rows of a prefix go.
-struct Plan {
+struct Plan<D> {
+    /// Last quadrant that is part of the prefix, from 0, and the least dot of it that is.
+    last: u8,
+    least: D,
     partitions: Vec<Partition>,
     /// Partition of each slot that is part of the prefix.
     partition_of: Vec<u16>,
@@ -246,10 +253,19 @@ struct Plan {
     codes: Codes,
 }
 
-impl Plan {
+impl<D: Score> Plan<D> {
+    /// Whether the plan has a place for a row.
+    #[inline(always)]
+    fn holds(&self, quadrant: u8, dot: D) -> bool {
+        // an unscored row wraps around to the last
+        let quadrant = quadrant.wrapping_sub(1);
+        (quadrant < self.last) | ((quadrant == self.last) & (dot >= self.least))
+    }
+
     /// Cuts the slots that hold the first `k` rows into partitions; all keys of dots end in so many `zeros`.
-    fn new<D: Score>(blocks: &[Slots], k: usize, zeros: u32, codes: Codes) -> Plan {
-        let mut plan = Plan { partitions: vec![], partition_of: vec![], lengths: vec![], codes };
+    fn new(blocks: &[Slots], k: usize, zeros: u32, codes: Codes) -> Plan<D> {
+        let mut plan =
+            Plan { partitions: vec![], partition_of: vec![], lengths: vec![], codes, last: 0, least: D::MAX };
         let wanted = (k / PARTITIONS).max(PARTITION_ROWS);
         let mut planned = 0;
         // the partition that is being filled: its rows, of each block and in all, and its first to last used slot
@@ -276,6 +292,11 @@ impl Plan {
                 filled = 0;
             }
         }
+        if let Some(slot) = plan.partition_of.len().checked_sub(1) {
+            let key = D::cell_start(CELLS - 1 - slot % CELLS);
+            // below these keys lie minus infinity and NaN
+            (plan.last, plan.least) = ((slot / CELLS) as u8, D::from_key(key.max(D::MIN.key())));
+        }
         plan
     }
 }
@@ -301,6 +322,125 @@ impl Partition {
     }
 }
 
+/// A loop over a block of rows, compiled twice: for any processor, and with the wider vectors of AVX2. Nothing in it
+/// depends on the width.
+macro_rules! on_wide_vectors {
+    ($(#[$doc:meta])* fn $name:ident = $body:ident($($argument:ident: $type:ty),*) -> $result:ty) => {
+        $(#[$doc])*
+        fn $name<D: Score, F: Score>($($argument: $type),*) -> $result {
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") {
+                #[target_feature(enable = "avx2")]
+                fn wide<D: Score, F: Score>($($argument: $type),*) -> $result {
+                    $body($($argument),*)
+                }
+                // SAFETY: the processor has the instructions.
+                return unsafe { wide($($argument),*) };
+            }
+            $body($($argument),*)
+        }
+    };
+}
+
+on_wide_vectors! {
+    /// Counts the cells of both columns over the rows that are scored in both.
+    fn count_cells = count_cells_of(dot: &Column<D>, difficulty: &Column<F>, rows: Range<usize>) -> (Cells, Cells)
+}
+
+#[inline(always)]
+fn count_cells_of<D: Score, F: Score>(dot: &Column<D>, difficulty: &Column<F>, rows: Range<usize>) -> (Cells, Cells) {
+    let (mut dots, mut difficulties) = (Cells::new(), Cells::new());
+    let mut cells = [[0; BATCH]; 2];
+    read(dot, difficulty, rows, |_, dot, difficulty| {
+        let [dot_cells, difficulty_cells] = &mut cells;
+        // first what vector instructions can do, then what they cannot
+        dots.locate(dot, difficulty, dot_cells);
+        difficulties.locate(difficulty, dot, difficulty_cells);
+        dots.count(&dot_cells[..dot.len()]);
+        difficulties.count(&difficulty_cells[..dot.len()]);
+    });
+    (dots, difficulties)
+}
+
+on_wide_vectors! {
+    /// Writes the quadrant of every row of a block, and counts its slots.
+    fn count_slots = count_slots_of(
+        dot: &Column<D>, difficulty: &Column<F>, rows: Range<usize>, cuts: &Cuts<D, F>, quadrant: &mut [u8]
+    ) -> Slots
+}
+
+#[inline(always)]
+fn count_slots_of<D: Score, F: Score>(
+    dot: &Column<D>,
+    difficulty: &Column<F>,
+    rows: Range<usize>,
+    cuts: &Cuts<D, F>,
+    quadrant: &mut [u8],
+) -> Slots {
+    // one more for the unscored rows
+    let (mut slots, mut at) = (vec![0; SLOTS + 1], [0u32; BATCH]);
+    let start = rows.start;
+    read(dot, difficulty, rows, |first, dot, difficulty| {
+        let quadrant = &mut quadrant[first - start..][..dot.len()];
+        for (((&dot, &difficulty), quadrant), at) in dot.iter().zip(difficulty).zip(quadrant).zip(&mut at) {
+            *quadrant = cuts.quadrant(dot, difficulty);
+            *at = slot(*quadrant, dot);
+        }
+        for &at in &at[..dot.len()] {
+            slots[at as usize] += 1;
+        }
+    });
+    slots
+}
+
+on_wide_vectors! {
+    /// Writes a record of every row of a block that the plan has a place for.
+    fn write_records = write_records_of(
+        dot: &Column<D>, difficulty: &Column<F>, rows: Range<usize>, plan: &Plan<D>, quadrant: &[u8],
+        homes: Vec<IterMut<i64>>
+    ) -> ()
+}
+
+#[inline(always)]
+fn write_records_of<D: Score, F: Score>(
+    dot: &Column<D>,
+    difficulty: &Column<F>,
+    rows: Range<usize>,
+    plan: &Plan<D>,
+    quadrant: &[u8],
+    mut homes: Vec<IterMut<i64>>,
+) {
+    let (mut within, mut chosen) = ([0u8; BATCH], [0u32; BATCH]);
+    let start = rows.start;
+    read(dot, difficulty, rows, |first, dot, difficulty| {
+        let quadrant = &quadrant[first - start..][..dot.len()];
+        for ((&quadrant, &dot), within) in quadrant.iter().zip(dot).zip(&mut within) {
+            *within = u8::from(plan.holds(quadrant, dot));
+        }
+        // chosen without a branch: at a ratio of 50 % one would be mispredicted every other row
+        let mut count = 0;
+        for (group, within) in within[..dot.len()].chunks(GROUP).enumerate() {
+            // but at a small ratio most groups hold nothing
+            if within.iter().fold(0, |any, within| any | within) == 0 {
+                continue;
+            }
+            for (i, &within) in within.iter().enumerate() {
+                chosen[count] = (group * GROUP + i) as u32;
+                count += usize::from(within);
+            }
+        }
+        for &i in &chosen[..count] {
+            let i = i as usize;
+            let partition = usize::from(plan.partition_of[slot(quadrant[i], dot[i]) as usize]);
+            let Partition { base, shift, code_bits, code_mask, .. } = plan.partitions[partition];
+            let code = plan.codes.codes[F::cell(difficulty[i].key())] & code_mask;
+            let digit = ((descending::<D>(dot[i].key()) - base) >> shift) << code_bits | u64::from(code);
+            // the plan counted these very rows
+            *homes[partition].next().expect("a place for every row") = record(digit as u32, first + i);
+        }
+    });
+}
+
 /// The scores that are ranked.
 struct Columns<'a, D, F> {
     dot: &'a Column<'a, D>,
@@ -311,19 +451,8 @@ struct Columns<'a, D, F> {
 impl<D: Score, F: Score> Columns<'_, D, F> {
     /// Counts the scored rows of each cell of the dot and of the difficulty.
     fn census(&self) -> (Cells, Cells) {
-        let count = |block: &Range<usize>| {
-            let (mut dots, mut difficulties) = (Cells::new(), Cells::new());
-            read(self.dot, self.difficulty, block.clone(), |_, dot, difficulty| {
-                for (dot, difficulty) in dot.iter().zip(difficulty) {
-                    if dot.is_finite() & difficulty.is_finite() {
-                        dots.add::<D>(dot.key());
-                        difficulties.add::<F>(difficulty.key());
-                    }
-                }
-            });
-            (dots, difficulties)
-        };
         let merge = |a: (Cells, Cells), b: (Cells, Cells)| (a.0.merge(b.0), a.1.merge(b.1));
+        let count = |block: &Range<usize>| count_cells(self.dot, self.difficulty, block.clone());
         self.blocks.par_iter().map(count).reduce_with(merge).expect("at least one block")
     }
 
@@ -337,30 +466,14 @@ impl<D: Score, F: Score> Columns<'_, D, F> {
             .map(|block| {
                 let (part, tail) = std::mem::take(&mut rest).split_at_mut(block.len());
                 rest = tail;
-                (block, part)
+                (block.clone(), part)
             })
             .collect();
-        let count = |(block, part): (&Range<usize>, &mut [u8])| {
-            let mut slots = vec![0; SLOTS];
-            read(self.dot, self.difficulty, block.clone(), |first, dot, difficulty| {
-                let part = &mut part[first - block.start..][..dot.len()];
-                // first what vector instructions can do, then what they cannot
-                for ((&dot, &difficulty), quadrant) in dot.iter().zip(difficulty).zip(&mut *part) {
-                    *quadrant = cuts.quadrant(dot, difficulty);
-                }
-                for (&dot, &quadrant) in dot.iter().zip(&*part) {
-                    if let Some(count) = slots.get_mut(slot(quadrant, dot)) {
-                        *count += 1;
-                    }
-                }
-            });
-            slots
-        };
-        parts.into_par_iter().map(count).collect()
+        parts.into_par_iter().map(|(block, part)| count_slots(self.dot, self.difficulty, block, &cuts, part)).collect()
     }
 
     /// A record of every row of the plan, partition after partition, in row order within each.
-    fn scatter(&self, plan: &Plan, quadrant: &[u8]) -> Vec<i64> {
+    fn scatter(&self, plan: &Plan<D>, quadrant: &[u8]) -> Vec<i64> {
         let mut records = vec![0; plan.lengths.iter().flatten().sum()];
         let mut rest = &mut records[..];
         let mut homes: Vec<Vec<IterMut<i64>>> = self.blocks.iter().map(|_| vec![]).collect();
@@ -371,34 +484,14 @@ impl<D: Score, F: Score> Columns<'_, D, F> {
                 homes.push(home.iter_mut());
             }
         }
-        self.blocks.par_iter().zip(homes).for_each(|(block, mut homes)| {
-            let (mut within, mut chosen) = ([false; BATCH], [0u32; BATCH]);
-            read(self.dot, self.difficulty, block.clone(), |first, dot, difficulty| {
-                let quadrant = &quadrant[first..][..dot.len()];
-                // chosen without a branch: at a ratio of 50 % one would be mispredicted every other row
-                let mut count = 0;
-                let slots = quadrant.iter().zip(dot).map(|(&q, &dot)| slot(q, dot));
-                within.iter_mut().zip(slots).for_each(|(within, slot)| *within = slot < plan.partition_of.len());
-                for (i, &within) in within[..dot.len()].iter().enumerate() {
-                    chosen[count] = i as u32;
-                    count += usize::from(within);
-                }
-                for &i in &chosen[..count] {
-                    let i = i as usize;
-                    let partition = usize::from(plan.partition_of[slot(quadrant[i], dot[i])]);
-                    let Partition { base, shift, code_bits, code_mask, .. } = plan.partitions[partition];
-                    let code = plan.codes.codes[F::cell(difficulty[i].key())] & code_mask;
-                    let digit = ((descending::<D>(dot[i].key()) - base) >> shift) << code_bits | u64::from(code);
-                    // the plan counted these very rows
-                    *homes[partition].next().expect("a place for every row") = record(digit as u32, first + i);
-                }
-            });
+        self.blocks.par_iter().zip(homes).for_each(|(block, homes)| {
+            write_records(self.dot, self.difficulty, block.clone(), plan, &quadrant[block.clone()], homes);
         });
         records
     }
 
     /// Turns records into rows, of which the first `k` are in order.
-    fn sort(&self, plan: &Plan, records: &mut [i64], k: usize) {
+    fn sort(&self, plan: &Plan<D>, records: &mut [i64], k: usize) {
         let mut rest = records;
         let mut before = 0;
         let parts: Vec<_> = plan
@@ -423,7 +516,7 @@ impl<D: Score, F: Score> Columns<'_, D, F> {
 
     /// Brings the first `wanted` of `records`, at least one, into their final order; `ties` are the orders that are not
     /// yet in the records.
-    fn settle(&self, plan: &Plan, partition: &Partition, ties: &[Tie], mut records: &mut [i64], wanted: usize) {
+    fn settle(&self, plan: &Plan<D>, partition: &Partition, ties: &[Tie], mut records: &mut [i64], wanted: usize) {
         if wanted < records.len() {
             let digit = *records.select_nth_unstable(wanted - 1).1 >> 32;
             if ties.is_empty() {
@@ -454,7 +547,7 @@ impl<D: Score, F: Score> Columns<'_, D, F> {
     }
 
     /// Orders the first `wanted` of `run`, records of one digit, by the next digit.
-    fn break_ties(&self, plan: &Plan, partition: &Partition, ties: &[Tie], run: &mut [i64], wanted: usize) {
+    fn break_ties(&self, plan: &Plan<D>, partition: &Partition, ties: &[Tie], run: &mut [i64], wanted: usize) {
         let Some((tie, ties)) = ties.split_first() else { return };
         for r in &mut *run {
             let row = (*r & ROW) as usize;
@@ -463,7 +556,7 @@ impl<D: Score, F: Score> Columns<'_, D, F> {
         self.settle(plan, partition, ties, run, wanted);
     }
 
-    fn digit(&self, plan: &Plan, partition: &Partition, tie: Tie, row: usize) -> u32 {
+    fn digit(&self, plan: &Plan<D>, partition: &Partition, tie: Tie, row: usize) -> u32 {
         let difficulty = self.difficulty.value(row).key();
         let dot = || (descending::<D>(self.dot.value(row).key()) - partition.base) & ((1 << partition.shift) - 1);
         match tie {
