@@ -13,9 +13,10 @@ import duckdb
 import numpy as np
 import pytest
 
-from conftest import fill_store
+from conftest import fill_store, write_jsonl
 from diq import _core, queries
 from diq.errors import MissingScoresError, UsageError
+from diq.ingest import run as ingest
 from diq.select import Selection, run
 from diq.store import Store, now
 from test_select import slow_ranking, tied
@@ -418,3 +419,61 @@ def test_a_store_of_the_schema_before_keeps_its_selections(tmp_path: Path, caplo
         assert store.connection.execute("SELECT kind FROM runs").fetchall() == [("similarity",)]
     # the prefix of an old store is no whole ranking, so it is made anew
     assert select(path, "0.5", strategy="random").ranking == "new"
+
+
+def test_guards_leave_samples_out_of_the_pool_and_say_why(tmp_path: Path) -> None:
+    rng = np.random.default_rng(10)
+    words = [f"word{i}" for i in range(400)]
+    question = " ".join(rng.choice(words, 20))
+    texts = [" ".join(rng.choice(words, 40)) for _ in range(60)]
+    texts[20] = texts[3].upper().replace(" ", "  ")
+    texts[21] = texts[4] + " anew"
+    texts[30] = f"as they say, {question}, and so on"
+    rows = [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "a"}]} for text in texts]
+    benchmark = [{"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "B"}]}]
+    path = tmp_path / "s.duckdb"
+    ingest([write_jsonl(tmp_path / "pool.jsonl", rows)], dataset="pool", store=path)
+    ingest([write_jsonl(tmp_path / "exam.jsonl", benchmark)], dataset="exam", store=path)
+    level, dot = rng.integers(1, 6, 60).astype(float), rng.integers(-3, 4, 60).astype(float)
+    # what is left out would move both thresholds if it counted
+    dot[[20, 21, 30]], level[[20, 21, 30]] = 99, 5
+    scores = [{"position": i, "overall": level[i], "dot": dot[i]} for i in range(60)]
+    ingest([write_jsonl(tmp_path / "scores.jsonl", scores)], dataset="pool", store=path, scores=True, model="model")
+
+    plain = select(path, "1")
+    found = {}
+    for guards, left in (
+        ({"dedupe": "exact"}, [20]),
+        ({"dedupe": "near"}, [20, 21]),
+        ({"decontaminate": ["exam"]}, [30]),
+        ({"dedupe": "near", "decontaminate": ["exam"]}, [20, 21, 30]),
+    ):
+        made = select(path, "1", **guards)
+        kept = [i for i in range(60) if i not in left]
+        masked = np.where(np.isin(np.arange(60), left), np.nan, dot)
+        assert samples(path, made) == [(i, q) for q, i in slow_ranking(masked, level)]
+        assert (made.n_scored, made.n_unscored, made.n_excluded) == (len(kept), 0, len(left))
+        assert made.thresholds["median"] == np.median(dot[kept])
+        assert sum(guard["n_excluded"] for guard in made.guards) == len(left)
+        assert made.ranking == "new"
+        assert select(path, "0.5", **guards).ranking == "stored"
+        found[str(guards)] = made
+    assert len({made.ranking_id for made in found.values()} | {plain.ranking_id}) == 5
+    # nothing is deleted, and a selection without guards takes them as before
+    again = select(path, "1")
+    assert (again.ranking, again.n) == ("stored", 60)
+    reasons = execute(
+        path,
+        "SELECT DISTINCT d.position, e.reason FROM exclusions AS e "
+        "JOIN dataset_samples AS d USING (sample_id) ORDER BY 1, 2",
+    )
+    assert {position for position, _ in reasons} == {20, 21, 30}
+    assert any("repeats position 3" in reason for _, reason in reasons)
+    assert any("position 4 (Jaccard 0.9" in reason for _, reason in reasons)
+    assert any("`exam`" in reason for _, reason in reasons)
+    with pytest.raises(UsageError, match="no dataset, no validation set and no file"):
+        select(path, "1", decontaminate=["exm"])
+    # a wrong name of the selection is told before a guard runs
+    with pytest.raises(UsageError, match="no model named"):
+        select(path, "1", model="modle", dedupe="near", dedupe_threshold=0.5)
+    assert execute(path, "SELECT count(*) FROM runs WHERE kind = 'guard'") == [(3,)]
