@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -79,11 +80,12 @@ def by_pandas(frame: Any, ratio: float) -> Any:
     return order["row"].head(int(len(scored) * ratio)).to_numpy()
 
 
-def by_polars(frame: Any, ratio: float) -> Any:
-    """A lazy query, in which polars pushes the limit into the sort."""
+def by_polars(frame: Any, ratio: float, *, lazy: bool) -> Any:
+    """As a lazy query, in which polars pushes the limit into the sort, or as a stable sort of all rows."""
     import polars as pl
 
     scored = frame.lazy().filter(pl.col("dot").is_finite() & pl.col("level").is_finite())
+    scored = scored if lazy else scored.collect().lazy()
     tau, median, n = (
         scored.select(
             pl.col("level").quantile(0.5, "linear").alias("tau"),
@@ -94,15 +96,13 @@ def by_polars(frame: Any, ratio: float) -> Any:
         .row(0)
     )
     quadrant = 1 + (pl.col("level") < tau).cast(pl.Int8) + 2 * (pl.col("dot") < median).cast(pl.Int8)
-    return (
-        scored.with_columns(quadrant=quadrant)
-        .sort("quadrant", "dot", "level", "row", descending=[False, True, True, False])
-        .head(int(n * ratio))
-        .select("row")
-        .collect()
-        .to_series()
-        .to_numpy()
-    )
+    placed = scored.with_columns(quadrant=quadrant)
+    if lazy:
+        order = placed.sort("quadrant", "dot", "level", "row", descending=[False, True, True, False])
+        return order.head(int(n * ratio)).select("row").collect().to_series().to_numpy()
+    keys = ("quadrant", "dot", "level")
+    order = placed.collect().sort(*keys, descending=[False, True, True], maintain_order=True)
+    return order["row"].head(int(n * ratio)).to_numpy()
 
 
 def by_duckdb(connection: duckdb.DuckDBPyConnection, ratio: float) -> Any:
@@ -133,7 +133,8 @@ def contestants(dot: Any, level: Any, threads: int) -> dict[str, Callable[[str],
         import polars as pl
 
         frame = pl.DataFrame({"dot": dot, "level": level, "row": np.arange(len(dot))})
-        ways["polars"] = lambda ratio: by_polars(frame, float(ratio))
+        ways["polars (lazy)"] = lambda ratio: by_polars(frame, float(ratio), lazy=True)
+        ways["polars (sort)"] = lambda ratio: by_polars(frame, float(ratio), lazy=False)
     except ImportError:
         print("polars is missing: `make bench` installs it", file=sys.stderr)
     try:
@@ -156,12 +157,26 @@ def seconds_of(call: Callable[[], Any], times: int) -> tuple[float, float]:
     return statistics.median(seconds), float(np.quantile(seconds, 0.2))
 
 
-def peak_bytes(call: Callable[[], Any]) -> tuple[int, Any]:
-    """By how much a call raises the memory of this process at its highest, and its result. Linux only."""
+def extra_bytes(n: int, decimals: int) -> int:
+    """By how much one ranking of 10 % raises the memory of a process at its highest. Linux only."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import bench_selection as b; "
+        "print(b.peak_of_one(int(sys.argv[2]), int(sys.argv[3])))"
+    )
+    arguments = [str(Path(__file__).parent), str(n), str(decimals)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+def peak_of_one(n: int, decimals: int) -> int:
+    """The same, in this process, which must not have ranked as much before."""
+    dot, level = columns(n, decimals)
+    # threads and code are there before anything is measured
+    diq.rank(dot[:1000], level[:1000])
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    found = call()
-    return _status("VmHWM") - before, found
+    diq.rank(dot, level, ratio="0.1")
+    return _status("VmHWM") - before
 
 
 def _status(name: str) -> int:
@@ -203,7 +218,7 @@ def growth(decimals: int, times: int) -> None:
         n = millions * 1_000_000
         dot, level = columns(n, decimals)
         median, _ = seconds_of(lambda dot=dot, level=level: diq.rank(dot, level, ratio="0.1"), times)
-        extra, _ = peak_bytes(lambda dot=dot, level=level: diq.rank(dot, level, ratio="0.1"))
+        extra = extra_bytes(n, decimals)
         sizes.append(n)
         medians.append(median)
         print(f"  {n:>12,} {median * 1e3:8.1f} {extra / n:8.2f}")

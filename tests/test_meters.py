@@ -272,6 +272,15 @@ def test_halves_are_even_and_odd_folds_weighted_by_their_sizes(tmp_path: Path) -
     np.testing.assert_allclose((3 * one.halves[0] + one.halves[1]) / 4, one.dot)
 
 
+def test_a_task_with_equal_dots_is_neither_near_nor_far(tmp_path: Path) -> None:
+    # seven times 0.1 has a standard deviation of 1e-17 in floating point
+    other = np.asarray([-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
+    path = tmp_path / "s.duckdb"
+    fill_store(path, dots={"same": np.full(7, 0.1), "other": other}, difficulty=np.ones(7))
+    found = dots_of(path)
+    assert [found.tasks[i] for i in found.closest] == ["same"] * 4 + ["other"] * 3
+
+
 def test_sets_of_unlike_folds_have_halves_but_no_standard_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     a, b = folded(rng, 50, 2), folded(rng, 50, 4)

