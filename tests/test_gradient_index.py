@@ -860,7 +860,10 @@ def test_a_kill_between_any_two_steps_leaves_whole_shards(tmp_path: Path, kill_a
 
 def test_a_kill_at_any_moment_leaves_whole_shards(tmp_path: Path) -> None:
     folder, rng, parts, before = tmp_path / "index", random.Random(0), 0, 0
-    for _ in range(6):
+    # until a kill has hit a writer in the middle of a shard
+    for attempt in range(60):
+        if attempt >= 6 and parts:
+            break
         with start_writer(folder, dim=8192) as process:
             assert process.stdout is not None
             reported = int(process.stdout.readline())
