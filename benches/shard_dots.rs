@@ -4,13 +4,9 @@
 //! read of the mapped bytes) and the naive rival (widen, then one running sum). The answer is checked before any time is
 //! taken.
 
-// criterion's macros make public functions without docs
-#![allow(missing_docs)]
-
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::Instant;
 
-use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use diq_core::dot::shard_dots;
 use diq_core::shard::{Element, SCALE, Shard, TENSOR};
 use half::{bf16, f16};
@@ -20,6 +16,8 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 const ROWS: usize = 32_768;
 const DIM: usize = 4_096;
 const MOST_VECTORS: usize = 9;
+/// How often each is timed.
+const ROUNDS: usize = 15;
 /// The number 1 in int8 shards.
 const ONE: f32 = 254.0;
 
@@ -52,7 +50,7 @@ fn read(shard: &Shard) -> u64 {
     shard.data().par_chunks(1 << 20).map(fold).reduce(|| 0, |a, b| a ^ b)
 }
 
-fn table(c: &mut Criterion, name: &str, dtype: Dtype, encode: impl Fn(f32) -> Vec<u8> + Sync) {
+fn table(name: &str, dtype: Dtype, encode: impl Fn(f32) -> Vec<u8> + Sync) {
     let path = std::env::temp_dir().join(format!("diq-bench-{}-{name}.safetensors", std::process::id()));
     let bytes: Vec<u8> = (0..ROWS * DIM).into_par_iter().flat_map_iter(|i| encode(number(i))).collect();
     let view = TensorView::new(dtype, vec![ROWS, DIM], &bytes).expect("a valid tensor");
@@ -72,30 +70,41 @@ fn table(c: &mut Criterion, name: &str, dtype: Dtype, encode: impl Fn(f32) -> Ve
     // 8,192 products of at most 1/4, added one by one in float32
     assert!(slow.iter().zip(&fast).all(|(slow, fast)| (slow - fast).abs() < 1e-2), "{name}: wrong dots");
 
-    let mut group = c.benchmark_group(format!("{ROWS} x {DIM} {name}"));
-    group.sampling_mode(SamplingMode::Flat).sample_size(15);
-    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
-    group.throughput(Throughput::Bytes(shard.data().len() as u64));
-    group.bench_function("floor: read the map", |b| b.iter(|| read(black_box(&shard))));
-    for m in [1, 2, 4, 9] {
-        let vectors = &vectors[..m * DIM];
-        group.bench_function(format!("{m} vectors"), |b| {
-            b.iter(|| shard_dots(black_box(&shard), black_box(vectors), m))
-        });
+    // in turn, so that a change of the machine's speed meets all of them
+    let mut ways: Vec<(String, Box<dyn Fn()>)> =
+        vec![("floor: read the map".into(), Box::new(|| _ = black_box(read(&shard))))];
+    for m in [1, 2, 4, MOST_VECTORS] {
+        let (shard, vectors) = (&shard, &vectors[..m * DIM]);
+        let dots = move || drop(black_box(shard_dots(shard, vectors, m).expect("vectors of the shard's dim")));
+        ways.push((format!("{m} vectors"), Box::new(dots)));
     }
-    group.sample_size(10);
-    group.bench_function("rival: naive, 1 vector", |b| b.iter(|| naive(black_box(&shard), black_box(&vectors[..DIM]))));
-    group.finish();
+    ways.push(("rival: naive, 1 vector".into(), Box::new(|| drop(black_box(naive(&shard, &vectors[..DIM]))))));
+    let mut seconds = vec![vec![]; ways.len()];
+    for _ in 0..ROUNDS {
+        for ((_, way), seconds) in ways.iter().zip(&mut seconds) {
+            let start = Instant::now();
+            way();
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    let median = |seconds: &mut Vec<f64>| {
+        seconds.sort_by(f64::total_cmp);
+        seconds[ROUNDS / 2]
+    };
+    let medians: Vec<f64> = seconds.iter_mut().map(median).collect();
+    println!("{ROWS} x {DIM} {name}");
+    for ((name, _), median) in ways.iter().zip(&medians) {
+        let (rate, share) = (shard.data().len() as f64 / median / 1e9, 100.0 * medians[0] / median);
+        println!("  {name:24} {rate:6.1} GB/s, {share:3.0} % of the floor");
+    }
+    drop(ways);
     drop(shard);
     std::fs::remove_file(path).expect("the shard just read");
 }
 
-fn shards(c: &mut Criterion) {
-    table(c, "int8", Dtype::I8, |number| ((number * ONE).round() as i8).to_le_bytes().to_vec());
-    table(c, "float16", Dtype::F16, |number| f16::from_f32(number).to_le_bytes().to_vec());
-    table(c, "bfloat16", Dtype::BF16, |number| bf16::from_f32(number).to_le_bytes().to_vec());
-    table(c, "float32", Dtype::F32, |number| number.to_le_bytes().to_vec());
+fn main() {
+    table("int8", Dtype::I8, |number| ((number * ONE).round() as i8).to_le_bytes().to_vec());
+    table("float16", Dtype::F16, |number| f16::from_f32(number).to_le_bytes().to_vec());
+    table("bfloat16", Dtype::BF16, |number| bf16::from_f32(number).to_le_bytes().to_vec());
+    table("float32", Dtype::F32, |number| number.to_le_bytes().to_vec());
 }
-
-criterion_group!(benches, shards);
-criterion_main!(benches);

@@ -2,8 +2,8 @@
 //!
 //! Some rows are multiplied with some vectors at once, so that each number that is loaded is used several times, and a
 //! block of columns at a time, so that it stays in the innermost cache: the gradients are read from memory once, for any
-//! number of vectors. Products are added up in float32 over 16 lanes, one lane every 16th column, with one rounding each
-//! (fused), and after every 4096 columns the lanes are added in a fixed order in float64. The order of additions of a dot
+//! number of vectors. Products are added up in float32 over 64 lanes, one lane every 64th column, with one rounding each
+//! (fused), and after every 4096 columns the lanes are added in a fixed order, the last 16 in float64. The order of additions of a dot
 //! depends on its columns alone, so all instruction sets, all numbers of threads and all numbers of vectors give the same
 //! bits. A row's scale multiplies its finished dots.
 
@@ -13,7 +13,7 @@ use crate::error::DiqError;
 use crate::shard::{Element, Shard};
 
 /// Columns that are multiplied at once.
-const LANES: usize = 16;
+const LANES: usize = 64;
 /// Columns that are summed in float32.
 const SPAN: usize = 4096;
 /// Columns that all rows of a group meet all vectors in, before the next ones are touched.
@@ -74,10 +74,10 @@ fn kernel(element: Element) -> Kernel {
 
 fn portable_kernel(element: Element) -> Kernel {
     match element {
-        Element::F32 => multiply::<Portable, F32, 2, 2>,
-        Element::F16 => multiply::<Portable, F16, 2, 2>,
-        Element::Bf16 => multiply::<Portable, Bf16, 2, 2>,
-        Element::I8 => multiply::<Portable, I8, 2, 2>,
+        Element::F32 => multiply::<Portable, F32, 2, 2, 1, 8>,
+        Element::F16 => multiply::<Portable, F16, 2, 2, 1, 8>,
+        Element::Bf16 => multiply::<Portable, Bf16, 2, 2, 1, 8>,
+        Element::I8 => multiply::<Portable, I8, 2, 2, 1, 8>,
     }
 }
 
@@ -150,12 +150,13 @@ impl Stored for I8 {
     }
 }
 
-/// A [`Kernel`] over groups of `ROWS` rows and `M` vectors: so many sums must fit into the registers.
+/// A [`Kernel`] over groups of `ROWS` rows and `M` vectors, with the sums of `N` registers of lanes at a time. A single
+/// vector meets one row after another, in `ALONE` registers: memory is read fastest in one stream.
 ///
 /// # Safety
 /// The processor must have the instructions of `R`.
 #[inline(always)]
-unsafe fn multiply<R: Register, E: Stored, const ROWS: usize, const M: usize>(
+unsafe fn multiply<R: Register, E: Stored, const ROWS: usize, const M: usize, const N: usize, const ALONE: usize>(
     gradients: &[u8],
     vectors: &[f32],
     dim: usize,
@@ -168,11 +169,15 @@ unsafe fn multiply<R: Register, E: Stored, const ROWS: usize, const M: usize>(
     for (rows, dots) in gradients.chunks(ROWS * row_bytes).zip(dots.chunks_mut(ROWS * m)) {
         // SAFETY: the caller's promise is passed on.
         unsafe {
-            if dots.len() == ROWS * m {
-                group::<R, E, ROWS, M>(rows, vectors, dim, &mut lanes, &mut totals, dots);
+            if m == 1 {
+                for (row, dot) in rows.chunks(row_bytes).zip(dots.chunks_mut(1)) {
+                    group::<R, E, 1, 1, ALONE>(row, vectors, dim, &mut lanes[..1], &mut totals[..1], dot);
+                }
+            } else if dots.len() == ROWS * m {
+                group::<R, E, ROWS, M, N>(rows, vectors, dim, &mut lanes, &mut totals, dots);
             } else {
                 for (row, dots) in rows.chunks(row_bytes).zip(dots.chunks_mut(m)) {
-                    group::<R, E, 1, M>(row, vectors, dim, &mut lanes[..m], &mut totals[..m], dots);
+                    group::<R, E, 1, M, N>(row, vectors, dim, &mut lanes[..m], &mut totals[..m], dots);
                 }
             }
         }
@@ -184,7 +189,7 @@ unsafe fn multiply<R: Register, E: Stored, const ROWS: usize, const M: usize>(
 /// # Safety
 /// As for [`multiply`].
 #[inline(always)]
-unsafe fn group<R: Register, E: Stored, const ROWS: usize, const M: usize>(
+unsafe fn group<R: Register, E: Stored, const ROWS: usize, const M: usize, const N: usize>(
     rows: &[u8],
     vectors: &[f32],
     dim: usize,
@@ -206,15 +211,15 @@ unsafe fn group<R: Register, E: Stored, const ROWS: usize, const M: usize>(
                 // SAFETY: the caller's promise is passed on; fewer than M vectors are left only at the end.
                 unsafe {
                     match m - first {
-                        1 => block::<R, E, ROWS, 1>(gradients, vectors, dim, first, columns.clone(), lanes),
-                        2 if M > 2 => block::<R, E, ROWS, 2>(gradients, vectors, dim, first, columns.clone(), lanes),
-                        _ => block::<R, E, ROWS, M>(gradients, vectors, dim, first, columns.clone(), lanes),
+                        1 => block::<R, E, ROWS, 1, N>(gradients, vectors, dim, first, columns.clone(), lanes),
+                        2 if M > 2 => block::<R, E, ROWS, 2, N>(gradients, vectors, dim, first, columns.clone(), lanes),
+                        _ => block::<R, E, ROWS, M, N>(gradients, vectors, dim, first, columns.clone(), lanes),
                     }
                 }
             }
         }
         for (total, lanes) in totals.iter_mut().zip(&*lanes) {
-            *total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+            *total += sum(lanes);
         }
     }
     dots.iter_mut().zip(&*totals).for_each(|(dot, &total)| *dot = total as f32);
@@ -225,7 +230,7 @@ unsafe fn group<R: Register, E: Stored, const ROWS: usize, const M: usize>(
 /// # Safety
 /// As for [`multiply`].
 #[inline(always)]
-unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize>(
+unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize, const N: usize>(
     gradients: [&[u8]; ROWS],
     vectors: &[f32],
     dim: usize,
@@ -237,27 +242,35 @@ unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize>(
     let chosen: [&[f32]; M] = std::array::from_fn(|j| &vectors[(first + j) * dim..][..dim]);
     assert!(columns.end <= dim && gradients.iter().all(|gradient| gradient.len() == dim * E::BYTES));
     let whole = columns.start + columns.len() / LANES * LANES;
-    // a register holds all lanes or a part of them
-    for lane in (0..LANES).step_by(R::WIDTH) {
-        // SAFETY: the caller promises the instructions. WIDTH divides LANES, and columns below `whole` come in groups of
-        // LANES, so every register ends within the gradients, the vectors and the lanes.
+    // some registers hold all lanes or a part of them
+    for lane in (0..LANES).step_by(N * R::WIDTH) {
+        // SAFETY: the caller promises the instructions. N * WIDTH divides LANES, and columns below `whole` come in groups
+        // of LANES, so every register ends within the gradients, the vectors and the lanes.
         unsafe {
-            let mut sums: [[R; M]; ROWS] = std::array::from_fn(|row| {
-                std::array::from_fn(|j| R::load_f32(lanes[row * m + first + j][lane..].as_ptr().cast()))
+            let mut sums: [[[R; N]; M]; ROWS] = std::array::from_fn(|row| {
+                std::array::from_fn(|j| {
+                    std::array::from_fn(|n| {
+                        R::load_f32(lanes[row * m + first + j][lane + n * R::WIDTH..].as_ptr().cast())
+                    })
+                })
             });
-            for column in (columns.start + lane..whole).step_by(LANES) {
-                let values: [R; ROWS] =
-                    std::array::from_fn(|row| E::load(gradients[row].as_ptr().add(column * E::BYTES)));
-                for j in 0..M {
-                    let numbers = R::load_f32(chosen[j].as_ptr().add(column).cast());
-                    for row in 0..ROWS {
-                        sums[row][j] = sums[row][j].add_product(values[row], numbers);
+            for group in (columns.start + lane..whole).step_by(LANES) {
+                for (n, column) in (group..).step_by(R::WIDTH).take(N).enumerate() {
+                    let values: [R; ROWS] =
+                        std::array::from_fn(|row| E::load(gradients[row].as_ptr().add(column * E::BYTES)));
+                    for (j, vector) in chosen.iter().enumerate() {
+                        let numbers = R::load_f32(vector.as_ptr().add(column).cast());
+                        for (sums, value) in sums.iter_mut().zip(values) {
+                            sums[j][n] = sums[j][n].add_product(value, numbers);
+                        }
                     }
                 }
             }
             for (row, sums) in sums.into_iter().enumerate() {
-                for (j, sum) in sums.into_iter().enumerate() {
-                    sum.store(lanes[row * m + first + j][lane..].as_mut_ptr());
+                for (j, sums) in sums.into_iter().enumerate() {
+                    for (n, sum) in sums.into_iter().enumerate() {
+                        sum.store(lanes[row * m + first + j][lane + n * R::WIDTH..].as_mut_ptr());
+                    }
                 }
             }
         }
@@ -284,6 +297,12 @@ unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize>(
             }
         }
     }
+}
+
+/// The sum of the lanes, always in this order: neighbouring sixteens in float32, then one by one in float64.
+fn sum(lanes: &[f32; LANES]) -> f64 {
+    let folded: [f32; 16] = std::array::from_fn(|i| (lanes[i] + lanes[i + 16]) + (lanes[i + 32] + lanes[i + 48]));
+    folded.iter().map(|&lane| f64::from(lane)).sum()
 }
 
 /// Lanes without any instruction in mind.
@@ -374,13 +393,13 @@ mod x86 {
     #[target_feature(enable = "avx2,f16c,fma")]
     fn avx2<E: Stored>(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]) {
         // SAFETY: this function has the instructions of its register.
-        unsafe { multiply::<Avx2, E, 2, 3>(gradients, vectors, dim, dots) }
+        unsafe { multiply::<Avx2, E, 2, 3, 1, 8>(gradients, vectors, dim, dots) }
     }
 
     #[target_feature(enable = "avx512f")]
     fn avx512<E: Stored>(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]) {
         // SAFETY: this function has the instructions of its register.
-        unsafe { multiply::<Avx512, E, 4, 3>(gradients, vectors, dim, dots) }
+        unsafe { multiply::<Avx512, E, 4, 3, 2, 4>(gradients, vectors, dim, dots) }
     }
 
     /// Eight lanes.
@@ -507,7 +526,7 @@ mod tests {
     // the other kernels cannot be reached through `shard_dots` on one machine
     #[test]
     fn every_kernel_and_number_of_vectors_gives_the_same_bits() {
-        for dim in [1, 15, 16, 31, 63, 137, 1023, 1040, 4096, 4097, 9001] {
+        for dim in [1, 15, 31, 63, 64, 65, 137, 1023, 1040, 4096, 4097, 9001] {
             let vectors: Vec<f32> = (0..MOST_VECTORS * dim).map(number).collect();
             for element in [Element::F32, Element::F16, Element::Bf16, Element::I8] {
                 let gradients = stored(element, ROWS * dim);
