@@ -18,6 +18,8 @@ const LANES: usize = 64;
 const SPAN: usize = 4096;
 /// Columns that all rows of a group meet all vectors in, before the next ones are touched.
 const BLOCK: usize = 1024;
+/// How far before they are multiplied the numbers of a single stream are asked for, in bytes.
+const AHEAD: usize = 8192;
 /// Gradients that one task reads, in bytes.
 const TASK: usize = 1 << 20;
 
@@ -92,6 +94,8 @@ trait Register: Copy {
     unsafe fn load_bf16(from: *const u8) -> Self;
     unsafe fn load_i8(from: *const u8) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// Asks for the cache line at an address, which may lie anywhere; only a hint.
+    unsafe fn prefetch(_line: *const u8) {}
     /// `self + a * b`, rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
 }
@@ -255,6 +259,11 @@ unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize, const
                 })
             });
             for group in (columns.start + lane..whole).step_by(LANES) {
+                if ROWS * M == 1 {
+                    // one stream at full speed needs its lines before the processor itself asks for them
+                    let ahead = gradients[0].as_ptr().wrapping_add(group * E::BYTES + AHEAD);
+                    (0..E::BYTES * LANES).step_by(64).for_each(|line| R::prefetch(ahead.wrapping_add(line)));
+                }
                 for (n, column) in (group..).step_by(R::WIDTH).take(N).enumerate() {
                     let values: [R; ROWS] =
                         std::array::from_fn(|row| E::load(gradients[row].as_ptr().add(column * E::BYTES)));
@@ -299,10 +308,13 @@ unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize, const
     }
 }
 
-/// The sum of the lanes, always in this order: neighbouring sixteens in float32, then one by one in float64.
+/// The sum of the lanes, always in this order: in float32 down to 16, then in float64, halves onto halves.
 fn sum(lanes: &[f32; LANES]) -> f64 {
-    let folded: [f32; 16] = std::array::from_fn(|i| (lanes[i] + lanes[i + 16]) + (lanes[i + 32] + lanes[i + 48]));
-    folded.iter().map(|&lane| f64::from(lane)).sum()
+    let folded: [f64; 16] =
+        std::array::from_fn(|i| f64::from((lanes[i] + lanes[i + 16]) + (lanes[i + 32] + lanes[i + 48])));
+    let eight: [f64; 8] = std::array::from_fn(|i| folded[i] + folded[i + 8]);
+    let four: [f64; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// Lanes without any instruction in mind.
@@ -443,6 +455,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn prefetch(line: *const u8) {
+            // SAFETY: the caller's promise is passed on; a prefetch of any address is harmless.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn add_product(self, a: Avx2, b: Avx2) -> Avx2 {
             // SAFETY: the caller's promise is passed on.
             unsafe { Avx2(_mm256_fmadd_ps(a.0, b.0, self.0)) }
@@ -487,6 +505,12 @@ mod x86 {
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: the caller's promise is passed on.
             unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch(line: *const u8) {
+            // SAFETY: the caller's promise is passed on; a prefetch of any address is harmless.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
         }
 
         #[inline(always)]
