@@ -3,9 +3,9 @@
 //! Some rows are multiplied with some vectors at once, so that each number that is loaded is used several times, and a
 //! block of columns at a time, so that it stays in the innermost cache: the gradients are read from memory once, for any
 //! number of vectors. Products are added up in float32 over 64 lanes, one lane every 64th column, with one rounding each
-//! (fused), and after every 4096 columns the lanes are added in a fixed order, the last 16 in float64. The order of additions of a dot
-//! depends on its columns alone, so all instruction sets, all numbers of threads and all numbers of vectors give the same
-//! bits. A row's scale multiplies its finished dots.
+//! (fused), and after every 4096 columns the lanes are added in a fixed order, the last 16 in float64. The order of
+//! additions of a dot depends on its columns alone, so all instruction sets, all numbers of threads and all numbers of
+//! vectors give the same bits. A row's scale multiplies its finished dots.
 
 use rayon::prelude::*;
 

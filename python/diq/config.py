@@ -30,6 +30,9 @@ STRATEGIES = (
     "q4",
 )
 
+# seconds that a long command waits for another process that holds the store for a moment
+WAIT_S = 120.0
+
 MAX_LENGTH = 8192  # tokens; the paper's context length (arXiv 2508.01450, section 4.1)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import orjson
 
 from diq import models
-from diq.config import MAX_LENGTH
+from diq.config import MAX_LENGTH, WAIT_S
 from diq.engine import Engine, EngineSettings, ValidationTokens, common_settings, is_out_of_memory
 from diq.errors import ModelError, RunFailedError, UsageError
 from diq.gradients import Forward, MatrixGradients, Reduction, TokenTerms, ValidationGradient
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_PREFIX = 6
 _SHOWN_IDS = 5
-_WAIT_S = 120.0
 # methods of `diq score influence` whose dot is the one that is taken apart here
 _SAME_DOT = ("exact", "forward", "central")
 # what two sums of the same terms may differ by, relative to the sum of their magnitudes
@@ -404,7 +403,7 @@ def _stored_dots(
     """Dots of the sample in runs with the same settings and validation sets, pooled by the same shares."""
     wanted = common_settings(settings, tokenization)
     # after minutes of computing, a scoring that writes its shard at that moment is waited for
-    with Store(path, read_only=True, wait_s=_WAIT_S) as opened:
+    with Store(path, read_only=True, wait_s=WAIT_S) as opened:
         rows = opened.rows("dots_of_sample", sample_id=request.sample_id, model_id=model_id)
     runs: dict[int, dict[str, Any]] = {}
     for row in rows:

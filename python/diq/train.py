@@ -44,7 +44,7 @@ except ModuleNotFoundError as error:
     raise UsageError(f"training needs the package `{error.name}`", "run `pip install 'diq[train]'`") from error
 
 from diq import models
-from diq.config import MAX_LENGTH
+from diq.config import MAX_LENGTH, WAIT_S
 from diq.gradients import token_losses
 from diq.output_folder import WEIGHTS, OutputFolder, checkpoint_step, disk_errors
 from diq.records import Message, Progress, canonical_json, did_you_mean, run_fingerprint, short
@@ -56,8 +56,6 @@ log = logging.getLogger(__name__)
 SCHEDULERS = ("cosine", "linear", "constant", "constant_with_warmup")
 
 _MESSAGE_KEYS = ("role", "content", "reasoning_content")
-# how long to wait for another process that holds the store
-_WAIT_S = 120.0
 _READ_ROWS = 512
 # a checkpoint at the latest after this time, so that a kill costs no more of a long epoch
 _SAVE_SECONDS = 600.0
@@ -423,7 +421,7 @@ def _read_selection(selection: str, store: Path, texts: _Texts) -> str:
 
 
 def _read_from_store(selection: str, store: Path, texts: _Texts) -> str:
-    with Store(store, read_only=True, wait_s=_WAIT_S) as opened:
+    with Store(store, read_only=True, wait_s=WAIT_S) as opened:
         number = int(selection) if selection.isdecimal() and len(selection) < 19 else None
         found = opened.row("find_selection", selection_id=number, name=selection)
         names = [row["name"] for row in opened.rows("list_datasets")]
@@ -506,7 +504,7 @@ def _read_validation_sets(store: Path, names: Sequence[str]) -> dict[str, list[l
     found: dict[str, list[list[Message]]] = {}
     if not names:
         return found
-    with Store(store, read_only=True, wait_s=_WAIT_S) as opened:
+    with Store(store, read_only=True, wait_s=WAIT_S) as opened:
         for name in dict.fromkeys(names):
             number = opened.validation_set(name)["validation_set_id"]
             found[name] = [
@@ -583,7 +581,7 @@ def _record_run(
     if not store.exists():
         log.info("there is no store at `%s`: the run is recorded in the output folder alone", store)
         return None
-    with Store(store, wait_s=_WAIT_S) as opened, opened.transaction():
+    with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
         opened.add_model(
             model_id=source.model_id, name=source.name, source=source.source, architecture=None, n_parameters=None
         )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from diq import models
-from diq.config import DIFFICULTY_DIMENSIONS
+from diq.config import DIFFICULTY_DIMENSIONS, WAIT_S
 from diq.difficulty import DifficultyClassifier, three_folders
 from diq.errors import UsageError
 from diq.records import Progress, did_you_mean, prompt_text, run_fingerprint
@@ -74,12 +74,12 @@ def score_difficulty(
     summary = ScoreSummary(run_id, dataset, data["n_samples"])
     started = time.monotonic()
     n_cut = 0
-    with Store(store, read_only=True, wait_s=summaries.WAIT_S) as opened:
+    with Store(store, read_only=True, wait_s=WAIT_S) as opened:
         missing = opened.arrow("samples_missing_difficulty", dataset_id=data["dataset_id"], run_id=run_id)
     ids = missing.column("sample_id").to_pylist()
     summary.n_cached = summary.n_samples - len(ids)
     for first in range(0, len(ids), summaries.READ_ROWS):
-        with Store(store, read_only=True, wait_s=summaries.WAIT_S) as opened:
+        with Store(store, read_only=True, wait_s=WAIT_S) as opened:
             block = opened.arrow("messages_of_samples", sample_ids=ids[first : first + summaries.READ_ROWS])
         texts = [prompt_text(orjson.loads(text)) for text in block.column("messages").to_pylist()]
         encoded, cut = network.encode(texts)
@@ -122,7 +122,7 @@ def _open_difficulty_run(
     environment: dict[str, str],
 ) -> int:
     model_id = source.model_id if source else None
-    with Store(store, wait_s=summaries.WAIT_S) as opened, opened.transaction():
+    with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
         if source:
             opened.add_model(
                 model_id=source.model_id, name=source.name, source=source.source, architecture=None, n_parameters=None
@@ -153,12 +153,12 @@ def _commit_difficulty(
     for i, dimension in enumerate(DIFFICULTY_DIMENSIONS):
         columns[dimension] = pa.array(expected[:, i], pa.float64())
         columns[f"{dimension}_level"] = pa.array(level[:, i], pa.uint8())
-    with Store(store, wait_s=summaries.WAIT_S) as opened, opened.transaction():
+    with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
         opened.insert("insert_difficulty_scores", pa.table(columns))
 
 
 def _finish_difficulty(store: Path, data: dict[str, Any], summary: ScoreSummary) -> None:
-    with Store(store, wait_s=summaries.WAIT_S) as opened:
+    with Store(store, wait_s=WAIT_S) as opened:
         with opened.transaction():
             opened.seal(summary.run_id, data["dataset_id"])
         for row in opened.rows("difficulty_reasons", run_id=summary.run_id, dataset_id=data["dataset_id"]):
@@ -185,7 +185,7 @@ def _difficulty_from_columns(
     run_id = _open_difficulty_run(store, data, "columns", None, settings, {})
     summary = ScoreSummary(run_id, data["name"], data["n_samples"])
     started = time.monotonic()
-    with Store(store, wait_s=summaries.WAIT_S) as opened, opened.transaction():
+    with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
         summary.n_scored = opened.execute_count(
             "insert_difficulty_from_columns",
             run_id=run_id,

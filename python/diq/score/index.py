@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diq.config import WAIT_S
 from diq.engine import ValidationFacts, ValidationTokens, common_settings
 from diq.errors import UsageError
 from diq.gradient_index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord
@@ -135,11 +136,11 @@ def _score(
     build: bool,
 ) -> ScoreSummary:
     fingerprint = run_fingerprint("influence", job.settings.method, job.target.model_id, settings)
-    with Store(job.store, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, wait_s=WAIT_S) as opened:
         known = opened.row("get_run_by_fingerprint", fingerprint=fingerprint)
         folder = _folder(opened, job, known, fingerprint)
     if known is not None:
-        with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+        with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
             missing = count_missing(opened, job, known["run_id"])
         if not missing:
             summary = ScoreSummary(known["run_id"], job.data["name"], job.data["n_samples"])
@@ -224,7 +225,7 @@ def _folder(opened: Store, job: Job, known: dict[str, Any] | None, fingerprint: 
 
 
 def _note_index(job: Job, run_id: int, index: GradientIndex, identity: Mapping[str, Any]) -> None:
-    with Store(job.store, wait_s=shards.WAIT_S) as opened, opened.transaction():
+    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         noted = opened.row("get_gradient_index", run_id=run_id)
         if noted is not None and Path(noted["folder"]).resolve() != index.folder.resolve():
             log.info("the gradient index of run %d moved from %s to %s", run_id, noted["folder"], index.folder)
@@ -248,7 +249,7 @@ def _records(opened: Store, run_id: int) -> dict[int, ShardRecord]:
 
 def _forget_broken(job: Job, run_id: int, folder: Path) -> None:
     """Check every shard against its checksum; the samples of one that fails are missing again."""
-    with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         records = _records(opened, run_id)
     index = GradientIndex.open(folder) if (folder / INDEX_FILE).exists() else None
     for record in records.values():
@@ -256,14 +257,14 @@ def _forget_broken(job: Job, run_id: int, folder: Path) -> None:
         if problem is None:
             continue
         log.warning("%s: its %d samples are scored again", problem, record.n_rows)
-        with Store(job.store, wait_s=shards.WAIT_S) as opened, opened.transaction():
+        with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
             opened.run("delete_gradient_rows", run_id=run_id, shard=record.shard)
             opened.run("delete_gradient_shard", run_id=run_id, shard=record.shard)
 
 
 def _adopt_shards(job: Job, run_id: int, index: GradientIndex) -> None:
     """Enter the shards of an index that came from elsewhere."""
-    with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         known = _records(opened, run_id)
     for found in index.shards_on_disk(known=known):
         if isinstance(found, BrokenShard):
@@ -309,7 +310,7 @@ class _Writer:
 
     def __init__(self, job: Job, run_id: int, index: GradientIndex) -> None:
         self._job, self._run_id, self._index = job, run_id, index
-        with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+        with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
             known = _records(opened, run_id)
         # a shard that a killed run wrote and did not enter keeps its number, and is nobody's
         self._next = max([*known, *index.numbers_on_disk(), -1]) + 1
@@ -383,7 +384,7 @@ def _commit_rows(job: Job, run_id: int, record: ShardRecord | None, entries: Seq
             "reason": pa.array(columns[5], pa.string()),
         }
     )
-    with Store(job.store, wait_s=shards.WAIT_S) as opened, opened.transaction():
+    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         if record is not None:
             opened.run(
                 "insert_gradient_shard",
@@ -402,7 +403,7 @@ def _commit_rows(job: Job, run_id: int, record: ShardRecord | None, entries: Seq
 
 
 def _count_missing_gradients(job: Job, run_id: int) -> int:
-    with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         (found,) = opened.rows("count_missing_gradients", dataset_id=job.data["dataset_id"], run_id=run_id)
     return int(found["n"])
 
@@ -427,7 +428,7 @@ def _dots(
 ) -> None:
     wanted: dict[int, list[_Wanted]] = {}
     without: list[Scores] = []
-    with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         records = _records(opened, run_id)
         table = opened.arrow(
             "gradient_rows_missing_dots",

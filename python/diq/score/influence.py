@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 
 from diq import models
-from diq.config import MAX_LENGTH
+from diq.config import MAX_LENGTH, WAIT_S
 from diq.engine import METHODS, EngineSettings, Result, ValidationFacts, common_settings
 from diq.errors import UsageError
 from diq.gradient_index import Element
@@ -298,7 +298,7 @@ def _combine(
     job: Job, parts: Sequence[tuple[models.ModelSource, float]], summaries: Sequence[ScoreSummary]
 ) -> ScoreSummary:
     source = job.settings.model
-    with Store(job.store, wait_s=shards.WAIT_S) as opened, opened.transaction():
+    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         described = []
         for (checkpoint, weight), summary in zip(parts, summaries, strict=True):
             run = opened.row("get_run", run_id=summary.run_id)
@@ -361,7 +361,7 @@ def _score(job: Job) -> ScoreSummary:
     if job.settings.rank is not None:
         settings["rank"] = job.settings.rank
     fingerprint = run_fingerprint("influence", job.settings.method, job.target.model_id, settings)
-    with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         known = opened.row("get_run_by_fingerprint", fingerprint=fingerprint)
         missing = job.data["n_samples"] if known is None else count_missing(opened, job, known["run_id"])
     if known is not None and not missing:

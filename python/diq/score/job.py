@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 
 from diq import models
+from diq.config import WAIT_S
 from diq.engine import EngineFacts, EngineSettings, ValidationFacts, ValidationTokens
 from diq.errors import UsageError
 from diq.gradient_index import Element
@@ -122,7 +123,7 @@ def count_missing(opened: Store, job: Job, run_id: int) -> int:
 def open_run(job: Job, facts: EngineFacts, settings: dict[str, Any], fingerprint: str) -> int:
     """Record the model, the run and its validation sets, and mark the run open on the dataset."""
     target = job.target
-    with Store(job.store, wait_s=shards.WAIT_S) as opened, opened.transaction():
+    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         opened.add_model(
             model_id=target.model_id,
             name=target.name,
@@ -146,7 +147,7 @@ def open_run(job: Job, facts: EngineFacts, settings: dict[str, Any], fingerprint
 
 def keep_facts(job: Job, run_id: int, facts: dict[str, ValidationFacts]) -> None:
     """Store what was found out about the validation sets."""
-    with Store(job.store, wait_s=shards.WAIT_S) as opened, opened.transaction():
+    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         for one in job.sets:
             if one["name"] in facts:
                 found = facts[one["name"]]
@@ -162,7 +163,7 @@ def keep_facts(job: Job, run_id: int, facts: dict[str, ValidationFacts]) -> None
 
 def finish(job: Job, summary: ScoreSummary, *, complete: bool = True) -> None:
     """Seal the run on the dataset (unless samples are left) and count what has no dot."""
-    with Store(job.store, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, wait_s=WAIT_S) as opened:
         if complete:
             with opened.transaction():
                 opened.seal(summary.run_id, job.data["dataset_id"])
@@ -214,7 +215,7 @@ def tokenize(job: Job, run_id: int, tokenization: Tokenization, tokens: TokenFil
     Every sample, also those with scores: the batches must not depend on how far an earlier run came.
     """
     rows: list[Row] = []
-    with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         stream = (
             opened.batches(
                 "samples_missing_gradients",
@@ -313,6 +314,6 @@ def commit(job: Job, run_id: int, shard: Sequence[Scores]) -> int:
             "reason": pa.array([one.reason for one in shard for _ in range(n)], pa.string()),
         }
     )
-    with Store(job.store, wait_s=shards.WAIT_S) as opened, opened.transaction():
+    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         opened.insert("insert_influence_scores", incoming)
     return len(shard)

@@ -7,8 +7,6 @@ from typing import Any
 
 # a shard is as much as one is willing to compute again after a kill; a commit costs some 20 ms
 SHARD_SECONDS = 10.0
-# how long to wait for another process that reads the store between two shards
-WAIT_S = 120.0
 # samples that are tokenised at once
 READ_ROWS = 2048
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from diq.config import WAIT_S
 from diq.errors import UsageError
 from diq.models import ModelSource
 from diq.records import Message, Progress, run_fingerprint
@@ -114,7 +115,7 @@ def check_budget(token_budget: int | None) -> None:
 def score_missing(job: TextJob, load: Callable[[], Scorer]) -> ScoreSummary:
     """Score what the run lacks on the dataset; the model is loaded only where something is missing."""
     fingerprint = run_fingerprint(job.kind, job.method, job.source.model_id, job.settings)
-    with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         known = opened.row("get_run_by_fingerprint", fingerprint=fingerprint)
         missing = job.data["n_samples"] if known is None else _count_missing(opened, job, known["run_id"])
     if known is not None and not missing:
@@ -167,14 +168,14 @@ def without_score(sample_id: str, set_ids: Sequence[int], reason: str) -> list[T
 def _blocks(job: TextJob, run_id: int) -> Iterator[tuple[list[str], list[bool], list[list[Message]]]]:
     """Ids, whether they are missing, and messages of each block of the dataset in which something is missing."""
     names = {"dataset_id": job.data["dataset_id"], "run_id": run_id, "validation_set_ids": job.set_ids}
-    with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         table = opened.arrow("samples_missing_text_scores", **names)
     for first in range(0, len(table), shards.READ_ROWS):
         part = table.slice(first, shards.READ_ROWS)
         ids, missing = part.column("sample_id").to_pylist(), part.column("missing").to_pylist()
         if not any(missing):
             continue
-        with Store(job.store, read_only=True, wait_s=shards.WAIT_S) as opened:
+        with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
             found = opened.arrow("messages_of_samples", sample_ids=ids)
         texts = dict(zip(found.column("sample_id").to_pylist(), found.column("messages").to_pylist(), strict=True))
         yield ids, missing, [orjson.loads(texts[one]) for one in ids]
@@ -191,7 +192,7 @@ def _count_missing(opened: Store, job: TextJob, run_id: int) -> int:
 
 
 def _open_run(job: TextJob, scorer: Scorer, fingerprint: str) -> int:
-    with Store(job.store, wait_s=shards.WAIT_S) as opened, opened.transaction():
+    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         opened.add_model(
             model_id=job.source.model_id,
             name=job.source.name,
@@ -227,13 +228,13 @@ def _commit(job: TextJob, run_id: int, rows: Sequence[TextScore]) -> None:
             "reason": pa.array([one.reason for one in rows], pa.string()),
         }
     )
-    with Store(job.store, wait_s=shards.WAIT_S) as opened, opened.transaction():
+    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         opened.insert("insert_text_scores", incoming)
 
 
 def _finish(job: TextJob, summary: ScoreSummary) -> None:
     """Seal the run on the dataset and count what has no score."""
-    with Store(job.store, wait_s=shards.WAIT_S) as opened:
+    with Store(job.store, wait_s=WAIT_S) as opened:
         with opened.transaction():
             opened.seal(summary.run_id, job.data["dataset_id"])
         for row in opened.rows("text_score_reasons", run_id=summary.run_id, dataset_id=job.data["dataset_id"]):

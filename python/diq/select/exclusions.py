@@ -22,6 +22,7 @@ import orjson
 import pyarrow as pa
 
 from diq import _core, guards
+from diq.config import WAIT_S
 from diq.errors import InputError, RunFailedError, UsageError
 from diq.formats import BadRow, Reader, open_sources
 from diq.guards import ExactCopies, Exclusion, NearCopies, Overlaps, Question
@@ -29,7 +30,6 @@ from diq.records import Message, Progress, canonical_json, check_choice, did_you
 from diq.store import Store
 
 DEDUPES = ("exact", "near")
-WAIT_S = 120.0  # for another process that has the store
 # raised when a guard would find something else with the same settings
 VERSION = 1
 _READ_ROWS = 10_000
