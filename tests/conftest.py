@@ -174,6 +174,34 @@ def tiny_classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def tiny_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved one-layer BERT without a head, which puts <s> and </s> around a text and takes 48 tokens."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(5)
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    tokenizer.model_max_length = 48
+    config = BertConfig(
+        vocab_size=400,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        initializer_range=0.1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return save_model(tmp_path_factory.mktemp("models") / "tiny-bert", BertModel(config), tokenizer)
+
+
 @pytest.fixture
 def make_samples() -> Callable[..., list[list[dict[str, str]]]]:
     """Makes conversations of varied length."""
