@@ -67,6 +67,20 @@ SELECT 51, sample_id, 2 + position % 7 FROM dataset_samples WHERE dataset_id = 1
 INSERT INTO text_scores (run_id, sample_id, validation_set_id, similarity)
 SELECT 52, d.sample_id, v.validation_set_id, (d.position % 11) / 11
 FROM dataset_samples AS d CROSS JOIN validation_sets AS v WHERE d.dataset_id = 1;
+INSERT INTO runs VALUES (60, 'judgment', 'reasoning', NULL, 'judge', '{}', '{}', NULL, TIMESTAMP '2026-01-01');
+INSERT INTO comparisons VALUES (1, 60, 'diq against rest', '{}', NULL, TIMESTAMP '2026-01-01');
+INSERT INTO comparison_items (comparison_id, arm, number, item_id, sample_id)
+SELECT 1, CASE WHEN position < 5 THEN 'top' ELSE 'rest' END, position, sample_id, sample_id
+FROM dataset_samples WHERE dataset_id = 1 AND position < 10;
+INSERT INTO judgments
+SELECT 60, item_id, 'reasoning_quality', 1 + number % 5, 'because' FROM comparison_items WHERE number < 9;
+INSERT INTO replies (run_id, item_id, attempt, content, problem, answered_at)
+SELECT 60, item_id, 2, 'Score: 3.5', '`Score` is `3.5`, not a whole number from 1 to 5', TIMESTAMP '2026-01-01'
+FROM comparison_items WHERE number = 9;
+INSERT INTO runs VALUES (61, 'difficulty', 'annotation', NULL, 'annotator', '{}', '{}', NULL, TIMESTAMP '2026-01-01');
+INSERT INTO difficulty_scores (run_id, sample_id, item_id, overall, overall_level)
+SELECT 61, sample_id, sample_id, 4, 4 FROM comparison_items;
+INSERT INTO judgments SELECT 61, item_id, 'overall', 4, 'many steps' FROM comparison_items;
 """
 
 

@@ -32,11 +32,13 @@ LAYERS: dict[str, float] = {
     "less": 3,
     "meters": 3,
     "difficulty": 3.2,
+    "rater": 3.3,
     "guards": 3,
     "embeddings": 3,
     "encoders": 3,
     "ordinal": 3,
     "train_classifier": 4,
+    "train_rater": 4,
     "perplexity": 3.2,
     "projections": 3.2,
     "engine": 3.4,
@@ -130,11 +132,11 @@ def loaded_after(code: str) -> set[str]:
     [
         "import diq",
         "import diq; diq.ingest; diq.select; diq.rank; diq.Store",
-        "from diq.cli import demo, explain, ingest, score, select, sql, status, train",
+        "from diq.cli import demo, difficulty, explain, ingest, judge, rater, score, select, sql, status, train",
     ],
 )
 def test_light_parts_load_no_model_library(code: str) -> None:
-    heavy = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "pandas"}
+    heavy = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "pandas", "openai", "scipy", "sklearn"}
     assert not loaded_after(code) & heavy
 
 

@@ -1,4 +1,4 @@
-"""The built wheel, not the source tree: it holds the SQL files and the stub, and works where it is installed."""
+"""The built wheel, not the source tree: it holds the SQL files, the prompts and the stub, and works once installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_wheel_holds_everything_once(wheel: Path) -> None:
         names = archive.namelist()
     assert len(names) == len(set(names))
     for path in (ROOT / "python" / "diq").rglob("*"):
-        if path.suffix in (".py", ".sql", ".pyi", ".typed"):
+        if path.suffix in (".py", ".sql", ".md", ".pyi", ".typed"):
             assert str(path.relative_to(ROOT / "python")) in names
     assert any(name.startswith("diq/_core") and name.endswith(".so") for name in names)
     assert any(name.endswith("LICENSE") for name in names)

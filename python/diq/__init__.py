@@ -12,47 +12,65 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diq.annotate import run as annotate
+    from diq.chat import Server as Server
     from diq.compare import run as compare
     from diq.errors import DiqError as DiqError
     from diq.explain import run as explain
     from diq.ingest import run as ingest
+    from diq.judge import run as judge
     from diq.quadrants import rank as rank
     from diq.score import score_difficulty as score_difficulty
     from diq.score import score_influence as score_influence
     from diq.score import score_perplexity as score_perplexity
+    from diq.score import score_rater as score_rater
     from diq.score import score_similarity as score_similarity
     from diq.select import run as select
     from diq.store import Store as Store
     from diq.train import run as train
+    from diq.train_classifier import run as train_difficulty
+    from diq.train_rater import run as train_rater
 
 __all__ = [
     "DiqError",
+    "Server",
     "Store",
+    "annotate",
     "compare",
     "explain",
     "ingest",
+    "judge",
     "rank",
     "score_difficulty",
     "score_influence",
     "score_perplexity",
+    "score_rater",
     "score_similarity",
     "select",
     "train",
+    "train_difficulty",
+    "train_rater",
 ]
 
 _WHERE = {
     "DiqError": ("diq.errors", "DiqError"),
+    "Server": ("diq.chat", "Server"),
     "Store": ("diq.store", "Store"),
+    "annotate": ("diq.annotate", "run"),
     "compare": ("diq.compare", "run"),
     "explain": ("diq.explain", "run"),
     "ingest": ("diq.ingest", "run"),
+    "judge": ("diq.judge", "run"),
     "rank": ("diq.quadrants", "rank"),
     "score_difficulty": ("diq.score", "score_difficulty"),
     "score_influence": ("diq.score", "score_influence"),
     "score_perplexity": ("diq.score", "score_perplexity"),
+    "score_rater": ("diq.score", "score_rater"),
     "score_similarity": ("diq.score", "score_similarity"),
     "select": ("diq.select", "run"),
     "train": ("diq.train", "run"),
+    "train_difficulty": ("diq.train_classifier", "run"),
+    "train_rater": ("diq.train_rater", "run"),
 }
 
 

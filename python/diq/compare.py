@@ -11,7 +11,7 @@ from typing import Any
 
 from diq.errors import UsageError
 from diq.quadrants import QUADRANTS
-from diq.records import Progress, did_you_mean
+from diq.records import Progress
 from diq.store import Store
 
 log = logging.getLogger(__name__)
@@ -173,17 +173,7 @@ def _look_up(store: Store, asked: Sequence[str]) -> list[int]:
     """Numbers of the selections, in the order that they were asked for."""
     found: dict[int, str] = {}
     for text in asked:
-        number = int(text) if text.isdecimal() and len(text) < 19 else None
-        row = store.row("find_selection", selection_id=number, name=text)
-        if row is None:
-            known = store.rows("list_selections")
-            if not known:
-                hint = "make one with `diq select`"
-            elif number is not None:
-                hint = f"numbers go up to {known[0]['selection_id']}; `diq status` lists them"
-            else:
-                hint = did_you_mean(text, sorted({one["name"] for one in known}))
-            raise UsageError(f"no selection `{text}` in `{store.path}`", hint)
+        row = store.selection(text)
         if row["selection_id"] in found:
             first = found[row["selection_id"]]
             same = f"`{text}` is" if first == text else f"`{first}` and `{text}` are"

@@ -2,7 +2,8 @@
 
 A classifier is any Hugging Face sequence-classification folder in one of two forms: one model with 15 outputs (one
 encoder, three heads of five classes) whose labels are named ``knowledge_1`` ... ``overall_5``, or a folder with the
-sub-folders ``knowledge``, ``reasoning`` and ``overall``, each a five-class model of its own.
+sub-folders ``knowledge``, ``reasoning`` and ``overall``, each a five-class model of its own. Either may lack dimensions
+that there were no labels of; the classifier then rates the others alone.
 
 Source: arXiv 2508.01450, section 3.2 (Eq. 2); the expected value is our reading of "calibrated score".
 """
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
+from diq import encoders
 from diq.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
 from diq.errors import ModelError
 from diq.models import ModelSource
@@ -33,12 +34,28 @@ class Likert:
     """Difficulty of some texts.
 
     Attributes:
-        expected: ``[n, 3]`` float64; expected Likert value of knowledge, reasoning and overall, 1 to 5.
-        level: ``[n, 3]`` uint8; most probable level.
+        expected: ``[n, d]`` float64; expected Likert value of each dimension, 1 to 5; NaN for a text with a logit that
+            is not finite.
+        level: ``[n, d]`` uint8; most probable level, 0 for such a text.
     """
 
     expected: npt.NDArray[np.float64]
     level: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Texts as tokens.
+
+    Attributes:
+        ids: for each model of the classifier the token ids of each text; one list where models share a tokenizer.
+        lengths: ``[n]`` int64; tokens of each text, of the longest where tokenizers differ.
+        cut: ``[n]``; whether the text is longer than the context.
+    """
+
+    ids: list[Sequence[Sequence[int]]]
+    lengths: npt.NDArray[np.int64]
+    cut: npt.NDArray[np.bool_]
 
 
 class DifficultyClassifier:
@@ -47,97 +64,146 @@ class DifficultyClassifier:
     Args:
         source: what ``find_classifier`` returned.
         device: where to run.
-        dtype: precision of the weights; the softmax is taken in float32.
+        dtype: precision of the weights; the softmax is taken in float64.
+
+    Attributes:
+        dimensions: what it rates, in the order of ``knowledge``, ``reasoning``, ``overall``.
+        max_length: tokens that it reads of a text.
 
     Raises:
-        ModelError: the folder is not a classifier with the three five-class heads.
+        ModelError: the folder is not a classifier with five-class heads.
     """
 
     def __init__(self, source: ModelSource, *, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
         self.source, self.device = source, device
-        parts = three_folders(source.path)
-        self._folders = parts or [source.path]
-        self._models: list[nn.Module] = []
-        for folder in self._folders:
-            try:
-                model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-            except Exception as error:  # loaders raise whatever their back ends do
-                raise ModelError(
-                    f"`{folder}` cannot be loaded as a sequence classifier: {first_line(error)}",
-                    "give a folder with a sequence-classification model and its tokenizer",
-                ) from error
-            self._models.append(model.requires_grad_(False).eval().to(device))
-            self.tokenizer = tokenizer
-        self._columns = [output_columns(self._models[0])] if parts is None else []
-        for folder, model in zip(self._folders, self._models, strict=True):
-            if parts is not None and model.config.num_labels != LIKERT_LEVELS:  # type: ignore[union-attr]
-                raise ModelError(
-                    f"`{folder}` has {model.config.num_labels} classes, not {LIKERT_LEVELS}",  # type: ignore[union-attr]
-                    "each of the three models has one class a Likert level, 1 to 5 in order",
-                )
-        limit = min(getattr(model.config, "max_position_embeddings", 512) for model in self._models)
-        self.max_length = int(min(limit, getattr(self.tokenizer, "model_max_length", limit)))
-
-    def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        """Token ids of each text, cut to the context, and whether each was cut."""
-        full = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        cut = [len(ids) > self.max_length for ids in full]
-        ids = (
-            self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"] if any(cut) else full
+        folders = model_folders(source.path)
+        loaded = [load_classifier(folder, dtype) for folder in folders.values()] or [load_classifier(source.path, dtype)]
+        self._models: list[Any] = [model.requires_grad_(False).eval().to(device) for model, _ in loaded]
+        self._tokenizers = [tokenizer for _, tokenizer in loaded]
+        self._columns: list[int] | None = None
+        if folders:
+            self.dimensions = list(folders)
+            for folder, model in zip(folders.values(), self._models, strict=True):
+                if model.config.num_labels != LIKERT_LEVELS:
+                    raise ModelError(
+                        f"`{folder}` has {model.config.num_labels} classes, not {LIKERT_LEVELS}",
+                        "each of the models has one class a Likert level, 1 to 5 in order",
+                    )
+        else:
+            self.dimensions, self._columns = output_columns(self._models[0])
+        self.architecture = type(self._models[0]).__name__
+        self.n_parameters = sum(one.numel() for model in self._models for one in model.parameters())
+        # all models see the same part of a text
+        self.max_length = min(
+            encoders.context_length(model.config, tokenizer)
+            for model, tokenizer in zip(self._models, self._tokenizers, strict=True)
         )
-        return ids, cut
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Token ids of each text, cut to the context; each tokenizer passes over a text once."""
+        done: dict[str, tuple[Any, npt.NDArray[np.bool_]]] = {}
+        found = []
+        for tokenizer in self._tokenizers:
+            # three models are mostly fine-tuned from one encoder: the same tokenizer in three folders
+            identity = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else str(id(tokenizer))
+            if identity not in done:
+                done[identity] = encoders.tokenize(tokenizer, texts, max_length=self.max_length)
+            found.append(done[identity])
+        lengths = np.asarray([[len(one) for one in ids] for ids, _ in done.values()], np.int64)
+        return Encoded(
+            [ids for ids, _ in found], lengths.max(axis=0), np.logical_or.reduce([cut for _, cut in done.values()])
+        )
 
     @torch.inference_mode()
-    def predict(self, ids: Sequence[Sequence[int]]) -> Likert:
-        """Difficulty of tokenised texts, computed as one padded batch.
+    def predict(self, encoded: Encoded, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Logits of some texts, computed as one batch that is padded on the right.
 
         Args:
-            ids: token ids of each text, as ``encode`` gives them.
+            encoded: what ``encode`` returned.
+            rows: which texts, m of them.
+
+        Returns:
+            ``[m, d, 5]`` float64, d dimensions.
         """
-        padded = self.tokenizer.pad({"input_ids": [list(one) for one in ids]}, return_tensors="pt").to(self.device)
-        if len(self._models) == 1:
-            logits = self._models[0](**padded).logits.float()[:, self._columns[0]]
-            logits = logits.unflatten(-1, (len(DIFFICULTY_DIMENSIONS), LIKERT_LEVELS))
+        logits = []
+        for model, tokenizer, ids in zip(self._models, self._tokenizers, encoded.ids, strict=True):
+            batch = encoders.collate([ids[row] for row in rows], pad=padding_id(model, tokenizer))
+            logits.append(model(**{name: one.to(self.device) for name, one in batch.items()}).logits)
+        if self._columns is None:
+            found = torch.stack(logits, dim=1)
         else:
-            logits = torch.stack([model(**padded).logits.float() for model in self._models], dim=1)
-        return likert(logits)
+            found = logits[0][:, self._columns].unflatten(-1, (-1, LIKERT_LEVELS))
+        return np.asarray(found.double().cpu().numpy())
 
 
-def likert(logits: Tensor) -> Likert:
-    """Expected value and most probable level from logits ``[n, 3, 5]``."""
-    probabilities = logits.double().softmax(dim=-1)
-    levels = torch.arange(1, LIKERT_LEVELS + 1, dtype=torch.float64, device=logits.device)
-    expected = (probabilities * levels).sum(dim=-1)
-    return Likert(expected.cpu().numpy(), (logits.argmax(dim=-1) + 1).to(torch.uint8).cpu().numpy())
+def padding_id(model: Any, tokenizer: Any) -> int:
+    """The token that batches are padded with: the model's own, since some count positions by it."""
+    for found in (model.config.pad_token_id, tokenizer.pad_token_id):
+        if found is not None:
+            return int(found)
+    return 0
 
 
-def label_names() -> list[str]:
-    """The 15 labels in the order in which diq's own classifiers write them: knowledge_1, knowledge_2, ..."""
-    return [f"{dimension}_{level}" for dimension in DIFFICULTY_DIMENSIONS for level in range(1, LIKERT_LEVELS + 1)]
-
-
-def output_columns(model: Any) -> list[int]:
-    """Output columns of a 15-output model in the order of :func:`label_names`.
+def load_classifier(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The sequence-classification model of a folder and its tokenizer.
 
     Raises:
-        ModelError: the labels are not those 15.
+        ModelError: transformers cannot load them.
     """
-    labels = {str(name): int(column) for column, name in model.config.id2label.items() if _LABEL.match(str(name))}
-    wanted = label_names()
-    if sorted(labels) != sorted(wanted) or model.config.num_labels != len(wanted):
-        shown = ", ".join(str(name) for name in list(model.config.id2label.values())[:4])
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        with encoders.quiet_libraries():
+            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
+            return model, AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # loaders raise whatever their back ends do
+        raise ModelError(
+            f"`{folder}` cannot be loaded as a sequence classifier: {first_line(error)}",
+            "give a folder with a sequence-classification model and its tokenizer",
+        ) from error
+
+
+def likert(logits: npt.NDArray[np.float64]) -> Likert:
+    """Expected value and most probable level (the lower of two) from logits ``[n, d, 5]``; NaN where one is none."""
+    usable = np.isfinite(logits).all(axis=(1, 2))
+    shifted = np.exp(logits[usable] - logits[usable].max(axis=-1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=-1, keepdims=True)
+    expected = np.full(logits.shape[:2], np.nan)
+    level = np.zeros(logits.shape[:2], np.uint8)
+    expected[usable] = probabilities @ np.arange(1, LIKERT_LEVELS + 1, dtype=np.float64)
+    level[usable] = probabilities.argmax(axis=-1) + 1
+    return Likert(expected, level)
+
+
+def label_names(dimensions: Sequence[str] = DIFFICULTY_DIMENSIONS) -> list[str]:
+    """The labels in the order in which diq's own classifiers write them: knowledge_1, knowledge_2, ..."""
+    return [f"{dimension}_{level}" for dimension in dimensions for level in range(1, LIKERT_LEVELS + 1)]
+
+
+def output_columns(model: Any) -> tuple[list[str], list[int]]:
+    """The dimensions that a one-model classifier rates, and its outputs in the order of their :func:`label_names`.
+
+    Raises:
+        ModelError: the labels are not the five levels of one or several dimensions.
+    """
+    labels = {str(name): int(column) for column, name in model.config.id2label.items()}
+    found = {match[1] for name in labels if (match := _LABEL.match(name))}
+    dimensions = [one for one in DIFFICULTY_DIMENSIONS if one in found]
+    wanted = label_names(dimensions)
+    if not wanted or sorted(labels) != sorted(wanted) or model.config.num_labels != len(wanted):
+        shown = ", ".join(list(labels)[:4])
+        every = label_names()
         raise ModelError(
             f"the classifier has {model.config.num_labels} outputs named {shown}, ...; "
-            f"diq needs {len(wanted)} named {wanted[0]} ... {wanted[-1]}",
+            f"diq needs {len(every)} named {every[0]} ... {every[-1]}, or the five of each dimension that it rates",
             "set id2label in its config.json, or give a folder with sub-folders knowledge, reasoning and overall",
         )
-    return [labels[name] for name in wanted]
+    return dimensions, [labels[name] for name in wanted]
 
 
-def three_folders(path: Path) -> list[Path] | None:
-    """The sub-folders of the three-model form in the order of the dimensions, or None for the one-model form."""
-    parts = [path / dimension for dimension in DIFFICULTY_DIMENSIONS]
-    return parts if all((part / "config.json").is_file() for part in parts) else None
+def model_folders(path: Path) -> dict[str, Path]:
+    """The sub-folder of each dimension of a classifier of several models; empty for the one-model form."""
+    if (path / "config.json").is_file():
+        return {}
+    parts = {dimension: path / dimension for dimension in DIFFICULTY_DIMENSIONS}
+    return {dimension: part for dimension, part in parts.items() if (part / "config.json").is_file()}

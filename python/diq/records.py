@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, Protocol
 
 from diq.errors import UsageError
 
@@ -17,6 +17,13 @@ Message = dict[str, str]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is (0: unknown)."""
+
+
+class NotedProgress(Protocol):
+    """A progress that also takes a note to show beside, such as tokens and their cost."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "", /) -> None:
+        """Show how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,13 @@ def split_prompt(messages: Sequence[Message]) -> tuple[list[Message], Message]:
 def prompt_text(messages: Sequence[Message]) -> str:
     """The question as plain text: every message before the answer, a blank line between two."""
     return "\n\n".join(message["content"] for message in messages[:-1])
+
+
+def inline_reasoning(message: Message) -> Message:
+    """The message with its reasoning written into the content, as ``<think>...</think>`` before the answer."""
+    reasoning = message.get("reasoning_content", "")
+    content = f"<think>\n{reasoning}\n</think>\n\n{message['content']}" if reasoning else message["content"]
+    return {"role": message["role"], "content": content}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diq.errors import RunFailedError, UsageError
-from diq.records import Message, first_line, split_prompt
+from diq.records import Message, first_line, inline_reasoning, split_prompt
 
 log = logging.getLogger(__name__)
 
@@ -182,13 +182,6 @@ class Tokenization:
             else:
                 parts.append(f"{message['content']}\n\n")
         return "".join(parts), inline_reasoning(answer)["content"]
-
-
-def inline_reasoning(message: Message) -> Message:
-    """The message with its reasoning written into the content, as ``<think>...</think>`` before the answer."""
-    reasoning = message.get("reasoning_content", "")
-    content = f"<think>\n{reasoning}\n</think>\n\n{message['content']}" if reasoning else message["content"]
-    return {"role": message["role"], "content": content}
 
 
 def merge_system(messages: Sequence[Message]) -> list[Message]:

@@ -229,6 +229,29 @@ class Store:
             )
         return row
 
+    def find_selection(self, text: str) -> dict[str, Any] | None:
+        """``selection_id``, ``name`` and ``n`` of the selection that a number or a name means, or None."""
+        number = int(text) if text.isdecimal() and len(text) < 19 else None
+        return self.row("find_selection", selection_id=number, name=text)
+
+    def selection(self, text: str) -> dict[str, Any]:
+        """As ``find_selection``.
+
+        Raises:
+            UsageError: no selection has that number or name.
+        """
+        row = self.find_selection(text)
+        if row is None:
+            known = self.rows("list_selections")
+            if not known:
+                hint = "make one with `diq select`"
+            elif text.isdecimal():
+                hint = f"numbers go up to {known[0]['selection_id']}; `diq status` lists them"
+            else:
+                hint = did_you_mean(text, sorted({one["name"] for one in known}))
+            raise UsageError(f"no selection `{text}` in `{self.path}`", hint)
+        return row
+
     def add_model(
         self, *, model_id: str, name: str, source: str, architecture: str | None, n_parameters: int | None
     ) -> None:

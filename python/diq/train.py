@@ -422,8 +422,7 @@ def _read_selection(selection: str, store: Path, texts: _Texts) -> str:
 
 def _read_from_store(selection: str, store: Path, texts: _Texts) -> str:
     with Store(store, read_only=True, wait_s=WAIT_S) as opened:
-        number = int(selection) if selection.isdecimal() and len(selection) < 19 else None
-        found = opened.row("find_selection", selection_id=number, name=selection)
+        found = opened.find_selection(selection)
         names = [row["name"] for row in opened.rows("list_datasets")]
         if found is not None:
             if selection in names:

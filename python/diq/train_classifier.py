@@ -613,8 +613,9 @@ def _card(job: _Job, source: ModelSource, trained: TrainedClassifier) -> str:
         f"# Difficulty of medical questions: {', '.join(job.dimensions)}",
         "",
         f"Five levels (1 to 5) a dimension, from `{source.name}`, trained by `diq difficulty train` on "
-        f"{len(job.labels.texts):,} questions of {', '.join(f'`{one}`' for one in job.datasets)}. It reads the question "
-        f"alone, up to {trained.max_length} tokens ({trained.n_truncated:,} of the training questions are longer).",
+        f"{len(job.labels.texts):,} questions of {', '.join(f'`{one}`' for one in job.datasets)}. It reads the "
+        f"question alone, up to {trained.max_length} tokens ({trained.n_truncated:,} of the training questions are "
+        "longer).",
         "",
         "The difficulty of a question is the expected level: the softmax over the five outputs of a dimension, times 1 "
         "to 5. The last layer holds the calibration, so the probabilities need no further step.",

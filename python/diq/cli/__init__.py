@@ -14,13 +14,16 @@ from diq.errors import DiqError
 COMMANDS = {
     "ingest": "Read samples, validation sets or scores into the store.",
     "status": "Show datasets, models, coverage of each score, and the size of the store.",
+    "difficulty": "Label the difficulty of questions, and train classifiers on labels.",
     "score": "Compute the scores that are missing.",
+    "rater": "Train encoders that predict influence from text.",
     "index": "Measure what a projection of gradients would lose.",
     "select": "Pick the part of a dataset that is worth training on.",
     "compare": "Show what selections share and how they differ.",
     "explain": "Show which answer tokens carry a sample's dot.",
     "sql": "Query the store.",
     "train": "Fine-tune a LoRA adapter on a selection.",
+    "judge": "Have a language model judge the reasoning of two groups of texts.",
     "demo": "Run the whole pipeline offline, on data and a small model that it makes itself.",
 }
 
@@ -30,9 +33,12 @@ _EXTRAS = {
     "datasets": "hub",
     "torch": "score",
     "transformers": "score",
+    "sklearn": "score",
     "peft": "train",
     "trl": "train",
     "accelerate": "train",
+    "openai": "judge",
+    "scipy": "judge",
 }
 
 

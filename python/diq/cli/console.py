@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from diq.records import Progress
+from diq.records import NotedProgress
 
 
 def print_json(value: Any) -> None:
@@ -78,7 +78,7 @@ def start_logging() -> None:
 
 
 @contextlib.contextmanager
-def progress(*, quiet: bool) -> Iterator[Progress | None]:
+def progress(*, quiet: bool) -> Iterator[NotedProgress | None]:
     """A progress bar on stderr with rate and time left; None when quiet or when stderr is no terminal."""
     start_logging()
     if quiet or not sys.stderr.isatty():
@@ -95,15 +95,21 @@ def progress(*, quiet: bool) -> Iterator[Progress | None]:
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
     )
     tasks: dict[str, Any] = {}
     with bar:
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int, note: str = "", /) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total, rate="")
+                tasks[what] = bar.add_task(what, total=total, rate="", note="")
             speed = bar.tasks[tasks[what]].finished_speed or bar.tasks[tasks[what]].speed
-            bar.update(tasks[what], completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
+            bar.update(tasks[what], completed=done, total=total, rate=_rate(speed), note=note)
 
         yield report
+
+
+def _rate(speed: float | None) -> str:
+    """Steps a second; a slow one with its first decimal."""
+    return f"{speed:,.{0 if speed >= 10 else 1}f}/s" if speed else ""

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import device_options, output_options, pairs, store_option
 from diq.config import MAX_LENGTH
+from diq.errors import UsageError
 
 
 @click.group()
@@ -68,7 +70,15 @@ def difficulty(
 
 @score.command()
 @click.argument("dataset")
-@click.option("--model", required=True, help="Folder or hub id of the causal language model.")
+@click.option(
+    "--model", help="Folder or hub id of the causal language model; with --rater its folder, or its name in the store."
+)
+@click.option(
+    "--rater",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Predict the dots with a rater of `diq rater train`, in place of gradients: a run of its own, method rater.",
+)
 @click.option("--model-name", help="Name of the model in the store; default the hub id or the folder's name.")
 @click.option(
     "--validation-set", "validation_sets", multiple=True, metavar="NAME", help="Validation set; repeat. Default: all."
@@ -146,16 +156,51 @@ def difficulty(
 @device_options
 @store_option
 @output_options
-def influence(dataset: str, store: Path, as_json: bool, quiet: bool, batch_tokens: int | None, **options: Any) -> None:
+@click.pass_context
+def influence(
+    ctx: click.Context,
+    /,
+    dataset: str,
+    model: str | None,
+    rater: Path | None,
+    store: Path,
+    as_json: bool,
+    quiet: bool,
+    batch_tokens: int | None,
+    device: str,
+    dtype: str,
+    **options: Any,
+) -> None:
     """Dot of every sample's gradient with the mean gradient of each validation set.
 
-    Exactly, unless another --method is named: no projection, no per-sample gradient.
+    Exactly, unless another --method is named: no projection, no per-sample gradient. With --rater an encoder predicts
+    the dots from the texts; predictions are never mixed with dots.
     """
-    from diq.score import score_influence
+    if rater is not None:
+        _only_with_gradients(ctx, options)
+    elif model is None:
+        raise UsageError("neither a model nor a rater was named", "give --model FOLDER, or --rater DIR")
+    from diq.score import score_influence, score_rater
 
+    where: dict[str, Any] = {"store": store, "token_budget": batch_tokens, "device": device, "dtype": dtype}
     with progress(quiet=quiet or as_json) as report:
-        summary = score_influence(dataset, store=store, token_budget=batch_tokens, progress=report, **options)
+        if rater is not None:
+            summary = score_rater(dataset, rater=rater, model=model, progress=report, **where)
+        else:
+            assert model is not None
+            summary = score_influence(dataset, model=model, progress=report, **where, **options)
     _show("influence", summary.to_dict(), as_json)
+
+
+def _only_with_gradients(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Refuse what a rater has no use for, rather than ignore it."""
+    given = {name for name in options if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    for parameter in ctx.command.params:
+        if parameter.name in given:
+            raise UsageError(
+                f"{parameter.opts[0]} has no place with --rater: its predictions are what it was trained for",
+                "leave it out, or leave out --rater to compute dots",
+            )
 
 
 @score.command()

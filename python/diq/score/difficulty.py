@@ -6,26 +6,28 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import orjson
 import pyarrow as pa
 import torch
 
 from diq import models
-from diq.config import DIFFICULTY_DIMENSIONS, WAIT_S
-from diq.difficulty import DifficultyClassifier, three_folders
+from diq.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
+from diq.difficulty import DifficultyClassifier, likert, model_folders
 from diq.errors import UsageError
 from diq.records import Progress, did_you_mean, prompt_text, run_fingerprint
-from diq.samples import plan_batches
-from diq.score import summary as summaries
+from diq.score.encoder import EncoderJob, Outputs, score_missing
 from diq.score.summary import ScoreSummary
+from diq.score.text import check_budget, read_dataset
 from diq.store import Store
 
 log = logging.getLogger(__name__)
+
+# the counts of the query difficulty_ties, for expected values and for levels
+_TIES = ("distinct_values", "on_the_median_value", "on_the_commonest_value")
 
 
 def score_difficulty(
@@ -59,73 +61,69 @@ def score_difficulty(
         raise UsageError(
             "difficulty comes from one of a classifier and columns", "give --model FOLDER or --columns overall=NAME"
         )
-    with Store(store, read_only=True) as opened:
-        data = opened.dataset(dataset)
-        attributes = [row["name"] for row in opened.rows("list_attributes", dataset_id=data["dataset_id"])]
+    check_budget(token_budget)
+    data = read_dataset(store, dataset)
     if columns:
-        return _difficulty_from_columns(store, data, columns, attributes)
+        return _difficulty_from_columns(store, data, columns)
     assert classifier is not None
     source = find_classifier(classifier)
     place = models.pick_device(device)
     precision = models.pick_dtype(dtype, place)
     network = DifficultyClassifier(source, device=place, dtype=getattr(torch, precision))
     settings = {"text": "prompt", "max_length": network.max_length, "dtype": precision}
-    run_id = _open_difficulty_run(store, data, "classifier", source, settings, models.environment(place))
+    run_id = _open_run(store, data, "classifier", settings, models.environment(place), network)
     summary = ScoreSummary(run_id, dataset, data["n_samples"])
-    started = time.monotonic()
-    n_cut = 0
-    with Store(store, read_only=True, wait_s=WAIT_S) as opened:
-        missing = opened.arrow("samples_missing_difficulty", dataset_id=data["dataset_id"], run_id=run_id)
-    ids = missing.column("sample_id").to_pylist()
-    summary.n_cached = summary.n_samples - len(ids)
-    for first in range(0, len(ids), summaries.READ_ROWS):
-        with Store(store, read_only=True, wait_s=WAIT_S) as opened:
-            block = opened.arrow("messages_of_samples", sample_ids=ids[first : first + summaries.READ_ROWS])
-        texts = [prompt_text(orjson.loads(text)) for text in block.column("messages").to_pylist()]
-        encoded, cut = network.encode(texts)
-        n_cut += sum(cut)
-        expected = np.empty((len(texts), len(DIFFICULTY_DIMENSIONS)))
-        level = np.empty((len(texts), len(DIFFICULTY_DIMENSIONS)), np.uint8)
-        lengths = np.asarray([len(one) for one in encoded], np.int64)
-        for batch in plan_batches(lengths, token_budget=token_budget or (32768 if place.type == "cuda" else 4096)):
-            found = network.predict([encoded[i] for i in batch])
-            expected[batch], level[batch] = found.expected, found.level
-        _commit_difficulty(store, run_id, block.column("sample_id").to_pylist(), expected, level)
-        summary.n_scored += len(texts)
-        summary.tokens += int(lengths.sum())
-        if progress:
-            progress("difficulty", summary.n_scored, len(ids))
-    summary.seconds = time.monotonic() - started
-    _finish_difficulty(store, data, summary)
-    summary.details |= {"classifier": source.name, "n_truncated": n_cut}
-    if n_cut:
-        log.warning("%d prompts are longer than the classifier's %d tokens and were cut", n_cut, network.max_length)
+    job = EncoderJob(
+        store=store,
+        data=data,
+        label="difficulty",
+        missing="samples_missing_difficulty",
+        params={"dataset_id": data["dataset_id"], "run_id": run_id},
+        insert="insert_difficulty_scores",
+        rows=partial(_rows, run_id, network.dimensions),
+        text_of=prompt_text,
+        shape=(len(network.dimensions), LIKERT_LEVELS),
+        token_budget=token_budget,
+        progress=progress,
+    )
+    if len(network.dimensions) < len(DIFFICULTY_DIMENSIONS):
+        log.warning("the classifier rates %s alone: the other dimensions stay empty", " and ".join(network.dimensions))
+    score_missing(job, network, place, summary)
+    _finish(store, data, summary)
+    summary.details |= {"classifier": source.name, "model_id": source.model_id, "dtype": precision}
     return summary
 
 
 def find_classifier(source: str) -> models.ModelSource:
     """Find a classifier in either of its two forms."""
-    parts = three_folders(Path(source).expanduser())
-    if parts is None:
+    parts = model_folders(Path(source).expanduser())
+    if not parts:
         return models.find_model(source)
-    together = "\n".join(models.fingerprint_folder(part) for part in parts)
+    found = {dimension: models.fingerprint_folder(part) for dimension, part in parts.items()}
+    complete = len(found) == len(DIFFICULTY_DIMENSIONS)
+    together = "\n".join(one if complete else f"{dimension}:{one}" for dimension, one in found.items())
     path = Path(source).expanduser().resolve()
     return models.ModelSource(source, path, path.name, hashlib.blake2b(together.encode(), digest_size=16).hexdigest())
 
 
-def _open_difficulty_run(
+def _open_run(
     store: Path,
     data: dict[str, Any],
     method: str,
-    source: models.ModelSource | None,
     settings: dict[str, Any],
     environment: dict[str, str],
+    network: DifficultyClassifier | None = None,
 ) -> int:
+    source = network.source if network else None
     model_id = source.model_id if source else None
     with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
-        if source:
+        if source and network:
             opened.add_model(
-                model_id=source.model_id, name=source.name, source=source.source, architecture=None, n_parameters=None
+                model_id=source.model_id,
+                name=source.name,
+                source=source.source,
+                architecture=network.architecture,
+                n_parameters=network.n_parameters,
             )
         run_id = opened.open_run(
             kind="difficulty",
@@ -139,38 +137,45 @@ def _open_difficulty_run(
     return run_id
 
 
-def _commit_difficulty(
-    store: Path,
-    run_id: int,
-    ids: Sequence[str],
-    expected: npt.NDArray[np.float64],
-    level: npt.NDArray[np.uint8],
-) -> None:
+def _rows(run_id: int, dimensions: Sequence[str], outputs: Outputs) -> pa.Table:
+    """Rows of ``difficulty_scores`` from logits ``[m, d, 5]``; null for a dimension that is not rated."""
+    found = likert(outputs.values)
     columns: dict[str, Any] = {
-        "run_id": pa.array([run_id] * len(ids), pa.int64()),
-        "sample_id": pa.array(ids, pa.string()),
+        "run_id": pa.array([run_id] * len(outputs.sample_ids), pa.int64()),
+        "sample_id": pa.array(outputs.sample_ids, pa.string()),
+        "reason": pa.array(outputs.reasons, pa.string()),
     }
-    for i, dimension in enumerate(DIFFICULTY_DIMENSIONS):
-        columns[dimension] = pa.array(expected[:, i], pa.float64())
-        columns[f"{dimension}_level"] = pa.array(level[:, i], pa.uint8())
-    with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
-        opened.insert("insert_difficulty_scores", pa.table(columns))
+    refused = np.asarray([one is not None for one in outputs.reasons], np.bool_)
+    for dimension in DIFFICULTY_DIMENSIONS:
+        if dimension in dimensions:
+            i = dimensions.index(dimension)
+            columns[dimension] = pa.array(found.expected[:, i], pa.float64(), mask=refused)
+            columns[f"{dimension}_level"] = pa.array(found.level[:, i], pa.uint8(), mask=refused)
+        else:
+            columns[dimension] = pa.nulls(len(refused), pa.float64())
+            columns[f"{dimension}_level"] = pa.nulls(len(refused), pa.uint8())
+    return pa.table(columns)
 
 
-def _finish_difficulty(store: Path, data: dict[str, Any], summary: ScoreSummary) -> None:
+def _finish(store: Path, data: dict[str, Any], summary: ScoreSummary) -> None:
+    """Seal the run on the dataset, and count what has no score and what ties."""
     with Store(store, wait_s=WAIT_S) as opened:
         with opened.transaction():
             opened.seal(summary.run_id, data["dataset_id"])
         for row in opened.rows("difficulty_reasons", run_id=summary.run_id, dataset_id=data["dataset_id"]):
             summary.reasons[row["reason"]] = row["n"]
-        (ties,) = opened.rows("difficulty_ties", run_id=summary.run_id, dataset_id=data["dataset_id"])
+        ties = opened.rows("difficulty_ties", run_id=summary.run_id, dataset_id=data["dataset_id"])
     summary.n_no_score = sum(summary.reasons.values())
-    summary.details = {"distinct_values": ties}
+    for count in _TIES:
+        for scale in ("value", "level"):
+            found = {row["dimension"]: row[count] for row in ties if row["scale"] == scale}
+            if found:
+                summary.details[count.replace("value", scale)] = found
 
 
-def _difficulty_from_columns(
-    store: Path, data: dict[str, Any], columns: dict[str, str], attributes: Sequence[str]
-) -> ScoreSummary:
+def _difficulty_from_columns(store: Path, data: dict[str, Any], columns: dict[str, str]) -> ScoreSummary:
+    with Store(store, read_only=True, wait_s=WAIT_S) as opened:
+        attributes = [row["name"] for row in opened.rows("list_attributes", dataset_id=data["dataset_id"])]
     for dimension, column in columns.items():
         if dimension not in DIFFICULTY_DIMENSIONS:
             raise UsageError(
@@ -182,7 +187,7 @@ def _difficulty_from_columns(
                 did_you_mean(column, attributes) or "the dataset came without further columns",
             )
     settings = {"columns": columns, "dataset": data["name"]}
-    run_id = _open_difficulty_run(store, data, "columns", None, settings, {})
+    run_id = _open_run(store, data, "columns", settings, {})
     summary = ScoreSummary(run_id, data["name"], data["n_samples"])
     started = time.monotonic()
     with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
@@ -194,5 +199,5 @@ def _difficulty_from_columns(
         )
     summary.n_cached = summary.n_samples - summary.n_scored
     summary.seconds = time.monotonic() - started
-    _finish_difficulty(store, data, summary)
+    _finish(store, data, summary)
     return summary

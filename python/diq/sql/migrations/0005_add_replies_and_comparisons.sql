@@ -22,7 +22,7 @@ CREATE TABLE replies (
 COMMENT ON TABLE replies IS 'Every reply of a language model that was asked to rate a text, as it came; nothing is asked twice.';
 COMMENT ON COLUMN replies.run_id IS 'Run that asked: its model, prompt version and sampling.';
 COMMENT ON COLUMN replies.item_id IS 'First 128 bits of BLAKE3 over the text that was asked about: equal texts are one item.';
-COMMENT ON COLUMN replies.attempt IS '1, or 2 for the second asking after a reply that could not be read.';
+COMMENT ON COLUMN replies.attempt IS 'Odd: asked afresh; even: second asking, after a reply that could not be read.';
 COMMENT ON COLUMN replies.content IS 'The reply; null where none came, and the next call asks again.';
 COMMENT ON COLUMN replies.finish_reason IS 'Why the model stopped: stop, length and so on, as the server says it.';
 COMMENT ON COLUMN replies.parsing IS 'strict: the format that was asked for; lenient: read in spite of another format; null: not read.';

@@ -1,7 +1,8 @@
--- Samples of a dataset that a difficulty run has no row for, in order.
--- Params: $dataset_id INTEGER, $run_id BIGINT
-SELECT CAST(d.sample_id AS VARCHAR) AS sample_id
+-- Every sample of a dataset in order, and whether a row of a difficulty run is missing for it.
+-- Params:  $dataset_id INTEGER, $run_id BIGINT
+-- Returns: sample_id VARCHAR, missing BOOLEAN
+SELECT CAST(d.sample_id AS VARCHAR) AS sample_id, f.sample_id IS NULL AS missing
 FROM dataset_samples AS d
-ANTI JOIN difficulty_scores AS f ON f.run_id = $run_id AND f.sample_id = d.sample_id
+LEFT JOIN difficulty_scores AS f ON f.run_id = $run_id AND f.sample_id = d.sample_id
 WHERE d.dataset_id = $dataset_id
 ORDER BY d.position
