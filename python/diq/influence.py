@@ -23,6 +23,12 @@ INFLUENCES = ("dot", "cosine")
 LESS = "less"
 """The method whose runs hold a cosine per task; the influence of a sample is the largest of them, not their mean."""
 
+RATER = "rater"
+"""The method whose runs hold a rater's predictions of dots, not dots."""
+
+ONLY_WHEN_MEANT = frozenset({LESS, RATER})
+"""Methods whose runs are taken when they are named, or when there is no other run."""
+
 _LARGEST = frozenset({LESS, "max"})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +13,11 @@ import numpy.typing as npt
 
 from diq.config import DIFFICULTY_DIMENSIONS
 from diq.errors import MissingScoresError, UsageError
-from diq.influence import LESS, choose_weights, read_influence, read_similarity, takes_largest
+from diq.influence import LESS, ONLY_WHEN_MEANT, RATER, choose_weights, read_influence, read_similarity, takes_largest
 from diq.records import did_you_mean
 from diq.store import Store
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 
@@ -116,14 +120,15 @@ def choose_runs(
         less = strategy == LESS
         command = f"diq score influence {name} --model {model}" + (" --method less" if less else "")
         candidates = store.rows("candidate_runs", kind="influence", dataset_id=data["dataset_id"], model=model)
-        # the scores of the strategy less are another method's: the others take them only when nothing else is there
-        others = [one for one in candidates if one["method"] != LESS]
+        # cosines of less and predictions of a rater are no dots: they are taken only when nothing else is there
+        others = [one for one in candidates if one["method"] not in ONLY_WHEN_MEANT]
         if less:
             candidates = [one for one in candidates if one["method"] == LESS]
         elif asked is None and others:
             candidates = others
         wanted = f"influence scores of model `{model}`" + (" by method less" if less else "")
         influence = _one_run(store, candidates, asked, wanted, data, command, "--run")
+        _warn_of_predictions(store, influence)
     if strategy in _NEEDS_DIFFICULTY:
         candidates = store.rows("candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
         command = f"diq score difficulty {name} --model CLASSIFIER"
@@ -141,6 +146,17 @@ def choose_runs(
         wanted = f"{strategy} scores" + (f" of `{owner}`" if owner else "")
         score = _one_run(store, candidates, asked, wanted, data, command, "--run")
     return Runs(influence, difficulty, score)
+
+
+def _warn_of_predictions(store: Store, run_id: int) -> None:
+    """Say so where the dots of a run are a rater's predictions."""
+    run = store.row("get_run", run_id=run_id)
+    if run is not None and run["method"] == RATER:
+        spearman = json.loads(run["config"])["spearman"]
+        found = "unknown" if spearman is None else f"{spearman:.2f}"
+        log.warning(
+            "the dots of run %d are predictions of a rater (Spearman with dots of held-out samples: %s)", run_id, found
+        )
 
 
 def _check_model(store: Store, name: str, command: str) -> None:

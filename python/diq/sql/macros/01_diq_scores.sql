@@ -1,6 +1,6 @@
 -- diq_scores(dataset, model): one row per sample of a dataset with its difficulty and its influence.
--- Named parameters: run (an influence run, needed when the model has several on this dataset; one of method less is taken
--- only so, or when there is no other), difficulty_run
+-- Named parameters: run (an influence run, needed when the model has several on this dataset; one of method less, or the
+-- predictions of method rater, are taken only so, or when there is no other), difficulty_run
 -- (likewise), validation_weights (MAP of validation set name to weight; default: every set of the run, weighted by its
 -- number of samples, which is the mean over all validation samples of Eq. 3).
 -- dot is null unless the sample has a finite dot for every set that is asked for. Over several sets it is their weighted
@@ -28,11 +28,11 @@ runs_here AS (
     JOIN the_dataset AS t ON t.id = rd.dataset_id
     LEFT JOIN models AS m ON m.model_id = r.model_id
 ),
--- the scores of the strategy less are another method's: they are meant only by number, or when nothing else is there
+-- cosines of less and predictions of a rater are no dots: they are meant only by number, or when nothing else is there
 other_runs AS (
     SELECT count(*) AS n
     FROM runs_here AS r
-    WHERE r.kind = 'influence' AND r.model_name = model AND r.method <> 'less'
+    WHERE r.kind = 'influence' AND r.model_name = model AND r.method NOT IN ('less', 'rater')
 ),
 influence_count AS (
     SELECT
@@ -47,7 +47,7 @@ influence_count AS (
         AND r.state = 'sealed'
         AND r.model_name = model
         AND CASE
-            WHEN run IS NULL THEN r.method <> 'less' OR o.n = 0
+            WHEN run IS NULL THEN r.method NOT IN ('less', 'rater') OR o.n = 0
             ELSE r.run_id = CAST(run AS BIGINT)
         END
 ),
