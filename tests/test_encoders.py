@@ -161,6 +161,29 @@ def test_the_same_seed_gives_the_same_bits(base: Path) -> None:
     assert (outputs[0] != outputs[2]).any()
 
 
+def test_a_step_in_parts_is_the_same_step(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, losses, sizes = [], [], set()
+    for budget in (10_000, 100):
+        monkeypatch.setattr(encoders, "_CPU_TRAIN_TOKENS", budget)
+        model, tokenizer, examples = by_word(base, 64)
+
+        def loss(logits: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+            sizes.add(len(logits))
+            return cross_entropy(logits, levels)
+
+        found = encoders.fit(
+            model, tokenizer, examples, examples, loss=loss, measure=accuracy,
+            settings=FitSettings(epochs=2, learning_rate=1e-3, batch_size=16),
+        )  # fmt: skip
+        losses.append([one["loss"] for one in found.history])
+        weights.append(torch.cat([one.flatten() for one in model.parameters()]))
+    assert sizes == {16, 4}
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    # Adam divides by the size of the gradient, so rounding is magnified where that is tiny
+    assert torch.quantile((weights[0] - weights[1]).abs(), 0.99) < 1e-5
+    assert (weights[0] != weights[1]).any()
+
+
 def test_a_loss_that_is_no_number_ends_the_run(base: Path) -> None:
     model, tokenizer, examples = by_word(base, 40)
     with pytest.raises(RunFailedError, match="training loss is nan") as error:

@@ -20,7 +20,7 @@ def slow_loss(logits: Floats, levels: Floats, weights: Floats, ordinal_weight: f
     """Sample by sample, dimension by dimension, level by level."""
     per_dimension = []
     for d in range(levels.shape[1]):
-        total = weight_sum = 0.0
+        total, n = 0.0, 0
         for i in range(len(levels)):
             if np.isnan(levels[i, d]):
                 continue
@@ -31,9 +31,9 @@ def slow_loss(logits: Floats, levels: Floats, weights: Floats, ordinal_weight: f
             for level in range(1, 6):
                 loss += ordinal_weight * (p[:level].sum() - (1.0 if label <= level else 0.0)) ** 2
             total += weights[d, label - 1] * loss
-            weight_sum += weights[d, label - 1]
-        if weight_sum:
-            per_dimension.append(total / weight_sum)
+            n += 1
+        if n:
+            per_dimension.append(total / n)
     return float(np.mean(per_dimension))
 
 
@@ -61,8 +61,8 @@ def test_without_the_order_it_is_torchs_cross_entropy() -> None:
     logits, levels = torch.from_numpy(rng.normal(size=(40, 5))), rng.integers(1, 6, 40)
     weights = torch.from_numpy(rng.uniform(0.2, 4, (1, 5)))
     found = ordinal_loss(logits, torch.from_numpy(levels[:, None].astype(np.float64)), weights, ordinal_weight=0)
-    wanted = torch.nn.functional.cross_entropy(logits, torch.from_numpy(levels - 1), weight=weights[0])
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    wanted = torch.nn.functional.cross_entropy(logits, torch.from_numpy(levels - 1), weight=weights[0], reduction="sum")
+    assert found.item() == pytest.approx(wanted.item() / 40, rel=1e-12)
 
 
 def test_a_further_level_costs_more_only_with_the_order() -> None:
@@ -91,7 +91,10 @@ def test_class_weights_are_those_of_scikit_learn() -> None:
     found = class_weights(np.append(levels, np.nan), how="balanced")
     assert found[present - 1] == pytest.approx(wanted)
     assert found[3] == 1
-    assert class_weights(levels, how="sqrt") == pytest.approx(np.sqrt(found))
+    half = class_weights(levels, how="sqrt")
+    assert half[present - 1] / half[0] == pytest.approx(np.sqrt(found[present - 1] / found[0]))
+    for one in (found, half):
+        assert one[levels.astype(int) - 1].mean() == pytest.approx(1)
     assert (class_weights(levels, how="none") == 1).all()
 
 

@@ -77,7 +77,7 @@ class DifficultyClassifier:
     def __init__(self, source: ModelSource, *, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.source, self.device = source, device
         folders = model_folders(source.path)
-        loaded = [load_classifier(folder, dtype) for folder in folders.values()] or [load_classifier(source.path, dtype)]
+        loaded = [load_classifier(folder, dtype) for folder in list(folders.values()) or [source.path]]
         self._models: list[Any] = [model.requires_grad_(False).eval().to(device) for model, _ in loaded]
         self._tokenizers = [tokenizer for _, tokenizer in loaded]
         self._columns: list[int] | None = None

@@ -44,6 +44,9 @@ SPLITS = ("train", "validation", "test")
 TokenIds = Sequence[Any]
 """Token ids of some texts, each a list or an int32 array."""
 
+# padded tokens that go through the model at once in training; a step of more texts adds up the gradients of parts
+_CPU_TRAIN_TOKENS = 4096
+_GPU_TRAIN_TOKENS = 32768
 # padded tokens a batch when predicting
 _CPU_TOKEN_BUDGET = 4096
 _GPU_TOKEN_BUDGET = 65536
@@ -76,7 +79,7 @@ class FitSettings:
     Attributes:
         epochs: at most so many passes over the training split.
         learning_rate: of AdamW, after the warm-up; it falls linearly to 0.
-        batch_size: texts of an optimizer step.
+        batch_size: texts of an optimizer step; long ones go through the model in parts, which changes memory alone.
         weight_decay: of AdamW.
         warmup_ratio: share of the steps in which the learning rate rises, 0 to 1.
         patience: epochs without a better measure after which training stops.
@@ -286,7 +289,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
         rows: _Rows = self.train_dataset
         lengths = [len(one) for one in rows.examples.ids]
         generator = torch.Generator().manual_seed(self.args.seed)
-        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths, generator=generator)
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(step, lengths=lengths, generator=generator)
 
 
 class _Epochs(TrainerCallback):  # type: ignore[misc]
@@ -354,6 +358,7 @@ def fit(
     gpu = place.type == "cuda"
     steps = math.ceil(math.ceil(len(train) / settings.batch_size) * settings.epochs)
     pad = tokenizer.pad_token_id
+    at_once = _texts_at_once(settings.batch_size, max(map(len, train.ids)), gpu=gpu)
 
     def measured(network: nn.Module) -> float:
         return measure(predict(network, tokenizer, validation.ids, device=place), validation.targets)
@@ -369,7 +374,8 @@ def fit(
         arguments = TrainingArguments(
             output_dir=folder,
             num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.batch_size,
+            per_device_train_batch_size=at_once,
+            gradient_accumulation_steps=settings.batch_size // at_once,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             warmup_steps=math.ceil(steps * settings.warmup_ratio),
@@ -394,6 +400,8 @@ def fit(
             loss, model=model, args=arguments, train_dataset=_Rows(train), data_collator=batch_of, callbacks=[epochs]
         )
         trainer.remove_callback(PrinterCallback)
+        # our loss is a mean, so the parts of a step must be averaged, whatever arguments the model takes
+        trainer.model_accepts_loss_kwargs = False
         try:
             trainer.train()
         except torch.OutOfMemoryError as error:
@@ -405,6 +413,12 @@ def fit(
     model.requires_grad_(False).eval().to(place)
     epochs.result.seconds = time.monotonic() - started
     return epochs.result
+
+
+def _texts_at_once(batch_size: int, longest: int, *, gpu: bool) -> int:
+    """The largest divisor of a batch of the longest texts that fits the budget."""
+    budget = _GPU_TRAIN_TOKENS if gpu else _CPU_TRAIN_TOKENS
+    return next(n for n in range(batch_size, 0, -1) if batch_size % n == 0 and (n == 1 or n * longest <= budget))
 
 
 def save(model: nn.Module, tokenizer: Any, folder: Path, *, card: str, record: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ class Calibration:
 
 
 def class_weights(levels: Floats, *, how: str) -> Floats:
-    """Weight of each level in the loss, ``[5]``; 1 for a level without a label.
+    """Weight of each level in the loss, ``[5]``, with a mean of 1 over the labels; 1 for a level without a label.
 
     Args:
         levels: ``[n]`` labels of the training split, NaN where there is none.
@@ -62,12 +62,16 @@ def class_weights(levels: Floats, *, how: str) -> Floats:
     present = counts > 0
     weights = np.ones(LIKERT_LEVELS)
     if how != "none":
-        weights[present] = counts.sum() / (present.sum() * counts[present])
-    return np.sqrt(weights) if how == "sqrt" else weights
+        weights[present] = 1 / counts[present] ** (0.5 if how == "sqrt" else 1.0)
+        weights[present] *= counts.sum() / (weights @ counts)
+    return weights
 
 
 def ordinal_loss(logits: Tensor, levels: Tensor, weights: Tensor, *, ordinal_weight: float) -> Tensor:
-    """Weighted mean of cross-entropy plus ranked probability score over the labels of a batch, mean over dimensions.
+    """Mean over the labels of a batch of cross-entropy plus ranked probability score, each times its class weight.
+
+    The mean of the dimensions that the batch has labels of. It is not divided by the sum of the weights, which is that
+    of the labels over the whole training split: so batches of one size add up to what a batch of all of them gives.
 
     Args:
         logits: ``[b, d * 5]`` float32.
@@ -83,10 +87,10 @@ def ordinal_loss(logits: Tensor, levels: Tensor, weights: Tensor, *, ordinal_wei
     if ordinal_weight:
         reached = torch.arange(LIKERT_LEVELS, device=scores.device) >= target[..., None]
         loss = loss + ordinal_weight * (scores.exp().cumsum(dim=-1) - reached.to(scores)).square().sum(dim=-1)
-    total = weight.sum(dim=0)
+    n = known.sum(dim=0)
     # a dimension without a label in this batch has no say
-    mean = (weight * loss).sum(dim=0) / total.clamp(min=torch.finfo(total.dtype).tiny)
-    return torch.sum(mean) / (total > 0).sum().clamp(min=1)
+    mean = (weight * loss).sum(dim=0) / n.clamp(min=1)
+    return torch.sum(mean) / (n > 0).sum().clamp(min=1)
 
 
 def calibrate(logits: Floats, levels: Floats, weights: Floats) -> Calibration:
