@@ -25,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diq.difficulty import DifficultyClassifier, Encoded, label_names, likert
+from diq.difficulty import DifficultyClassifier, label_names, likert
+from diq.encoders import Encoded
 from diq.samples import plan_batches
 from diq.score import find_classifier
 

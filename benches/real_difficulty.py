@@ -120,15 +120,25 @@ def main() -> None:
                     row["n"].append(metrics["n"])
                     row["seconds"].append(one.seconds)
                     row["raw_f1"].append(metrics.get("raw", metrics)["macro_f1"])
-                    print(name, seed, one.name, {k: round(v, 3) for k, v in metrics.items() if k in MEASURES and v},
-                          one.calibration, [h["measure"] for f in one.fit.values() for h in f["history"]], flush=True)
-            print(f"\n{name}: {dimension}, {summary.n_questions} questions, test splits of "
-                  f"{found[summary.classifiers[0].name]['n']}; means over seeds 0 to {options.seeds - 1} (± their "
-                  f"standard deviation), {torch.get_num_threads()} thread(s)")
+                    print(
+                        name,
+                        seed,
+                        one.name,
+                        {k: round(v, 3) for k, v in metrics.items() if k in MEASURES and v},
+                        one.calibration,
+                        [h["measure"] for f in one.fit.values() for h in f["history"]],
+                        flush=True,
+                    )
+            print(
+                f"\n{name}: {dimension}, {summary.n_questions} questions, test splits of "
+                f"{found[summary.classifiers[0].name]['n']}; means over seeds 0 to {options.seeds - 1} (± their "
+                f"standard deviation), {torch.get_num_threads()} thread(s)"
+            )
             print("  ".join(["", *(one.replace("_", " ") for one in MEASURES)]))
             for one, row in found.items():
                 cells = [f"{np.mean(row[m]):.3f} ± {np.std(row[m]):.3f}" for m in MEASURES]
-                print(f"{one:32s}" + "  ".join(cells) + f"  raw macro F1 {np.mean(row['raw_f1']):.3f}  {np.mean(row['seconds']):.0f} s")
+                rest = f"  raw macro F1 {np.mean(row['raw_f1']):.3f}  {np.mean(row['seconds']):.0f} s"
+                print(f"{one:32s}" + "  ".join(cells) + rest)
             print()
 
 

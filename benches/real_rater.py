@@ -1,6 +1,7 @@
 """A rater on real dots: how well an encoder predicts influence from text, beside lengths and TF-IDF.
 
-    python benches/real_rater.py STORE [--encoder FOLDER_OR_HUB_ID] [--epochs 3] [--max-length 128] [--keep DIR]
+    python benches/real_rater.py STORE [--encoder FOLDER_OR_HUB_ID] [--epochs 3] [--max-length 128]
+        [--dtype float32] [--keep DIR]
 
 STORE is what ``benches/real_run.py DATA --rows 4000 --keep DIR`` left: DIR/diq.duckdb, with the exact dots of a small
 model for MedQuAD. It is copied, not changed. The rater is trained by the stage of ``diq rater train``; then it predicts
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="work here and leave everything")
     options = parser.parse_args()
@@ -65,6 +67,7 @@ def main() -> None:
         max_length=options.max_length,
         learning_rate=options.learning_rate,
         seed=options.seed,
+        dtype=options.dtype,
         overwrite=True,
     )
     print(

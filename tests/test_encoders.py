@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from conftest import WORDS, build_tokenizer
-from diq import encoders
-from diq.encoders import Examples, FitSettings
+from diq import encoders, fine_tuning
 from diq.errors import ModelError, RunFailedError
+from diq.fine_tuning import Examples, FitSettings
 from diq.models import find_model
 
 
@@ -119,7 +119,7 @@ def test_fitting_learns_and_keeps_the_best_epoch(base: Path) -> None:
     model, tokenizer, examples = by_word(base)
     before = accuracy(encoders.predict(model, tokenizer, examples.ids), examples.targets)
     seen: list[tuple[int, int]] = []
-    found = encoders.fit(
+    found = fine_tuning.fit(
         model,
         tokenizer,
         examples,
@@ -141,7 +141,7 @@ def test_fitting_learns_and_keeps_the_best_epoch(base: Path) -> None:
 def test_fitting_stops_when_nothing_gets_better(base: Path) -> None:
     model, tokenizer, examples = by_word(base, 40)
     values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
-    found = encoders.fit(
+    found = fine_tuning.fit(
         model, tokenizer, examples, examples, loss=cross_entropy, measure=lambda *_: next(values), settings=SETTINGS
     )
     assert (found.best_epoch, found.best_measure, len(found.history)) == (2, 0.5, 5)
@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_bits(base: Path) -> None:
     for seed in (0, 0, 1):
         model, tokenizer = load(base, seed=seed)
         _, _, examples = by_word(base, 40)
-        encoders.fit(
+        fine_tuning.fit(
             model, tokenizer, examples, examples, loss=cross_entropy, measure=accuracy,
             settings=FitSettings(epochs=2, learning_rate=1e-3, batch_size=8, seed=seed),
         )  # fmt: skip
@@ -164,14 +164,14 @@ def test_the_same_seed_gives_the_same_bits(base: Path) -> None:
 def test_a_step_in_parts_is_the_same_step(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, losses, sizes = [], [], set()
     for budget in (10_000, 100):
-        monkeypatch.setattr(encoders, "_CPU_TRAIN_TOKENS", budget)
+        monkeypatch.setattr(fine_tuning, "_CPU_TRAIN_TOKENS", budget)
         model, tokenizer, examples = by_word(base, 64)
 
         def loss(logits: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
             sizes.add(len(logits))
             return cross_entropy(logits, levels)
 
-        found = encoders.fit(
+        found = fine_tuning.fit(
             model, tokenizer, examples, examples, loss=loss, measure=accuracy,
             settings=FitSettings(epochs=2, learning_rate=1e-3, batch_size=16),
         )  # fmt: skip
@@ -187,7 +187,7 @@ def test_a_step_in_parts_is_the_same_step(base: Path, monkeypatch: pytest.Monkey
 def test_a_loss_that_is_no_number_ends_the_run(base: Path) -> None:
     model, tokenizer, examples = by_word(base, 40)
     with pytest.raises(RunFailedError, match="training loss is nan") as error:
-        encoders.fit(
+        fine_tuning.fit(
             model, tokenizer, examples, examples,
             loss=lambda logits, _: logits.sum() * float("nan"), measure=accuracy, settings=SETTINGS,
         )  # fmt: skip

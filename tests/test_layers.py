@@ -36,6 +36,7 @@ LAYERS: dict[str, float] = {
     "guards": 3,
     "embeddings": 3,
     "encoders": 3,
+    "fine_tuning": 3.2,
     "ordinal": 3,
     "train_classifier": 4,
     "train_rater": 4,

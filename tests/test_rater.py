@@ -271,7 +271,7 @@ def test_the_same_training_again_does_nothing_and_another_needs_overwrite(
     assert again.already_trained
     assert (again.run_id, again.metrics) == (summary.run_id, summary.metrics)
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match="rater of other dots or settings"):
+    with pytest.raises(UsageError, match="a rater of other data or settings"):
         diq.train_rater(["pool"], output=folder, **{**settings, "seed": 1})
     other = tmp_path / "other"
     other.mkdir()

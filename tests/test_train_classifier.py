@@ -156,7 +156,7 @@ def test_the_same_call_again_trains_nothing(trained: tuple[Path, Path, Any], tin
     assert again.classifiers[0].metrics == summary.classifiers[0].metrics
     assert again.classifiers[0].run_id == summary.classifiers[0].run_id
     assert (output / "model.safetensors").read_bytes() == weights
-    with pytest.raises(UsageError, match="other labels or settings") as error:
+    with pytest.raises(UsageError, match="a difficulty classifier of other data or settings") as error:
         diq.train_difficulty(["pool"], **call, **{**FAST, "learning_rate": 1e-3})
     assert "--overwrite" in error.value.hint
     # trained from its first step, the same bits come out

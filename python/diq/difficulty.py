@@ -22,9 +22,9 @@ import torch
 
 from diq import encoders
 from diq.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
+from diq.encoders import Encoded
 from diq.errors import ModelError
 from diq.models import ModelSource
-from diq.records import first_line
 
 _LABEL = re.compile(rf"^({'|'.join(DIFFICULTY_DIMENSIONS)})_([1-{LIKERT_LEVELS}])$")
 
@@ -41,21 +41,6 @@ class Likert:
 
     expected: npt.NDArray[np.float64]
     level: npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Texts as tokens.
-
-    Attributes:
-        ids: for each model of the classifier the token ids of each text; one list where models share a tokenizer.
-        lengths: ``[n]`` int64; tokens of each text, of the longest where tokenizers differ.
-        cut: ``[n]``; whether the text is longer than the context.
-    """
-
-    ids: list[Sequence[Sequence[int]]]
-    lengths: npt.NDArray[np.int64]
-    cut: npt.NDArray[np.bool_]
 
 
 class DifficultyClassifier:
@@ -77,7 +62,7 @@ class DifficultyClassifier:
     def __init__(self, source: ModelSource, *, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.source, self.device = source, device
         folders = model_folders(source.path)
-        loaded = [load_classifier(folder, dtype) for folder in list(folders.values()) or [source.path]]
+        loaded = [encoders.load_classifier(folder, dtype) for folder in list(folders.values()) or [source.path]]
         self._models: list[Any] = [model.requires_grad_(False).eval().to(device) for model, _ in loaded]
         self._tokenizers = [tokenizer for _, tokenizer in loaded]
         self._columns: list[int] | None = None
@@ -127,40 +112,13 @@ class DifficultyClassifier:
         """
         logits = []
         for model, tokenizer, ids in zip(self._models, self._tokenizers, encoded.ids, strict=True):
-            batch = encoders.collate([ids[row] for row in rows], pad=padding_id(model, tokenizer))
+            batch = encoders.collate([ids[row] for row in rows], pad=encoders.padding_id(model, tokenizer))
             logits.append(model(**{name: one.to(self.device) for name, one in batch.items()}).logits)
         if self._columns is None:
             found = torch.stack(logits, dim=1)
         else:
             found = logits[0][:, self._columns].unflatten(-1, (-1, LIKERT_LEVELS))
         return np.asarray(found.double().cpu().numpy())
-
-
-def padding_id(model: Any, tokenizer: Any) -> int:
-    """The token that batches are padded with: the model's own, since some count positions by it."""
-    for found in (model.config.pad_token_id, tokenizer.pad_token_id):
-        if found is not None:
-            return int(found)
-    return 0
-
-
-def load_classifier(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The sequence-classification model of a folder and its tokenizer.
-
-    Raises:
-        ModelError: transformers cannot load them.
-    """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        with encoders.quiet_libraries():
-            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
-            return model, AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # loaders raise whatever their back ends do
-        raise ModelError(
-            f"`{folder}` cannot be loaded as a sequence classifier: {first_line(error)}",
-            "give a folder with a sequence-classification model and its tokenizer",
-        ) from error
 
 
 def likert(logits: npt.NDArray[np.float64]) -> Likert:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from diq import encoders
-from diq.difficulty import Encoded, load_classifier, padding_id
+from diq.encoders import Encoded
 from diq.errors import ModelError, UsageError
 from diq.influence import RATER
 from diq.models import fingerprint_folder
@@ -281,7 +281,7 @@ class Rater:
 
     def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.record, self.device = RaterRecord.read(folder), device
-        model, self._tokenizer = load_classifier(folder, dtype)
+        model, self._tokenizer = encoders.load_classifier(folder, dtype)
         names = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
         if names != [one.name for one in self.record.sets]:
             raise ModelError(
@@ -302,6 +302,6 @@ class Rater:
     def predict(self, encoded: Encoded, rows: Sequence[int] | npt.NDArray[np.int64]) -> Floats:
         """Predictions of some texts on the scale of the targets, ``[m, k]``, computed as one batch."""
         (ids,) = encoded.ids
-        batch = encoders.collate([ids[row] for row in rows], pad=padding_id(self._model, self._tokenizer))
+        batch = encoders.collate([ids[row] for row in rows], pad=encoders.padding_id(self._model, self._tokenizer))
         logits = self._model(**{name: one.to(self.device) for name, one in batch.items()}).logits
         return np.asarray(logits.double().cpu().numpy())

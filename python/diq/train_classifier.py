@@ -22,10 +22,11 @@ import numpy.typing as npt
 import orjson
 import torch
 
-from diq import encoders, models, ordinal
+from diq import encoders, fine_tuning, models, ordinal
 from diq.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
-from diq.encoders import RECORD, SPLITS, Examples, FitSettings
+from diq.encoders import RECORD, SPLITS
 from diq.errors import MissingScoresError, UsageError
+from diq.fine_tuning import Examples, FitSettings
 from diq.models import ModelSource
 from diq.records import Progress, check_choice, prompt_text, run_fingerprint
 from diq.store import Store
@@ -190,12 +191,12 @@ def run(
         "dimensions": dimensions,
         "separate": separate,
         "weights": weights,
-        "ordinal_weight": ordinal_weight,
-        "shares": list(shares),
+        "ordinal_weight": float(ordinal_weight),
+        "shares": [float(one) for one in shares],
     }
     fit = FitSettings(
-        epochs=epochs,
-        learning_rate=learning_rate,
+        epochs=float(epochs),
+        learning_rate=float(learning_rate),
         batch_size=batch_size,
         patience=patience,
         seed=seed,
@@ -211,7 +212,10 @@ def run(
     # before the first of them takes hours
     fingerprints = [job.fingerprint(source) for source in sources]
     known = [
-        _check_output(folder, fingerprint, overwrite) for folder, fingerprint in zip(places, fingerprints, strict=True)
+        encoders.find_trained(
+            folder, kind=KIND, fingerprint=fingerprint, overwrite=overwrite, command="diq difficulty train"
+        )
+        for folder, fingerprint in zip(places, fingerprints, strict=True)
     ]
     trained = [
         _known(folder, record, job, source) if record else _train(job, source, folder, fingerprint)
@@ -411,29 +415,6 @@ class _Job:
         return run_fingerprint("train", "classifier", source.model_id, self.all_settings())
 
 
-def _check_output(folder: Path, fingerprint: str, overwrite: bool) -> dict[str, Any] | None:
-    """The record of an output folder that is the same training; None for a new one.
-
-    Raises:
-        UsageError: the folder holds something else.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    record = encoders.read_record(folder) if folder.is_dir() else None
-    if record is None or record.get("kind") != KIND:
-        raise UsageError(
-            f"the output `{folder}` holds something that `diq difficulty train` did not write", "name a new folder"
-        )
-    if record["fingerprint"] == fingerprint and not overwrite:
-        return record
-    if not overwrite:
-        raise UsageError(
-            f"the output `{folder}` holds a classifier of other labels or settings",
-            "name a new folder, or replace it with --overwrite",
-        )
-    return None
-
-
 def _known(folder: Path, record: Mapping[str, Any], job: _Job, source: ModelSource) -> TrainedClassifier:
     log.info("`%s` was trained already with these labels and settings", folder)
     found = TrainedClassifier(**record["result"])
@@ -509,7 +490,7 @@ def _fit(
         if job.progress:
             job.progress(f"{source.name} {dimensions[0]}" if alone else source.name, done, total)
 
-    result = encoders.fit(
+    result = fine_tuning.fit(
         model, tokenizer, train, validation, loss=loss, measure=macro_f1, settings=job.fit, progress=report
     )
     outputs = [

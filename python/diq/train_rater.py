@@ -21,11 +21,12 @@ import numpy.typing as npt
 import orjson
 import torch
 
-from diq import encoders, models
+from diq import encoders, fine_tuning, models
 from diq.config import WAIT_S
 from diq.embeddings import text_of
-from diq.encoders import RECORD, SPLITS, Examples, FitSettings
+from diq.encoders import RECORD, SPLITS
 from diq.errors import MissingScoresError, UsageError
+from diq.fine_tuning import Examples, FitSettings
 from diq.influence import ONLY_WHEN_MEANT, RATER, settle_weights
 from diq.meters import pearson, spearman
 from diq.models import ModelSource
@@ -174,7 +175,9 @@ def run(
         device=str(place),
     )
     job = _Job(found, split, scales, source, settings, fit, store, progress)
-    record = _check_output(output, job.fingerprint, overwrite)
+    record = encoders.find_trained(
+        output, kind=RATER, fingerprint=job.fingerprint, overwrite=overwrite, command="diq rater train"
+    )
     if record is not None:
         log.info("`%s` was trained already on these dots with these settings", output)
         known = RaterSummary(**record["result"])
@@ -416,29 +419,6 @@ class _Job:
         return run_fingerprint("train", RATER, self.found.model["model_id"], self.all_settings())
 
 
-def _check_output(folder: Path, fingerprint: str, overwrite: bool) -> dict[str, Any] | None:
-    """The record of an output folder that is the same training; None for a new one.
-
-    Raises:
-        UsageError: the folder holds something else.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    record = encoders.read_record(folder) if folder.is_dir() else None
-    if record is None or record.get("kind") != RATER:
-        raise UsageError(
-            f"the output `{folder}` holds something that `diq rater train` did not write", "name a new folder"
-        )
-    if overwrite:
-        return None
-    if record["fingerprint"] != fingerprint:
-        raise UsageError(
-            f"the output `{folder}` holds a rater of other dots or settings",
-            "name a new folder, or replace it with --overwrite",
-        )
-    return record
-
-
 def _train(job: _Job, folder: Path, baselines: bool) -> RaterSummary:
     found = job.found
     model, tokenizer = encoders.load_encoder(job.source, labels=found.names, regression=True, seed=job.fit.seed)
@@ -477,7 +457,7 @@ def _train(job: _Job, folder: Path, baselines: bool) -> RaterSummary:
         if job.progress:
             job.progress("training", done, total)
 
-    result = encoders.fit(
+    result = fine_tuning.fit(
         model, tokenizer, parts[0], parts[1], loss=loss, measure=_mean_spearman, settings=job.fit, progress=report
     )
     summary.fit = asdict(result)

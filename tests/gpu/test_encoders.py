@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from conftest import WORDS
-from diq import encoders
+from diq import encoders, fine_tuning
 from diq.difficulty import DifficultyClassifier, likert
-from diq.encoders import Examples, FitSettings
+from diq.fine_tuning import Examples, FitSettings
 from diq.models import find_model
 from diq.score.difficulty import find_classifier
 
@@ -51,7 +51,7 @@ def test_fine_tuning_in_mixed_precision(tiny_encoder_folder: Path) -> None:
         return float((logits.argmax(axis=1) == targets[:, 0]).mean())
 
     settings = FitSettings(epochs=8, learning_rate=1e-2, batch_size=16, patience=8, dtype="bfloat16", device="cuda")
-    found = encoders.fit(model, tokenizer, examples, examples, loss=loss, measure=accuracy, settings=settings)
+    found = fine_tuning.fit(model, tokenizer, examples, examples, loss=loss, measure=accuracy, settings=settings)
     assert found.best_measure > 0.95
     assert next(model.parameters()).dtype == torch.float32
     assert next(model.parameters()).is_cuda

@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from diq.config import WAIT_S
-from diq.difficulty import Encoded
+from diq.encoders import Encoded
 from diq.engine import is_out_of_memory
 from diq.errors import RunFailedError
 from diq.records import Message, Progress
