@@ -32,8 +32,8 @@ TINY = Sizes(
     vocabulary=400,
     model_samples=120,
     model_steps=3,
-    classifier_samples=60,
-    classifier_steps=3,
+    classifier_samples=200,
+    classifier_epochs=1,
     epochs=1,
 )
 
@@ -250,7 +250,7 @@ def test_a_second_run_computes_nothing_again(first: demo.DemoSummary, kept: Path
     assert any("earlier demo" in line for line in notes.lines)
     assert again.influence["n_scored"] == again.difficulty["n_scored"] == 0
     assert again.skipped == [
-        "making demo-difficulty", "making demo-llama", "score difficulty", "score influence",
+        "making demo-encoder", "making demo-llama", "difficulty train", "score difficulty", "score influence",
         "train on diq 10 %", "train on random 10 %",
     ]  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")} == models
@@ -265,7 +265,7 @@ def test_every_printed_command_works_in_the_folder(
 ) -> None:
     monkeypatch.chdir(kept)
     monkeypatch.delenv("DIQ_STORE", raising=False)
-    assert len(first.commands) == 14
+    assert len(first.commands) == 17
     assert len(first.examples) >= 4
     before = {path: path.stat().st_mtime_ns for path in kept.rglob("*.safetensors")}
     for line in (*first.commands, *first.examples):
@@ -285,7 +285,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(first: demo.DemoSummary, kept: Pa
         with pytest.raises(KeyboardInterrupt):
             demo.run(keep=tmp_path / "other", sizes=TINY, narrator=Stop(stop))
     other = demo.run(keep=tmp_path / "other", sizes=TINY)
-    assert other.skipped[:2] == ["making demo-difficulty", "making demo-llama"]
+    assert other.skipped[:2] == ["making demo-encoder", "making demo-llama"]
     assert "train on random 10 %" not in other.skipped
     assert (other.answer, other.losses, other.rejects) == (first.answer, first.losses, first.rejects)
     for ratio in demo.RATIOS:

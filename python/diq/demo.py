@@ -27,6 +27,7 @@ except ModuleNotFoundError as error:
     raise UsageError(f"the demo needs the package `{error.name}`", "run `pip install 'diq[train]'`") from error
 
 from diq import demo_data
+from diq.config import DIFFICULTY_DIMENSIONS
 from diq.demo_data import NOTICE, TASKS, Sizes
 from diq.ingest import run as ingest
 from diq.records import Progress, short
@@ -34,15 +35,18 @@ from diq.score import score_difficulty, score_influence
 from diq.select import run as select
 from diq.store import Store
 from diq.train import run as train
+from diq.train_classifier import run as train_classifier
 
 DATASET = "demo"
 MODEL = "demo-llama"
+ENCODER = "demo-encoder"
 CLASSIFIER = "demo-difficulty"
+GRADED = "graded"
 RATIOS = ("0.01", "0.1", "0.5")
 TRAIN_RATIO = "0.1"
 HELD_OUT = tuple(f"{task}-held-out" for task in TASKS)
 
-_FORMAT = "diq demo 1"
+_FORMAT = "diq demo 2"
 _MARKER = "demo.json"
 _STORE = "diq.duckdb"
 _LEARNING_RATE = 2e-3
@@ -117,7 +121,8 @@ class DemoSummary:
         continued: whether the folder held an earlier demo.
         sources: counts of each ingested file: layout, rows, samples, duplicates, rejects.
         rejects: count of each reason.
-        models: figures of the two models' training.
+        models: figures of the encoder and of the language model's training.
+        classifier: what training the difficulty classifier did.
         difficulty: what scoring the difficulty did.
         influence: what scoring the influence did.
         selections: selection of each ratio, and ``random``.
@@ -141,6 +146,7 @@ class DemoSummary:
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     rejects: dict[str, int] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    classifier: dict[str, Any] = field(default_factory=dict)
     difficulty: dict[str, Any] = field(default_factory=dict)
     influence: dict[str, Any] = field(default_factory=dict)
     selections: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -213,6 +219,7 @@ class _Demo:
         self.narrator.command(f"cd {_shell([str(self.folder)])}")
         self._make()
         self._ingest()
+        self._train_classifier()
         self._score()
         self._select()
         self._ask()
@@ -242,7 +249,7 @@ class _Demo:
             f"Wrote {len(self.data.pool):,} training rows (some wrong, off-topic, cut off, repeated or broken) and "
             f"{len(TASKS)} validation tasks to data/."
         )
-        makers = {CLASSIFIER: demo_data.make_classifier, MODEL: demo_data.make_language_model}
+        makers = {ENCODER: demo_data.make_encoder, MODEL: demo_data.make_language_model}
         for name, make in makers.items():
             step = f"making {name}"
             folder = self.folder / name
@@ -253,22 +260,19 @@ class _Demo:
                 else:
                     make(self.data, self.sizes, self.seed, folder, progress)
             self.summary.models[name] = json.loads((folder / demo_data.FIGURES).read_text(encoding="utf-8"))
-        llama, classifier = self.summary.models[MODEL], self.summary.models[CLASSIFIER]
+        llama = self.summary.models[MODEL]
         say(
             f"Trained {MODEL}: {llama['parameters']:,} parameters, {llama['tokens']:,} tokens, "
             f"loss {llama['first_loss']:.2f} -> {llama['last_loss']:.2f}."
-        )
-        say(
-            f"Trained {CLASSIFIER}: {classifier['parameters']:,} parameters, "
-            f"right on {classifier['accuracy']:.0%} of further questions."
         )
 
     # the main job ----------------------------------------------------------------------------------------------------
 
     def _ingest(self) -> None:
         step = "ingest"
-        with self._step(step, "ingest", self._shown(self.files[DATASET]), "--dataset", DATASET) as progress:
-            ingest([str(self.files[DATASET])], dataset=DATASET, store=self.store, progress=progress)
+        for name in (DATASET, GRADED):
+            with self._step(step, "ingest", self._shown(self.files[name]), "--dataset", name) as progress:
+                ingest([str(self.files[name])], dataset=name, store=self.store, progress=progress)
         counts = dict.fromkeys(TASKS, self.sizes.validation) | dict.fromkeys(HELD_OUT, self.sizes.held_out)
         for name, n in counts.items():
             path = self.files[name]
@@ -306,6 +310,53 @@ class _Demo:
         self.summary.rejects = dict(rejects)
         self.narrator.table(
             "ingested", ("dataset", "layout found", "rows", "samples", "duplicates", "rejects"), sources
+        )
+
+    def _train_classifier(self) -> None:
+        """The labels are columns of the graded questions; elsewhere a language model would give them."""
+        columns = {dimension: f"true_{dimension}" for dimension in DIFFICULTY_DIMENSIONS}
+        shown = ",".join(f"{dimension}={column}" for dimension, column in columns.items())
+        step = "difficulty train"
+        with self._step(step, "score", "difficulty", GRADED, "--columns", shown) as progress:
+            score_difficulty(GRADED, store=self.store, columns=columns, progress=progress)
+        epochs, rate = self.sizes.classifier_epochs, 2e-3
+        with self._step(
+            step,
+            "difficulty",
+            "train",
+            GRADED,
+            "--encoder",
+            ENCODER,
+            "--output",
+            CLASSIFIER,
+            "--epochs",
+            str(epochs),
+            "--learning-rate",
+            str(rate),
+            "--seed",
+            str(self.seed),
+        ) as progress:
+            trained = train_classifier(
+                [GRADED],
+                encoder=[str(self.folder / ENCODER)],
+                output=self.folder / CLASSIFIER,
+                store=self.store,
+                epochs=epochs,
+                learning_rate=rate,
+                seed=self.seed,
+                progress=progress,
+            )
+        self.summary.classifier = trained.to_dict()
+        if trained.classifiers[0].already_trained:
+            self.summary.skipped.append(step)
+        self.narrator.table(
+            f"difficulty of {sum(trained.splits['test']['overall'])} questions that nothing was trained on",
+            ("classifier", "dimension", "macro F1", "kappa", "absolute error"),
+            [
+                (one.name, dimension, found["macro_f1"], found["kappa"], found["mean_absolute_error"])
+                for one in trained.classifiers
+                for dimension, found in one.metrics.items()
+            ],
         )
 
     def _score(self) -> None:

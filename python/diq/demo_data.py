@@ -19,8 +19,6 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from diq.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
-from diq.difficulty import label_names
 from diq.records import Progress
 
 Example = dict[str, Any]
@@ -69,8 +67,8 @@ class Sizes:
         vocabulary: its tokens.
         model_samples: questions that it is trained on, beside the facts.
         model_steps: steps of its training.
-        classifier_samples: questions that the difficulty classifier is trained on.
-        classifier_steps: steps of its training.
+        classifier_samples: questions with difficulty labels, for the classifier.
+        classifier_epochs: at most so many epochs of its training.
         epochs: epochs of each fine-tuning.
     """
 
@@ -86,7 +84,7 @@ class Sizes:
     model_samples: int = 3000
     model_steps: int = 110
     classifier_samples: int = 1500
-    classifier_steps: int = 150
+    classifier_epochs: int = 5
     epochs: int = 3
 
 
@@ -732,10 +730,11 @@ def write_files(data: Data, folder: Path) -> dict[str, Path]:
     """Write the training file and the validation files, each appearing whole.
 
     Returns:
-        File of each dataset, by its name: ``demo``, the tasks, and the tasks with ``-held-out``.
+        File of each dataset, by its name: ``demo``, ``graded``, the tasks, and the tasks with ``-held-out``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"demo": folder / "train.jsonl"}
+    files = {"demo": folder / "train.jsonl", "graded": folder / "graded.jsonl"}
+    _write(files["graded"], (json.dumps(chat_row(item)) for item in data.classifier))
     _write(files["demo"], (one if isinstance(one, str) else json.dumps(chat_row(one)) for one in data.pool))
     layouts = dict(zip(TASKS, (choice_row, huatuo_row), strict=True))
     for task, layout in layouts.items():
@@ -849,18 +848,13 @@ def make_language_model(data: Data, sizes: Sizes, seed: int, folder: Path, progr
     _save(folder, model, tokenizer, {"tokens": tokens, **_ends(losses)})
 
 
-def make_classifier(data: Data, sizes: Sizes, seed: int, folder: Path, progress: Progress | None = None) -> None:
-    """Train a small BERT with three five-class heads on labelled questions, and save it as a normal model folder.
+def make_encoder(data: Data, sizes: Sizes, seed: int, folder: Path, _progress: Progress | None = None) -> None:
+    """Save a small BERT that has learnt nothing, with its tokenizer: what the difficulty classifier is trained from.
 
-    ``FIGURES`` beside the weights holds parameters, losses of the first and last ten steps, and the share of further
-    questions whose overall level it tells right.
+    ``FIGURES`` beside the weights holds its parameters.
     """
     tokenizer = make_tokenizer([item.prompt for item in data.classifier], vocabulary=sizes.vocabulary)
     tokenizer.chat_template = None
-    encoded = tokenizer([item.prompt for item in data.classifier])["input_ids"]
-    targets = torch.tensor([item.levels for item in data.classifier]) - 1
-    held = min(200, len(encoded) // 5)
-    names = label_names()
     with _seeded(seed + 1):
         config = transformers.BertConfig(
             vocab_size=len(tokenizer),
@@ -872,38 +866,10 @@ def make_classifier(data: Data, sizes: Sizes, seed: int, folder: Path, progress:
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
             pad_token_id=tokenizer.pad_token_id,
-            id2label=dict(enumerate(names)),
-            label2id={name: i for i, name in enumerate(names)},
-            problem_type="multi_label_classification",
         )
-        model = transformers.BertForSequenceClassification(config)
-
-        def logits(rows: Sequence[int]) -> torch.Tensor:
-            padded = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, return_tensors="pt")
-            heads: torch.Tensor = model(**padded).logits.unflatten(-1, (len(DIFFICULTY_DIMENSIONS), LIKERT_LEVELS))
-            return heads
-
-        def loss(rows: torch.Tensor) -> torch.Tensor:
-            heads = logits(rows.tolist())
-            return torch.nn.functional.cross_entropy(heads.flatten(0, 1), targets[rows].flatten())
-
-        def batches() -> Iterator[torch.Tensor]:
-            while True:
-                yield torch.randint(held, len(encoded), (_BATCH,))
-
-        losses = _train(
-            model,
-            batches(),
-            loss,
-            sizes.classifier_steps,
-            2e-3,
-            lambda done: progress("training the classifier", done, sizes.classifier_steps) if progress else None,
-        )
-    with torch.inference_mode():
-        right = (
-            (logits(range(held)).argmax(-1)[:, 2] == targets[:held, 2]).double().mean() if held else torch.tensor(0.0)
-        )
-    _save(folder, model, tokenizer, {**_ends(losses), "accuracy": float(right)})
+        model = transformers.BertModel(config)
+    tokenizer.model_max_length = 256
+    _save(folder, model, tokenizer, {})
 
 
 def _train(
