@@ -162,7 +162,8 @@ def run(
         learning_rate: of AdamW.
         batch_size: questions of a step.
         max_length: tokens after which a question is cut; at most the encoder's context.
-        patience: epochs without a better macro F1 on the validation split after which training stops.
+        patience: epochs without a better (calibrated) ranked probability score on the validation split after which
+            training stops.
         weights: class weights, see ``diq.ordinal.class_weights``.
         ordinal_weight: factor of the ranked probability score in the loss; 0 is plain cross-entropy.
         shares: of train, validation and test.
@@ -482,16 +483,22 @@ def _fit(
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return ordinal.ordinal_loss(logits, targets, on_device, ordinal_weight=job.settings["ordinal_weight"])
 
-    def macro_f1(logits: Floats, targets: Floats) -> float:
-        heads = ordinal.probabilities(logits.reshape(len(logits), -1, LIKERT_LEVELS))
-        return float(np.mean([ordinal.measures(heads[:, d], targets[:, d])["macro_f1"] for d in range(len(columns))]))
+    def fitness(logits: Floats, targets: Floats) -> float:
+        # what the scores are for, and smoother than F1: a small split has few samples of a rare level
+        heads = logits.reshape(len(logits), -1, LIKERT_LEVELS)
+        scores = []
+        for d in range(len(columns)):
+            one = ordinal.calibrate(heads[:, d], targets[:, d], weights[d])
+            found = ordinal.measures(ordinal.probabilities(one.apply(heads[:, d])), targets[:, d])
+            scores.append(found["ranked_probability_score"])
+        return -float(np.mean(scores))
 
     def report(_what: str, done: int, total: int) -> None:
         if job.progress:
             job.progress(f"{source.name} {dimensions[0]}" if alone else source.name, done, total)
 
     result = fine_tuning.fit(
-        model, tokenizer, train, validation, loss=loss, measure=macro_f1, settings=job.fit, progress=report
+        model, tokenizer, train, validation, loss=loss, measure=fitness, settings=job.fit, progress=report
     )
     outputs = [
         encoders.predict(model, tokenizer, one.ids, device=job.fit.device).reshape(-1, len(columns), LIKERT_LEVELS)
