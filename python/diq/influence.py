@@ -73,7 +73,7 @@ def parse_weights(asked: Sequence[str], known: Sequence[str]) -> dict[str, float
         if not given or (name not in known and text in known):
             name, number = text, ""
         if name not in known:
-            raise UsageError(f"the influence run has no validation set named `{name}`", did_you_mean(name, known))
+            raise UsageError(f"the run has no validation set named `{name}`", did_you_mean(name, known))
         if name in weights:
             raise UsageError(f"the validation set `{name}` is given twice", "give each once, as NAME or NAME=WEIGHT")
         try:

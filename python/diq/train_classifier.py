@@ -26,7 +26,7 @@ from diq import encoders, fine_tuning, models, ordinal
 from diq.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
 from diq.encoders import RECORD, SPLITS
 from diq.errors import MissingScoresError, UsageError
-from diq.fine_tuning import Examples, FitSettings
+from diq.fine_tuning import Examples, FitSettings, check_shares
 from diq.models import ModelSource
 from diq.records import Progress, check_choice, prompt_text, run_fingerprint
 from diq.store import Store
@@ -181,20 +181,7 @@ def run(
         RunFailedError: a loss that is not a number, no memory, or a full disk.
     """
     check_choice("--class-weights", weights, WEIGHTS)
-    _check_settings(epochs, learning_rate, batch_size, max_length, patience, ordinal_weight, shares)
-    found, label_runs = _read_labels(store, datasets, difficulty_run)
-    split = encoders.split_of(found.texts, seed=seed, shares=shares)
-    counts = _count(found.levels, split)
-    dimensions = _check_labels(counts)
     place = models.pick_device(device)
-    settings = {
-        "labels": _digest(found),
-        "dimensions": dimensions,
-        "separate": separate,
-        "weights": weights,
-        "ordinal_weight": float(ordinal_weight),
-        "shares": [float(one) for one in shares],
-    }
     fit = FitSettings(
         epochs=float(epochs),
         learning_rate=float(learning_rate),
@@ -205,6 +192,21 @@ def run(
         dtype=models.pick_dtype(dtype, place),
         device=str(place),
     )
+    fit.check(
+        "diq difficulty train", {f"--ordinal-weight {ordinal_weight:g}": ordinal_weight >= 0, **check_shares(shares)}
+    )
+    found, label_runs = _read_labels(store, datasets, difficulty_run)
+    split = encoders.split_of(found.texts, seed=seed, shares=shares)
+    counts = _count(found.levels, split)
+    dimensions = _check_labels(counts)
+    settings = {
+        "labels": _digest(found),
+        "dimensions": dimensions,
+        "separate": separate,
+        "weights": weights,
+        "ordinal_weight": float(ordinal_weight),
+        "shares": [float(one) for one in shares],
+    }
     sources = [models.find_model(ENCODERS.get(one.lower(), one)) for one in dict.fromkeys(encoder)]
     places = [output] if len(sources) == 1 else [output / one.name.rpartition("/")[2] for one in sources]
     if len(set(places)) < len(places):
@@ -353,29 +355,6 @@ def _check_labels(counts: Mapping[str, Mapping[str, list[int]]]) -> list[str]:
 
 def _listed(levels: Sequence[int]) -> str:
     return " or ".join(map(str, levels))
-
-
-def _check_settings(
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    max_length: int,
-    patience: int,
-    ordinal_weight: float,
-    shares: Sequence[float],
-) -> None:
-    problems = {
-        f"--epochs {epochs}": epochs > 0,
-        f"--learning-rate {learning_rate}": learning_rate > 0,
-        f"--batch-size {batch_size}": batch_size >= 1,
-        f"--max-length {max_length}": max_length >= 8,
-        f"--patience {patience}": patience >= 1,
-        f"--ordinal-weight {ordinal_weight}": ordinal_weight >= 0,
-        f"--shares {' '.join(map(str, shares))}": len(shares) == 3 and min(shares) > 0,
-    }
-    for text, fits in problems.items():
-        if not fits:
-            raise UsageError(f"{text} is out of range", "see `diq difficulty train --help`")
 
 
 # training ---------------------------------------------------------------------------------------------------------

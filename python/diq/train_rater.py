@@ -26,7 +26,7 @@ from diq.config import WAIT_S
 from diq.embeddings import text_of
 from diq.encoders import RECORD, SPLITS
 from diq.errors import MissingScoresError, UsageError
-from diq.fine_tuning import Examples, FitSettings
+from diq.fine_tuning import Examples, FitSettings, check_shares
 from diq.influence import ONLY_WHEN_MEANT, RATER, settle_weights
 from diq.meters import pearson, spearman
 from diq.models import ModelSource
@@ -148,21 +148,7 @@ def run(
         RunFailedError: a loss that is not a number, no memory, or a full disk.
     """
     check_choice("--target", target, TARGETS)
-    _check_settings(coverage, epochs, learning_rate, batch_size, max_length, patience, shares)
-    found = _read(store, list(dict.fromkeys(datasets)), model, influence_run)
-    split = encoders.split_of(found.questions, seed=seed, shares=shares)
-    scales = _check_dots(found, split, target, coverage)  # type: ignore[arg-type]
-    source = models.find_model(encoder)
     place = models.pick_device(device)
-    settings = {
-        "dots": found.digest(),
-        "trained_on": found.run["fingerprint"],
-        "encoder": source.model_id,
-        "text": "full",
-        "target": target,
-        "coverage": float(coverage),
-        "shares": list(map(float, shares)),
-    }
     fit = FitSettings(
         # 5 and 5.0 are the same training
         epochs=float(epochs),
@@ -174,6 +160,20 @@ def run(
         dtype=models.pick_dtype(dtype, place),
         device=str(place),
     )
+    fit.check("diq rater train", {f"--coverage {coverage:g}": 0 < coverage < 1, **check_shares(shares)})
+    found = _read(store, list(dict.fromkeys(datasets)), model, influence_run)
+    split = encoders.split_of(found.questions, seed=seed, shares=shares)
+    scales = _check_dots(found, split, target, coverage)  # type: ignore[arg-type]
+    source = models.find_model(encoder)
+    settings = {
+        "dots": found.digest(),
+        "trained_on": found.run["fingerprint"],
+        "encoder": source.model_id,
+        "text": "full",
+        "target": target,
+        "coverage": float(coverage),
+        "shares": list(map(float, shares)),
+    }
     job = _Job(found, split, scales, source, settings, fit, store, progress)
     record = encoders.find_trained(
         output, kind=RATER, fingerprint=job.fingerprint, overwrite=overwrite, command="diq rater train"
@@ -356,29 +356,6 @@ def _check_dots(found: _Dots, split: npt.NDArray[np.int8], target: Target, cover
                 "there is nothing to learn: score with another validation set or model",
             )
     return [Scale.fit(column, target) for column in train.T]
-
-
-def _check_settings(
-    coverage: float,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    max_length: int,
-    patience: int,
-    shares: Sequence[float],
-) -> None:
-    problems = {
-        f"--coverage {coverage:g}": 0 < coverage < 1,
-        f"--epochs {epochs:g}": epochs > 0,
-        f"--learning-rate {learning_rate:g}": learning_rate > 0,
-        f"--batch-size {batch_size}": batch_size >= 1,
-        f"--max-length {max_length}": max_length >= 8,
-        f"--patience {patience}": patience >= 1,
-        f"--shares {' '.join(map(str, shares))}": len(shares) == 3 and min(shares) > 0,
-    }
-    for text, fits in problems.items():
-        if not fits:
-            raise UsageError(f"{text} is out of range", "see `diq rater train --help`")
 
 
 # training ---------------------------------------------------------------------------------------------------------
