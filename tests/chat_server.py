@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -300,3 +301,8 @@ def transformers_server(model: Path) -> Iterator[str]:
         process.wait()
         reader.join()
         process.stderr.close()
+
+
+def hear_interrupts() -> None:
+    """For ``preexec_fn``: a process that a shell put into the background ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -18,7 +18,15 @@ import pytest
 from click.testing import CliRunner
 
 import diq
-from chat_server import ScriptedServer, Step, asked_question, difficulty_reply, teach, transformers_server
+from chat_server import (
+    ScriptedServer,
+    Step,
+    asked_question,
+    difficulty_reply,
+    hear_interrupts,
+    teach,
+    transformers_server,
+)
 from conftest import write_jsonl
 from diq import asking, chat
 from diq.annotate import NO_QUESTION, AnnotateSummary, read_questions, run
@@ -408,7 +416,9 @@ def test_a_stopped_or_killed_annotation_goes_on_and_asks_for_nothing_twice(tmp_p
         command += ["--model", "m", "--base-url", server.url, "--concurrency", "4", "--json"]
         counts: dict[str, int] = {}
         for end in (signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+            )
             enough = server.n_requests + 30
             wait_until(lambda enough=enough: server.n_requests >= enough)
             # no matter in which moment: between two requests, or within a commit

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from chat_server import ScriptedServer, Step, asked_question, completion, difficulty_reply
+from chat_server import ScriptedServer, Step, asked_question, completion, difficulty_reply, hear_interrupts
 from diq import asking, chat
 from diq.asking import Answered, AskSummary, Item, Server, ask_missing, find_run, make_items, missing_places, open_run
 from diq.errors import RunFailedError, StoreError, UsageError
@@ -529,6 +529,7 @@ def test_a_ctrl_c_keeps_what_arrived(store: Path, place: str) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=hear_interrupts,
         )
         wait_until(lambda: server.n_requests >= 40)
         process.send_signal(signal.SIGINT)
