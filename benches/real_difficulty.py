@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--encoder", action="append", help="folder or hub id; repeat")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--patience", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="a small encoder needs more than a base one")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--dtype", default="float32")
@@ -105,6 +106,7 @@ def main() -> None:
                     encoder=encoders,
                     seed=seed,
                     epochs=options.epochs,
+                    patience=options.patience,
                     learning_rate=options.learning_rate,
                     max_length=options.max_length,
                     weights=options.weights,
