@@ -202,14 +202,15 @@ def test_no_question_is_on_two_sides_and_conflicts_are_kept(
     assert "1 questions bear differing labels" in caplog.text
 
 
+@pytest.mark.parametrize("separate", [False, True])
 def test_one_dimension_alone_is_rated_alone(
-    tmp_path: Path, tiny_encoder_folder: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, tiny_encoder_folder: Path, caplog: pytest.LogCaptureFixture, separate: bool
 ) -> None:
     texts = questions(120)
     store = tmp_path / "s.duckdb"
     fill(store, tmp_path, [{"reasoning": 2 if level_of(text) < 3 else 4} for text in texts], texts)
     summary = diq.train_difficulty(
-        ["pool"], output=tmp_path / "o", store=store, encoder=[str(tiny_encoder_folder)], **FAST
+        ["pool"], output=tmp_path / "o", store=store, encoder=[str(tiny_encoder_folder)], separate=separate, **FAST
     )
     assert list(summary.classifiers[0].metrics) == ["reasoning"]
     assert "there is no label of knowledge" in caplog.text

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ SPLITS = ("train", "validation", "test")
 TokenIds = Sequence[Any]
 """Token ids of some texts, each a list or an int32 array."""
 
-# padded tokens a batch when predicting
+# padded tokens a batch when predicting; on a CPU more of them leave its caches
 _CPU_TOKEN_BUDGET = 1024
 _GPU_TOKEN_BUDGET = 65536
 # one of them is in every folder with a tokenizer; without any, transformers makes up an empty one
@@ -176,6 +176,11 @@ def collate(ids: TokenIds, *, pad: int) -> dict[str, Tensor]:
     return {"input_ids": torch.from_numpy(rows), "attention_mask": torch.from_numpy(mask)}
 
 
+def default_budget(device: torch.device) -> int:
+    """Padded tokens a batch when nothing else is asked for."""
+    return _GPU_TOKEN_BUDGET if device.type == "cuda" else _CPU_TOKEN_BUDGET
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module,
@@ -184,7 +189,6 @@ def predict(
     *,
     device: torch.device | str = "cpu",
     token_budget: int | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Outputs of the model for each text, ``[n, k]``; batches hold texts of one length, or nearly so.
 
@@ -193,24 +197,18 @@ def predict(
         tokenizer: its tokenizer, for the padding.
         ids: token ids of each text.
         device: where the model is.
-        token_budget: padded tokens a batch; None takes a default.
-        progress: called with the texts done after every batch.
+        token_budget: padded tokens a batch; None takes the default.
     """
     place = torch.device(device)
     lengths = np.asarray([len(one) for one in ids], np.int64)
-    budget = token_budget or (_GPU_TOKEN_BUDGET if place.type == "cuda" else _CPU_TOKEN_BUDGET)
     network: Any = model
     found = np.zeros((len(ids), network.config.num_labels))
     was_training = model.training
     model.eval()
-    done = 0
-    for batch in plan_batches(lengths, token_budget=budget):
+    for batch in plan_batches(lengths, token_budget=token_budget or default_budget(place)):
         inputs = collate([ids[i] for i in batch], pad=padding_id(model, tokenizer))
         logits = model(**{name: one.to(place) for name, one in inputs.items()}).logits
         found[batch] = logits.double().cpu().numpy()
-        done += len(batch)
-        if progress:
-            progress(done)
     model.train(was_training)
     return found
 

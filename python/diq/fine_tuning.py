@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,12 @@ class FitSettings:
     max_length: int = 512
     dtype: str = "float32"
     device: str = "cpu"
+
+    def identity(self) -> dict[str, Any]:
+        """What changes the weights; where it runs does not count."""
+        found = asdict(self)
+        del found["device"]
+        return found
 
     def check(self, command: str, further: Mapping[str, bool]) -> None:
         """Refuse settings out of range, these and the caller's own.

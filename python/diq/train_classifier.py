@@ -61,13 +61,11 @@ class Labels:
     Attributes:
         texts: ``n`` questions.
         levels: ``[n, 3]`` knowledge, reasoning and overall, 1 to 5, NaN where there is none.
-        n_read: rows that were read; rows that repeat a question with the same labels are one.
         n_conflicts: questions with differing labels; all of them are kept.
     """
 
     texts: list[str]
     levels: Floats
-    n_read: int
     n_conflicts: int
 
 
@@ -262,7 +260,7 @@ def _read_labels(store: Path, datasets: Sequence[str], asked: int | None) -> tup
     if n_conflicts:
         log.warning("%d questions bear differing labels; all of them are kept", n_conflicts)
     table = np.asarray([[np.nan if one is None else one for one in found] for _, found in rows], np.float64)
-    return Labels([text for text, _ in rows], table.reshape(-1, len(DIFFICULTY_DIMENSIONS)), n_read, n_conflicts), runs
+    return Labels([text for text, _ in rows], table.reshape(-1, len(DIFFICULTY_DIMENSIONS)), n_conflicts), runs
 
 
 def _label_run(opened: Store, data: Mapping[str, Any], asked: int | None) -> int:
@@ -385,10 +383,8 @@ class _Job:
         return np.flatnonzero(self.split == split)
 
     def all_settings(self) -> dict[str, Any]:
-        """Everything that changes the weights; where it ran does not count."""
-        fit = asdict(self.fit)
-        del fit["device"]
-        return {**self.settings, **fit}
+        """Everything that changes the weights."""
+        return {**self.settings, **self.fit.identity()}
 
     def fingerprint(self, source: ModelSource) -> str:
         """Identity of the training of an encoder."""
@@ -408,8 +404,6 @@ def _train(job: _Job, source: ModelSource, folder: Path, fingerprint: str) -> Tr
     environment = models.environment(job.fit.device)
     trained = TrainedClassifier(source.name, str(folder), None, {})
     parts = [_fit(job, source, dimensions, trained) for dimensions in groups]
-    run_id = _record_run(job, source, environment, asdict(trained))
-    trained.run_id = run_id
     record = {
         "kind": KIND,
         "fingerprint": fingerprint,
@@ -422,10 +416,11 @@ def _train(job: _Job, source: ModelSource, folder: Path, fingerprint: str) -> Tr
         "result": asdict(trained),
     }
     card = _card(job, source, trained)
-    if len(parts) == 1:
-        encoders.save(*parts[0], folder, card=card, record=record)
-    else:
+    if job.settings["separate"]:
         encoders.save_together(dict(zip(job.dimensions, parts, strict=True)), folder, card=card, record=record)
+    else:
+        encoders.save(*parts[0], folder, card=card, record=record)
+    trained.run_id = _record_run(job, source, environment, asdict(trained))
     return trained
 
 

@@ -385,10 +385,8 @@ class _Job:
         return np.stack(columns, axis=1)
 
     def all_settings(self) -> dict[str, Any]:
-        """Everything that changes the weights; where it ran does not count."""
-        fit = asdict(self.fit)
-        del fit["device"]
-        return {**self.settings, **fit}
+        """Everything that changes the weights."""
+        return {**self.settings, **self.fit.identity()}
 
     @property
     def fingerprint(self) -> str:

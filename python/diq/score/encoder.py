@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from diq.config import WAIT_S
-from diq.encoders import Encoded
+from diq.encoders import Encoded, default_budget
 from diq.engine import is_out_of_memory
 from diq.errors import RunFailedError
 from diq.records import Message, Progress
@@ -37,9 +37,6 @@ NOT_FINITE = "the output of the encoder is not finite"
 
 # a window is so many reads: the more texts, the more of nearly one length in it
 _WINDOW_READS = 8
-# padded tokens a batch; on a CPU more of them leave its caches
-_CPU_TOKEN_BUDGET = 1024
-_GPU_TOKEN_BUDGET = 65536
 
 
 class Network(Protocol):
@@ -135,7 +132,7 @@ def _outputs(
     job: EncoderJob, states: pa.Table, network: Network, device: torch.device
 ) -> Iterator[tuple[Outputs, int, int]]:
     """Outputs of the missing samples batch by batch, how many of their texts were cut, and their tokens."""
-    budget = job.token_budget or (_GPU_TOKEN_BUDGET if device.type == "cuda" else _CPU_TOKEN_BUDGET)
+    budget = job.token_budget or default_budget(device)
     for ids, missing, texts in _windows(job, states):
         filled = np.asarray([bool(text.strip()) for text in texts], np.bool_)
         empty = [ids[i] for i in np.flatnonzero(missing & ~filled)]
