@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import importlib.util
 import json
 import os
@@ -30,12 +31,13 @@ from torch.nn.functional import cross_entropy
 from conftest import build_tokenizer, save_model, sentence, write_jsonl
 from diq.errors import DiqError, InputError, ModelError, RunFailedError, UsageError
 from diq.gradients import token_losses
-from diq.models import ModelSource, find_model, load_causal_lm, load_tokenizer
+from diq.models import ModelSource, find_adapter, find_model, load_causal_lm, load_tokenizer
 from diq.output_folder import OutputFolder
 from diq.records import canonical_json
 from diq.samples import Tokenization, collate
 from diq.store import Store
-from diq.train import _Trainer, run, validation_losses
+from diq.train import run, validation_losses
+from diq.train.trainer import SftTrainer
 
 Conversations = list[list[dict[str, str]]]
 
@@ -134,7 +136,7 @@ def fill(
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every micro-batch as the model gets it, with the loss that comes out and the loss by the book."""
     found: list[dict[str, Any]] = []
-    original = _Trainer.compute_loss
+    original = SftTrainer.compute_loss
 
     def compute_loss(self: Any, model: Any, inputs: dict[str, Any], **options: Any) -> Any:
         ids, labels, mask = (inputs[name].clone() for name in ("input_ids", "labels", "attention_mask"))
@@ -157,7 +159,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         )
         return loss
 
-    monkeypatch.setattr(_Trainer, "compute_loss", compute_loss)
+    monkeypatch.setattr(SftTrainer, "compute_loss", compute_loss)
     return found
 
 
@@ -415,7 +417,7 @@ def test_an_adapter_that_was_not_moved_yet_is_made_again(train: Any, tmp_path: P
 def test_what_was_asked_for_is_kept_and_the_rest_goes(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["diq.train"], "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(importlib.import_module("diq.train.trainer"), "SAVE_SECONDS", 0.0)
     train(save_steps=4)
     # every step was saved; the ends of both epochs and the fourth step were asked for
     assert sorted(path.name for path in (tmp_path / "adapter").glob("checkpoint-*")) == [
@@ -573,7 +575,10 @@ def test_file_selection_and_dataset_are_the_same_samples(
     assert (whole.n_samples, whole.selection) == (10, "dataset pool")
 
 
-def test_the_run_is_recorded(train: Any, tmp_path: Path, conversations: Conversations, make_samples: Any) -> None:
+def test_the_run_is_recorded(
+    train: Any, tmp_path: Path, conversations: Conversations, make_samples: Any, tiny_llama_folder: Path
+) -> None:
+    base = find_model(str(tiny_llama_folder))
     store = tmp_path / "s.duckdb"
     fill(store, conversations, validation={"task": make_samples(3, seed=5), "other": make_samples(2, seed=6)})
     summary = train("pool", store=store, validation_sets=["task"])
@@ -587,8 +592,12 @@ def test_the_run_is_recorded(train: Any, tmp_path: Path, conversations: Conversa
             "SELECT kind, method, model_id, config, environment, result FROM runs WHERE run_id = ?", [summary.run_id]
         ).fetchall()
         models = opened.rows("list_models")
+        trained = opened.connection.execute("SELECT model_id, run_id, base_model_id, dataset_id FROM trained_models")
+        assert trained.fetchall() == [
+            (find_adapter(str(tmp_path / "adapter"), base).model_id, summary.run_id, model_id, 1)
+        ]
     assert (kind, method) == ("train", "sft")
-    assert [one["model_id"] for one in models] == [model_id]
+    assert {one["name"] for one in models} == {base.name, f"{base.name}+adapter"}
     config, environment, result = json.loads(config), json.loads(environment), json.loads(result)
     expected = {"epochs": 2.0, "learning_rate": 0.01, "scheduler": "cosine", "lora_rank": 8, "seed": 0, "n_samples": 10}
     assert {name: config[name] for name in expected} == expected
@@ -665,7 +674,7 @@ def test_a_store_held_by_another_does_not_disturb_the_training(
         ({"scheduler": "cosin"}, "there is no scheduler `cosin`"),
         ({"seed": -1}, "--seed -1 is out of range"),
         ({"save_steps": 0}, "--save-steps 0 is out of range"),
-        ({"dtype": "float64"}, "cannot be trained in `float64`"),
+        ({"dtype": "float64"}, "nothing can be trained in `float64`"),
         ({"device": "cuda:3"}, "torch sees no GPU"),
         ({"model": "/nowhere"}, "there is no model folder `/nowhere`"),
         ({"chosen": "nowhere.jsonl"}, r"`nowhere\.jsonl` does not exist"),
@@ -702,16 +711,17 @@ GOOD = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "c
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no samples in file"),
-        (GOOD + "{", "line 2 of .* is not JSON"),
-        (GOOD + '{"text": "x"}', "line 2 of .* has no list of messages"),
-        ("[1]\n", "line 1 of .* has no list of messages"),
-        ('{"messages": []}', "line 1 of .* has no list of messages"),
-        ('{"messages": [{"role": "user", "content": "q"}]}', "the last message in line 1 of .* is not the assistant's"),
-        ('{"messages": [{"role": "user", "content": 3}]}', "line 1 of .* has a message without role and content"),
-        ('{"messages": ["a"]}', "line 1 of .* has a message without role and content"),
-        (GOOD.encode() + b'{"messages": "\xff"}', "line 2 of .* is not JSON"),
+        ("", "is empty"),
+        (GOOD + "{", "line 2 of .* is no sample: not JSON"),
+        (GOOD + '{"text": "x"}', "line 2 of .* is no sample: no column `messages`"),
+        ("[1]\n", "line 1: not an object but an array"),
+        ('{"messages": []}', "line 1 of .* is no sample: no messages"),
+        ('{"messages": [{"role": "user", "content": "q"}]}', "line 1 of .* is no sample: no assistant turn"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "line 1 of .*: the content of message 1 is no text"),
+        ('{"messages": ["a"]}', "line 1 of .*: message 1 is no object"),
+        (GOOD.encode() + b'{"messages": "\xff"}', "line 2 of .*: not UTF-8"),
     ],
+    ids=["empty", "cut", "other-column", "array", "no-messages", "no-answer", "number", "text", "bytes"],
 )
 def test_bad_files(train: Any, tmp_path: Path, content: str | bytes, message: str) -> None:
     path = tmp_path / "bad.jsonl"
@@ -725,15 +735,15 @@ def test_bad_files(train: Any, tmp_path: Path, content: str | bytes, message: st
 def test_broken_containers(train: Any, tmp_path: Path, conversations: Conversations) -> None:
     packed = tmp_path / "cut.jsonl.gz"
     packed.write_bytes(gzip.compress(GOOD.encode() * 999)[:-20])
-    with pytest.raises(InputError, match="cannot be read behind line"):
+    with pytest.raises(InputError, match="is cut off after"):
         train(packed)
     columns = tmp_path / "cut.parquet"
     pq.write_table(pa.table({"messages": conversations}), columns)
     os.truncate(columns, columns.stat().st_size // 2)
-    with pytest.raises(InputError, match="cannot be read as Parquet"):
+    with pytest.raises(InputError, match=r"cut\.parquet"):
         train(columns)
     pq.write_table(pa.table({"text": ["a"]}), columns)
-    with pytest.raises(InputError, match="no column `messages`, but text"):
+    with pytest.raises(InputError, match="has columns `text`: no known layout"):
         train(columns)
     other = tmp_path / "data.parquet"
     other.mkdir()
@@ -762,6 +772,9 @@ def test_answers_that_are_cut_off(train: Any, tmp_path: Path, caplog: Any) -> No
 
 def test_without_trl_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trl", None)
+    monkeypatch.delitem(sys.modules, "diq.train.job")
+    monkeypatch.delitem(sys.modules, "diq.train.worker")
+    monkeypatch.delitem(sys.modules, "diq.train.trainer")
     spec = importlib.util.find_spec("diq.train")
     assert spec is not None
     assert spec.loader is not None

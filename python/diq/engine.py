@@ -30,7 +30,7 @@ from diq.gradients import (
     checkpointed,
     mean_gradient,
     score_batch,
-    token_losses,
+    packing_problem,
 )
 from diq.less import Formula, unit_mean
 from diq.optimizer_state import AdamMoments, read_adam_moments
@@ -377,18 +377,9 @@ class Engine:
         Raises:
             ModelError: a sample's loss changes when another stands before it.
         """
-        if len(samples) < 2:
-            return
-        with torch.no_grad():
-            apart = token_losses(self.model, collate(samples[1:2]).to(self.device)).by_sample("mean")
-            together = token_losses(self.model, collate(samples[:2], packed=True).to(self.device)).by_sample("mean")
-        tolerance = 2e-2 if self.facts.dtype in ("bfloat16", "float16") else 1e-4
-        if not torch.isclose(apart[0], together[1], rtol=tolerance, atol=tolerance):
-            raise ModelError(
-                f"{self.facts.architecture} looks across the borders of packed samples: the loss of one changed from "
-                f"{float(apart[0]):.4f} to {float(together[1]):.4f}",
-                "leave out --packed, or try --attention flash_attention_2",
-            )
+        problem = packing_problem(self.model, samples, self.device)
+        if problem:
+            raise ModelError(problem, "leave out --packed, or try --attention flash_attention_2")
 
     def score(self, samples: Sequence[Tokens]) -> Result:
         """Score samples as one batch; what does not fit into memory is taken in halves.

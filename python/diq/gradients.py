@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from diq.errors import ModelError, RunFailedError
 from diq.kernels.dots import token_dots
 from diq.models import is_transposed
-from diq.samples import Batch
+from diq.samples import Batch, Tokens, collate
 
 Reduction = Literal["mean", "sum"]
 MatrixGradients = dict[str, Tensor]
@@ -149,6 +149,29 @@ def token_losses(model: nn.Module, batch: Batch) -> TokenLosses:
     with _head_on(model, rows, columns):
         logits = model(input_ids=batch.ids, **options).logits[0]
     return TokenLosses(F.cross_entropy(wide(logits), labels, reduction="none"), sample, counts)
+
+
+def packing_problem(model: nn.Module, samples: Sequence[Tokens], device: torch.device) -> str | None:
+    """Whether the attention looks across the borders of packed samples, in words; None where it does not.
+
+    Args:
+        model: a causal language model.
+        samples: the first two are tried; fewer cannot be packed.
+        device: of the model.
+    """
+    if len(samples) < 2:
+        return None
+    with torch.no_grad():
+        apart = token_losses(model, collate(samples[1:2]).to(device)).by_sample("mean")
+        together = token_losses(model, collate(samples[:2], packed=True).to(device)).by_sample("mean")
+    precise = next(model.parameters()).dtype in (torch.float32, torch.float64)
+    tolerance = 1e-4 if precise else 2e-2
+    if torch.isclose(apart[0], together[1], rtol=tolerance, atol=tolerance):
+        return None
+    return (
+        f"{type(model).__name__} looks across the borders of packed samples: the loss of one changed from "
+        f"{float(apart[0]):.4f} to {float(together[1]):.4f}"
+    )
 
 
 @contextlib.contextmanager

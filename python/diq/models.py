@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import platform
 import re
+import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -46,6 +48,8 @@ _QKV = frozenset(
         "v_lin",
     ]
 )
+# what `diq train` leaves in the folder of every training
+TRAINING_RECORD = "diq_run.json"
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _ADAPTER_PATTERNS = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -156,7 +160,7 @@ def find_adapter(source: str, base: ModelSource) -> ModelSource:
         The checkpoint; its name is ``BASE+FOLDER``, its fingerprint covers the base model of an adapter.
 
     Raises:
-        ModelError: the folder is neither.
+        ModelError: the folder is neither, or the record of `diq train` in it names another base model.
     """
     path = Path(source).expanduser()
     if (path / "config.json").is_file():
@@ -167,6 +171,7 @@ def find_adapter(source: str, base: ModelSource) -> ModelSource:
             f"`{source}` is not a checkpoint: it has neither adapter_config.json nor config.json",
             "give a folder that a trainer saved, such as OUT/checkpoint-100",
         )
+    _check_base(path, source, base)
     weights = next((one for pattern in _ADAPTER_PATTERNS if (one := path / pattern).is_file()), None)
     if weights is None:
         raise ModelError(f"the adapter `{source}` has no weights", "save it with save_pretrained")
@@ -177,6 +182,25 @@ def find_adapter(source: str, base: ModelSource) -> ModelSource:
     parts = [base.model_id, canonical_json(config), _core.file_hash(str(weights))]
     model_id = hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
     return ModelSource(source, path.resolve(), f"{base.name}+{path.resolve().name}", model_id)
+
+
+def _check_base(path: Path, source: str, base: ModelSource) -> None:
+    """Refuse an adapter that `diq train` made on another model; others are found out when they are loaded."""
+    record = path / TRAINING_RECORD
+    if not record.is_file():
+        # a checkpoint lies in the folder of its training
+        record = path.parent / TRAINING_RECORD
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+        trained_on, name = str(known["model_id"]), str(known["model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if trained_on != base.model_id:
+        raise ModelError(
+            f"the adapter `{source}` was trained on `{name}` ({trained_on[:12]}), not on `{base.source}` "
+            f"({base.model_id[:12]})",
+            "name the base model that it was trained on",
+        )
 
 
 def is_adapter(model: ModelSource) -> bool:
@@ -191,6 +215,7 @@ def load_causal_lm(
     device: str = "auto",
     attention: str | None = None,
     adapter: ModelSource | None = None,
+    quantization: str | None = None,
 ) -> nn.Module:
     """Load a causal language model for scoring: evaluation mode, no parameter trainable.
 
@@ -200,6 +225,7 @@ def load_causal_lm(
         device: ``cpu``, ``cuda``, ... or ``auto`` (a GPU if there is one).
         attention: attention implementation of transformers; None leaves the choice to it.
         adapter: a LoRA adapter; its layers are put into the model, unmerged.
+        quantization: ``nf4`` packs the weights into 4 bits while they load (bitsandbytes, twice quantised).
 
     Raises:
         ModelError: transformers cannot load the folder as a causal language model, or PEFT the adapter.
@@ -217,6 +243,11 @@ def load_causal_lm(
     quantised = (model.path / "config.json").is_file() and "quantization_config" in json.loads(
         (model.path / "config.json").read_text(encoding="utf-8")
     )
+    if quantization:
+        if quantised:
+            raise ModelError(f"`{model.source}` is quantised already", "leave out --quantization")
+        options["quantization_config"] = _packing(precision)
+        quantised = True
     if quantised:
         # packed weights are placed while they load; they cannot be moved or cast afterwards
         options["device_map"] = {"": place}
@@ -234,18 +265,63 @@ def load_causal_lm(
     return loaded if quantised else loaded.to(place)  # type: ignore[no-any-return]
 
 
-def _with_adapter(base: Any, adapter: ModelSource, dtype: torch.dtype) -> nn.Module:
-    # peft is only needed for adapters
-    from peft import PeftModel
+def _packing(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
 
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("--quantization nf4 needs the package `bitsandbytes`", "run `pip install bitsandbytes`")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) -> Any:
+    """Put an adapter on its base model.
+
+    Args:
+        base: the model that ``load_causal_lm`` gave.
+        adapter: what ``find_adapter`` gave.
+        trainable: whether it is trained on (then its weights are float32); else it has the dtype that it was saved in.
+
+    Returns:
+        PEFT's model around the base.
+
+    Raises:
+        ModelError: PEFT cannot load it, or it belongs to another base model.
+    """
+    # peft is only needed for adapters
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    hint = "check that it was trained on this base model"
     try:
-        # on the cpu first: the caller moves base and adapter together
-        wrapped: Any = PeftModel.from_pretrained(base, adapter.path, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            # what does not fit is an error below
+            warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
+            wrapped: Any = PeftModel.from_pretrained(
+                base, adapter.path, is_trainable=trainable, autocast_adapter_dtype=trainable
+            )
+        there = {name.rpartition(".weight")[0] for name in get_peft_model_state_dict(wrapped)}
+        kept = {name.rpartition(".weight")[0] for name in load_peft_weights(adapter.path)}
     except Exception as error:  # loaders raise whatever their back ends do
         raise ModelError(
-            f"the adapter `{adapter.source}` cannot be put on the base model: {first_line(error)}",
-            "check that it was trained on this base model",
+            f"the adapter `{adapter.source}` cannot be put on the base model: {first_line(error)}", hint
         ) from error
+    if there != kept:
+        raise ModelError(
+            f"the adapter `{adapter.source}` belongs to another base model: {len(kept - there)} of its {len(kept)} "
+            f"matrices have no place here, and {len(there - kept)} places stay empty",
+            hint,
+        )
+    return wrapped
+
+
+def _with_adapter(base: Any, adapter: ModelSource, dtype: torch.dtype) -> nn.Module:
+    # on the cpu first: the caller moves base and adapter together
+    wrapped = wrap_adapter(base, adapter)
     kind = wrapped.peft_config[wrapped.active_adapter].peft_type
     if str(getattr(kind, "value", kind)) != "LORA":
         raise ModelError(f"the adapter `{adapter.source}` is of type {kind}, not LoRA", "merge it and give the folder")
@@ -344,6 +420,19 @@ def linear_modules(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module
     Raises:
         ModelError: nothing matches (the message lists what there is), or a weight is quantised.
     """
+    found = _find_linear(model, params)
+    for name, module in found.items():
+        weight = module.weight
+        if not isinstance(weight, torch.Tensor) or weight.dtype not in _FLOATS:
+            raise ModelError(
+                f"the weight of `{name}` is quantised ({type(module).__name__}, {getattr(weight, 'dtype', '?')}): "
+                "packed integers have no gradient",
+                "use --params lora with an adapter (--checkpoint), or load the model unquantised",
+            )
+    return found
+
+
+def _find_linear(model: nn.Module, params: str) -> dict[str, nn.Module]:
     # typed as Any: transformers' models have methods that nn.Module does not know
     network: Any = model
     head = network.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -370,14 +459,6 @@ def linear_modules(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module
             f"no linear module of {type(model).__name__} matches --params `{params}`",
             f"its linear modules end in: {', '.join(endings) or 'none'}; give a regular expression over module names",
         )
-    for name, module in found.items():
-        weight = module.weight
-        if not isinstance(weight, torch.Tensor) or weight.dtype not in _FLOATS:
-            raise ModelError(
-                f"the weight of `{name}` is quantised ({type(module).__name__}, {getattr(weight, 'dtype', '?')}): "
-                "packed integers have no gradient",
-                "use --params lora with an adapter (--checkpoint), or load the model unquantised",
-            )
     return found
 
 
@@ -418,9 +499,23 @@ def is_transposed(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
-def lora_targets(model: nn.Module) -> list[str]:
-    """Names of the query, key and value modules, as PEFT's ``target_modules`` wants them: the last parts."""
-    return sorted({name.rsplit(".", 1)[-1] for name in linear_modules(model, "qkv")})
+def lora_targets(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module]:
+    """The modules that an adapter is put on, by the names that PEFT's ``target_modules`` takes.
+
+    Args:
+        model: a causal language model without an adapter; its weights may be packed.
+        params: as for :func:`linear_modules`, but for ``lora``.
+
+    Returns:
+        Last parts of names where these mean no other module; else whole names.
+
+    Raises:
+        ModelError: nothing matches.
+    """
+    found = _find_linear(model, params)
+    short = {name.rsplit(".", 1)[-1]: module for name, module in found.items()}
+    meant = sum(name.rsplit(".", 1)[-1] in short for name, _ in model.named_modules())
+    return short if meant == len(found) else found
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, str]:

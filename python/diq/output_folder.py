@@ -1,4 +1,4 @@
-"""The output folder of a training: its record, its checkpoints and its adapter, each there whole or not at all.
+"""The output folder of a training: its record, its checkpoints and its weights, each there whole or not at all.
 
 One process at a time holds the folder. What is written goes into a folder of unfinished things first and is moved to
 its place after fsync, so a kill leaves the last whole checkpoint.
@@ -22,33 +22,30 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from diq.errors import RunFailedError, UsageError
+from diq.models import TRAINING_RECORD
 from diq.records import short
 from diq.store import now
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = "adapter_model.safetensors"
+# curves of TensorBoard
+LOGS = "logs"
 
-_RECORD = "diq_run.json"
-# holds what is not finished: tokens, the checkpoint and the adapter while they are written
+_FULL_WEIGHTS, _FULL_INDEX = "model.safetensors", "model.safetensors.index.json"
+# holds what is not finished: tokens, the checkpoint and the weights while they are written
 _UNFINISHED = ".unfinished"
-_CHECKPOINT_FILES = (
-    "trainer_state.json",
-    "adapter_config.json",
-    WEIGHTS,
-    "optimizer.pt",
-    "scheduler.pt",
-    "rng_state.pth",
-)
-# what an adapter and the tokenizers of transformers are saved as
+_CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+# what models, adapters and the tokenizers of transformers are saved as
 _OWN_FILES = (
     "adapter_*", "tokenizer*", "chat_template*", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json",
-    "added_tokens.json",
+    "added_tokens.json", "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors",
+    "model.safetensors.index.json",
 )  # fmt: skip
 
 
 class OutputFolder:
-    """The folder of an adapter: held by one process, with a record of what it belongs to."""
+    """The folder of a trained model: held by one process, with a record of what it belongs to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,7 +84,7 @@ class OutputFolder:
         os.close(self._handle)
 
     def _read_record(self) -> dict[str, Any] | None:
-        path = self.path / _RECORD
+        path = self.path / TRAINING_RECORD
         if path.exists():
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
@@ -112,14 +109,14 @@ class OutputFolder:
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace the record in one step."""
         with disk_errors(self.path):
-            part = self.unfinished / _RECORD
+            part = self.unfinished / TRAINING_RECORD
             part.write_text(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-            self.publish(part, self.path / _RECORD)
+            self.publish(part, self.path / TRAINING_RECORD)
         self.record = record
 
     def is_finished(self) -> bool:
         assert self.record is not None
-        return bool(self.record["state"] == "finished" and (self.path / WEIGHTS).is_file())
+        return self.record["state"] == "finished" and weights_problem(self.path) is None
 
     def holds_work(self) -> bool:
         """Whether there is anything that a discarded folder would lose."""
@@ -142,13 +139,13 @@ class OutputFolder:
     def discard(self) -> None:
         """Delete what a training left here, its record last."""
         for one in self.path.iterdir():
-            if one.name in (_RECORD, _UNFINISHED):
+            if one.name in (TRAINING_RECORD, _UNFINISHED):
                 continue
-            if one.is_dir() and one.name.startswith("checkpoint-"):
+            if one.is_dir() and (one.name.startswith("checkpoint-") or one.name == LOGS):
                 shutil.rmtree(one)
             elif one.is_file() and any(one.match(pattern) for pattern in _OWN_FILES):
                 one.unlink()
-        (self.path / _RECORD).unlink(missing_ok=True)
+        (self.path / TRAINING_RECORD).unlink(missing_ok=True)
         self.record = None
 
     def checkpoints(self) -> list[Path]:
@@ -168,23 +165,43 @@ class OutputFolder:
 
 def _checkpoint_problem(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
-    for name in _CHECKPOINT_FILES:
+    # each process of a training keeps its own state of random numbers
+    states = sorted(one.name for one in folder.glob("rng_state*.pth")) or ["rng_state.pth"]
+    for name in (*_CHECKPOINT_FILES, *states):
         path = folder / name
         try:
             if path.suffix == ".json":
                 json.loads(path.read_text(encoding="utf-8"))
-            elif path.suffix == ".safetensors":
-                # opening compares the header with the size of the file
-                with safe_open(path, framework="pt"):
-                    pass
             else:
                 with zipfile.ZipFile(path) as archive:
                     if archive.testzip() is not None:
                         return f"{name} is damaged"
         except FileNotFoundError:
             return f"{name} is missing"
-        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
+        except (OSError, ValueError, zipfile.BadZipFile):
             return f"{name} is not complete"
+    return weights_problem(folder)
+
+
+def weights_problem(folder: Path) -> str | None:
+    """What is wrong with the weights of an adapter or a whole model in a folder, or None."""
+    names = [WEIGHTS]
+    name = "adapter_config.json"
+    try:
+        if not (folder / name).is_file() and (folder / "config.json").is_file():
+            name, names = "config.json", [_FULL_WEIGHTS]
+            if (folder / _FULL_INDEX).is_file():
+                name = _FULL_INDEX
+                names = sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in names:
+            # opening compares the header with the size of the file
+            with safe_open(folder / name, framework="pt"):
+                pass
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return f"{name} is not complete"
     return None
 
 

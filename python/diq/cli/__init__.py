@@ -22,7 +22,7 @@ COMMANDS = {
     "compare": "Show what selections share and how they differ.",
     "explain": "Show which answer tokens carry a sample's dot.",
     "sql": "Query the store.",
-    "train": "Fine-tune a LoRA adapter on a selection.",
+    "train": "Fine-tune a model on a selection, supervised or by preference.",
     "judge": "Have a language model judge the reasoning of two groups of texts.",
     "demo": "Run the whole pipeline offline, on data and a small model that it makes itself.",
 }

@@ -290,4 +290,5 @@ def _record(
     store.run("insert_selection", **key, n_target=n_target, first=first, n=n, output=text, created_at=now())
     made = store.row("get_selection", **key)
     assert made is not None
+    store.run("update_selection_digest", selection_id=made["selection_id"])
     return int(made["selection_id"])
