@@ -64,6 +64,7 @@ LAYERS: dict[str, float] = {
     "evaluate": 4,
     "results": 4,
     "probe": 4.2,
+    "warm_up": 4.2,
     "demo_data": 3.5,
     "demo": 4.5,
     "recipe": 4.6,

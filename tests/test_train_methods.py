@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import diq
 from conftest import build_tokenizer, save_model, sentence, write_jsonl
 from diq.errors import ModelError, UsageError
 from diq.models import find_adapter, find_model, load_causal_lm, load_tokenizer
-from diq.samples import Tokenization, collate
+from diq.samples import Tokenization
 from diq.store import Store
 from diq.train import run
 from diq.train.data import Texts, read_samples
@@ -123,10 +122,7 @@ def test_dpo_is_the_loss_of_the_paper_against_the_sft_adapter(
     rows = pairs(10)
     chosen, rejected = (
         tokenization.encode(
-            [
-                [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[name]}]
-                for row in rows
-            ]  # fmt: skip
+            [[{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[name]}] for row in rows]
         )
         for name in ("chosen", "rejected")
     )
@@ -169,7 +165,7 @@ def test_the_dpo_step_is_autograds(train: Any, preferences: Path, tmp_path: Path
             book = -F.logsigmoid(0.1 * (gain[:half] - gain[half:])).mean()
         for name, one in model.named_parameters():
             one.requires_grad_(".default." in name)
-        seen.append(({name: value.shape for name, value in kept.items()}, float(loss) - float(book)))
+        seen.append(({name: value.shape for name, value in kept.items()}, float(loss.detach() - book)))
         return loss
 
     monkeypatch.setattr(DpoTrainer, "compute_loss", compute_loss)
@@ -214,18 +210,14 @@ def test_pairs_come_from_the_store_too_and_a_plain_dataset_is_refused(
     diq.ingest([str(preferences)], dataset="pairs", store=store)
     diq.ingest([str(selection)], dataset="plain", store=store)
     chosen = tmp_path / "half.jsonl"
-    diq.select("pairs", strategy="random", ratio="0.5", store=store, output=chosen)
+    diq.select("pairs", strategy="random", ratio="0.5", store=store, output=chosen, name="half")
     fingerprints = []
-    for source in (str(chosen), "pairs-random-0.5"):
+    for source in (str(chosen), "half"):
         with Texts(pairs=True) as texts:
-            try:
-                origin = read_samples(source, store, texts)
-            except UsageError:
-                continue
+            origin = read_samples(source, store, texts)
             assert (origin.dataset, origin.strategy, origin.ratio) == ("pairs", "random", "0.5")
             assert texts.n == 5
             fingerprints.append(texts.fingerprint())
-    assert fingerprints
     assert len(set(fingerprints)) == 1
     from_dataset = train("pairs", method="dpo", store=store, output=tmp_path / "a")
     from_file = train(preferences, method="dpo", store=store, output=tmp_path / "b")
@@ -308,12 +300,12 @@ def test_an_adapter_of_another_base_model_is_refused(
     )  # fmt: skip
     other = save_model(tmp_path / "other", LlamaForCausalLM(config), build_tokenizer())
     options = {"model": str(other), "method": "dpo", "adapter": str(tmp_path / "sft"), "output": tmp_path / "dpo"}
-    with pytest.raises(ModelError, match="was trained on .*, not on") as caught:
+    with pytest.raises(ModelError, match=r"was trained on .*, not on") as caught:
         train(preferences, **options)
     assert caught.value.hint
     # without the record of `diq train` the matrices themselves tell
     (tmp_path / "sft" / "diq_run.json").unlink()
-    with pytest.raises(ModelError, match="belongs to another base model: 0 of its .* and 6 places stay empty"):
+    with pytest.raises(ModelError, match=r"belongs to another base model: 0 of its .* and 6 places stay empty"):
         train(preferences, **options)
     with pytest.raises(ModelError, match="is a whole model, not an adapter"):
         train(preferences, **{**options, "adapter": str(other)})
@@ -412,20 +404,12 @@ def test_packed_is_padded_up_to_rounding(
 # memory ------------------------------------------------------------------------------------------------------------
 
 
-def _limited(megabytes: int) -> Callable[[], None]:
-    def limit() -> None:
-        size = megabytes * 2**20
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-
-    return limit
-
-
 def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(
     tmp_path: Path, selection: Path, tiny_llama_folder: Path
 ) -> None:
     rng = random.Random(0)
     rows = [
-        [{"role": "user", "content": sentence(rng, 300)}, {"role": "assistant", "content": sentence(rng, 100)}]
+        [{"role": "user", "content": sentence(rng, 150)}, {"role": "assistant", "content": sentence(rng, 50)}]
         for _ in range(16)
     ]
     path = write_jsonl(tmp_path / "long.jsonl", [{"messages": one} for one in rows])
@@ -487,8 +471,8 @@ def test_two_processes_train_what_one_does(train: Any, selection: Path, tmp_path
 def test_torchrun_starts_the_processes(train: Any, selection: Path, tmp_path: Path, tiny_llama_folder: Path) -> None:
     train(selection, output=tmp_path / "alone")
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "diq",
-        "train", str(selection), "--model", str(tiny_llama_folder), "--output", str(tmp_path / "both"),
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diq", "train",
+        str(selection), "--model", str(tiny_llama_folder), "--output", str(tmp_path / "both"),
         "--store", str(tmp_path / "none.duckdb"), "--epochs", "2", "--batch-size", "4", "--micro-batch-size", "1",
         "--learning-rate", "1e-2", "--device", "cpu", "--quiet", "--json",
     ]  # fmt: skip
@@ -498,7 +482,8 @@ def test_torchrun_starts_the_processes(train: Any, selection: Path, tmp_path: Pa
     assert distance(tmp_path / "alone", tmp_path / "both") < 1e-2
     again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert '"already_trained":true' in again.stdout.replace(" ", "")
+    # the first process alone speaks
+    assert json.loads(again.stdout)["already_trained"]
 
 
 def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
@@ -508,7 +493,7 @@ def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
         "import pathlib, sys, torch; torch.set_num_threads(1)\n"
         "from diq.train import run\n"
         "run(sys.argv[1], model=sys.argv[2], output=pathlib.Path(sys.argv[3]), store=pathlib.Path('none.duckdb'),"
-        " epochs=40, batch_size=4, micro_batch_size=1, device='cpu', devices=2, learning_rate=1e-2, save_steps=1)\n"
+        " epochs=8, batch_size=4, micro_batch_size=1, device='cpu', devices=2, learning_rate=1e-2, save_steps=1)\n"
     )
     output = tmp_path / "cut"
     process = subprocess.Popen(
@@ -529,8 +514,8 @@ def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
     assert "killed by signal 9" in said or "training process" in said
     # nobody is left behind
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-    summary = train(selection, output=output, epochs=40, micro_batch_size=1, devices=2, save_steps=1)
-    assert summary.steps == 120
+    summary = train(selection, output=output, epochs=8, micro_batch_size=1, devices=2, save_steps=1)
+    assert summary.steps == 24
     assert summary.resumed_from is not None
     assert summary.resumed_from >= 2
 
@@ -559,7 +544,7 @@ def test_losses_on_the_way_are_kept_and_reported(
     assert [one.step for one in events.Scalars("eval/task_loss")] == [3, 6]
     assert [one.value for one in events.Scalars("eval/task_loss")] == pytest.approx([one["task"] for one in curve])
     assert len(events.Scalars("train/loss")) == 9
-    with pytest.raises(UsageError, match="there is no reporter `tensorbord`; did you mean `tensorboard`|no reporter"):
+    with pytest.raises(UsageError, match="there is no reporter `tensorbord`"):
         train("plain", store=store, output=tmp_path / "x", report_to=["tensorbord"])
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diq.train import run as train
     from diq.train_classifier import run as train_difficulty
     from diq.train_rater import run as train_rater
+    from diq.warm_up import run as warm_up
 
 __all__ = [
     "DiqError",
@@ -50,6 +51,7 @@ __all__ = [
     "train",
     "train_difficulty",
     "train_rater",
+    "warm_up",
 ]
 
 _WHERE = {
@@ -71,6 +73,7 @@ _WHERE = {
     "train": ("diq.train", "run"),
     "train_difficulty": ("diq.train_classifier", "run"),
     "train_rater": ("diq.train_rater", "run"),
+    "warm_up": ("diq.warm_up", "run"),
 }
 
 

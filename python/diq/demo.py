@@ -22,7 +22,6 @@ from diq.errors import UsageError
 
 try:
     import torch
-    from transformers.utils import logging as transformers_logging
 except ModuleNotFoundError as error:
     raise UsageError(f"the demo needs the package `{error.name}`", "run `pip install 'diq[train]'`") from error
 
@@ -30,6 +29,7 @@ from diq import demo_data
 from diq.config import DIFFICULTY_DIMENSIONS
 from diq.demo_data import NOTICE, TASKS, Sizes
 from diq.ingest import run as ingest
+from diq.models import quiet_libraries
 from diq.records import Progress, short
 from diq.score import score_difficulty, score_influence
 from diq.select import run as select
@@ -192,7 +192,7 @@ def run(
     if not 0 <= seed < 2**31:
         raise UsageError(f"the seed {seed} is out of range", "give 0 to 2147483647")
     chosen = sizes or Sizes()
-    with _folder(keep, seed, chosen) as (folder, continued), _quiet_libraries(), _one_thread():
+    with _folder(keep, seed, chosen) as (folder, continued), quiet_libraries(), _one_thread():
         summary = DemoSummary(str(folder) if keep else None, seed, asdict(chosen), continued)
         if started is not None:
             summary.seconds["loading libraries"] = began - started
@@ -557,18 +557,6 @@ def _check_marker(keep: Path, marker: Path, wanted: dict[str, Any]) -> None:
             f"`{keep}` holds a demo of seed {seed}, not {wanted['seed']}", f"give --seed {seed}, or another folder"
         )
     raise UsageError(f"`{keep}` holds a demo of another kind (see `{marker.name}`)", "name a new or empty folder")
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """No progress bars of transformers beside our own."""
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if had_bars:
-            transformers_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -19,10 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from diq.errors import ModelError, RunFailedError, UsageError
-from diq.models import ModelSource
+from diq.models import ModelSource, quiet_libraries
 from diq.records import first_line
 from diq.samples import plan_batches
 
@@ -77,7 +76,7 @@ def load_encoder(
     _check_tokenizer(source.path)
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
-    with quiet_libraries():
+    with quiet_libraries(warn=False):
         try:
             model = AutoModelForSequenceClassification.from_pretrained(
                 source.path,
@@ -114,7 +113,7 @@ def load_classifier(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
     _check_tokenizer(folder)
     try:
-        with quiet_libraries():
+        with quiet_libraries(warn=False):
             model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
             return model, AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # loaders raise whatever their back ends do
@@ -250,7 +249,7 @@ def save_together(
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        with quiet_libraries():
+        with quiet_libraries(warn=False):
             for name, (model, tokenizer) in parts.items():
                 network: Any = model
                 network.save_pretrained(unfinished / name)
@@ -308,19 +307,3 @@ def find_trained(folder: Path, *, kind: str, fingerprint: str, overwrite: bool, 
             "name a new folder, or replace it with --overwrite",
         )
     return record
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """No progress bars and no advice of the libraries: the caller has its own, and a fresh head is meant."""
-    had_bars, before = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
-            yield
-    finally:
-        transformers_logging.set_verbosity(before)
-        if had_bars:
-            transformers_logging.enable_progress_bar()

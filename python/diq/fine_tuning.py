@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from diq.encoders import TokenIds, collate, predict, quiet_libraries
+from diq.encoders import TokenIds, collate, predict
 from diq.errors import RunFailedError, UsageError
+from diq.models import quiet_libraries
 from diq.records import Progress
 
 # padded tokens that go through the model at once in training; a step of more texts adds up the gradients of parts
@@ -231,7 +232,7 @@ def fit(
 
     epochs = _Epochs(measured, settings.patience, progress)
     started = time.monotonic()
-    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="diq-fit-") as folder:
+    with quiet_libraries(warn=False), tempfile.TemporaryDirectory(prefix="diq-fit-") as folder:
         arguments = TrainingArguments(
             output_dir=folder,
             num_train_epochs=settings.epochs,

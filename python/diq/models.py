@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import logging
 import platform
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -516,6 +518,29 @@ def lora_targets(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module]:
     short = {name.rsplit(".", 1)[-1]: module for name, module in found.items()}
     meant = sum(name.rsplit(".", 1)[-1] in short for name, _ in model.named_modules())
     return short if meant == len(found) else found
+
+
+@contextlib.contextmanager
+def quiet_libraries(*, warn: bool = True) -> Iterator[None]:
+    """No progress bars of transformers beside our own, and no advice on how its other users should call it.
+
+    Args:
+        warn: whether its warnings are shown.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    had_bars, before = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    if not warn:
+        transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+            yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, str]:

@@ -104,6 +104,18 @@ def difficulty(
     help="Score at a trained checkpoint of --model, an adapter or a full model; repeat, and the dots add up, each "
     "times its weight (default: the learning rate at the checkpoint).",
 )
+@click.option(
+    "--warmup",
+    metavar="SHARE",
+    help="First train an adapter on this random share of DATASET, such as 0.05, and score at its checkpoints.",
+)
+@click.option("--warmup-epochs", default=4, show_default=True, help="Passes of the warm-up; each leaves a checkpoint.")
+@click.option(
+    "--warmup-output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the warm-up adapter; default beside the store.",
+)
 @click.option("--folds", type=int, help="Parts of each validation set, for standard errors; default 2 (forward: 1).")
 @click.option(
     "--rank",
@@ -169,6 +181,9 @@ def influence(
     batch_tokens: int | None,
     device: str,
     dtype: str,
+    warmup: str | None,
+    warmup_epochs: int,
+    warmup_output: Path | None,
     **options: Any,
 ) -> None:
     """Dot of every sample's gradient with the mean gradient of each validation set.
@@ -177,7 +192,7 @@ def influence(
     the dots from the texts; predictions are never mixed with dots.
     """
     if rater is not None:
-        _only_with_gradients(ctx, options)
+        _only_with_gradients(ctx, {**options, "warmup": warmup})
     elif model is None:
         raise UsageError("neither a model nor a rater was named", "give --model FOLDER, or --rater DIR")
     from diq.score import score_influence, score_rater
@@ -188,8 +203,26 @@ def influence(
             summary = score_rater(dataset, rater=rater, model=model, progress=report, **where)
         else:
             assert model is not None
+            if warmup is not None:
+                options["checkpoints"] = _warm_up(
+                    dataset, model, warmup, warmup_epochs, warmup_output, {**options, **where, "progress": report}
+                )
             summary = score_influence(dataset, model=model, progress=report, **where, **options)
     _show("influence", summary.to_dict(), as_json)
+
+
+def _warm_up(
+    dataset: str, model: str, share: str, epochs: int, output: Path | None, options: dict[str, Any]
+) -> list[str]:
+    """The checkpoints of a warm-up, which is trained unless it is there."""
+    if options["checkpoints"] or options["from_index"]:
+        raise UsageError("--warmup makes its own checkpoints", "leave out --checkpoint and --from-index, or --warmup")
+    from diq.warm_up import run as warm_up
+
+    names = ("store", "max_length", "template", "dtype", "device", "devices", "attention", "model_name", "progress")
+    shared = {name: options[name] for name in names}
+    found = warm_up(dataset, model=model, share=share, epochs=epochs, output=output, **shared)
+    return [str(one) for one in found]
 
 
 def _only_with_gradients(ctx: click.Context, options: dict[str, Any]) -> None:

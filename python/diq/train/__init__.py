@@ -1,4 +1,4 @@
-"""Stage: fine-tune a model on a selection. ``job`` is the stage, ``worker`` its steps, the rest what they are made of."""
+"""Stage: fine-tune a model on a selection: ``job`` is the stage, ``worker`` its steps."""
 
 from diq.errors import UsageError
 

@@ -291,9 +291,8 @@ def tokenize(
     with disk_errors(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for block in texts.blocks():
             columns = list(zip(*encode(block, tokenization, rows), strict=True)) or [() for _ in names]
-            writer.write_batch(
-                pa.record_batch([pa.array(one, pa.list_(pa.int32())) for one in columns], schema)  # fmt: skip
-            )
+            arrays = [pa.array(one, pa.list_(pa.int32())) for one in columns]
+            writer.write_batch(pa.record_batch(arrays, schema))
             done += len(block)
             if progress:
                 progress("tokenizing", done, texts.n)
@@ -346,4 +345,3 @@ def _pairs(block: Sequence[Sample], tokenization: Tokenization, rows: Tokenized)
 
 def _cut(tokenization: Tokenization) -> str:
     return f"no answer token within {tokenization.max_length} tokens"
-

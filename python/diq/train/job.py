@@ -14,15 +14,13 @@ import contextlib
 import importlib.util
 import json
 import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers.utils import logging as transformers_logging
 
 from diq import models
 from diq.config import MAX_LENGTH, WAIT_S
@@ -246,7 +244,7 @@ def run(
             raise other_configuration(output, record, source.model_id, settings)
         if record and (record["fingerprint"] != identity or overwrite or not (resume or folder.is_finished())):
             folder.discard()
-        stack.enter_context(_quiet_libraries())
+        stack.enter_context(models.quiet_libraries())
         job = _Job(store, source, start, origin, method, settings, models.environment(place))
         if folder.record and folder.is_finished():
             record = _with_validation(folder.record, source, folder, tokenization, sets, device)
@@ -431,20 +429,6 @@ def _mean_loss(curve: Sequence[Mapping[str, float]]) -> float:
     steps = [0.0, *(one["step"] for one in curve)]
     total = sum(one["loss"] * (step - before) for one, before, step in zip(curve, steps, steps[1:], strict=False))
     return total / steps[-1]
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """No progress bars of the libraries (the caller has its own), and no advice on how TRL should call transformers."""
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
-            yield
-    finally:
-        if had_bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _with_validation(

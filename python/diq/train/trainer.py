@@ -94,6 +94,15 @@ class _Whole:
         logs["seconds"] = self.earlier_seconds + time.monotonic() - self.started
         super().log(logs, *rest, **more)  # type: ignore[misc]
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Write the names of the parameters beside them: moments are found by name, whatever the order."""
+        optimizer = super().create_optimizer(model)  # type: ignore[misc]
+        trained = self.model if model is None else model  # type: ignore[attr-defined]
+        names = {id(one): name for name, one in trained.named_parameters()}
+        for group in optimizer.param_groups:
+            group["param_names"] = [names[id(one)] for one in group["params"]]
+        return optimizer
+
     def curve(self) -> list[dict[str, float]]:
         """The logged training losses: step, mean loss since the last one, learning rate, seconds, measures of DPO."""
         names = ("step", "loss", "learning_rate", "seconds")
@@ -241,6 +250,7 @@ def make_trainer(
         "bf16": settings["dtype"] == "bfloat16",
         "use_cpu": not gpu,
         "ddp_timeout": PATIENCE_S,
+        "ddp_find_unused_parameters": False,
         "gradient_checkpointing": gradient_checkpointing,
         # what is handed over is what is trained on
         "max_length": None,

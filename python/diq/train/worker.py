@@ -10,10 +10,12 @@ import contextlib
 import gc
 import json
 import logging
+import math
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 # exit status of a process that ran out of memory, so that the others are started again with smaller micro-batches
 _OUT_OF_MEMORY = 77
 _POLL_S = 0.2
+# what the other processes get to say why they failed, after the first
+_LAST_WORDS_S = 3.0
 _PLAN, _OUTCOME = "plan.json", "outcome.json"
 
 
@@ -327,20 +331,29 @@ def _run_processes(plan: Plan, folder: Path, progress: Progress | None) -> int:
         # the processes share the machine's threads
         shared["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // plan.devices))
         shared["ACCELERATE_USE_CPU"] = "true"
-    command = [sys.executable, "-m", "diq.train.worker", str(folder / _PLAN)]
+    command = [sys.executable, "-c", "from diq.train import worker; worker.main()", str(folder / _PLAN)]
     processes: list[subprocess.Popen[str]] = []
+    relay: threading.Thread | None = None
     try:
         for rank in range(plan.devices):
             environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             pipe = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
             processes.append(subprocess.Popen(command, env=environment, stdout=pipe, text=True))
-        _relay(processes[0], progress)
-        return _wait(processes)
+        relay = threading.Thread(target=_relay, args=(processes[0], progress))
+        relay.start()
+        status = _wait(processes)
     finally:
         for one in processes:
             if one.poll() is None:
                 one.kill()
             one.wait()
+        if relay is not None:
+            # the pipe has ended with its process
+            relay.join()
+        for one in processes:
+            if one.stdout is not None:
+                one.stdout.close()
+    return status
 
 
 def _relay(process: subprocess.Popen[str], progress: Progress | None) -> None:
@@ -354,18 +367,21 @@ def _relay(process: subprocess.Popen[str], progress: Progress | None) -> None:
 
 
 def _wait(processes: list[subprocess.Popen[str]]) -> int:
-    while True:
-        states = [one.poll() for one in processes]
-        failed = [one for one in states if one]
-        if failed or all(one == 0 for one in states):
-            # a process that lost its partner fails, too: memory is the cause if it is among them
-            return _OUT_OF_MEMORY if _OUT_OF_MEMORY in failed else failed[0] if failed else 0
+    """Exit status that tells what happened: 0, or that of the process which failed first of itself."""
+    deadline = math.inf
+    while any(one.poll() is None for one in processes) and time.monotonic() < deadline:
+        if deadline == math.inf and any(one.poll() for one in processes):
+            # one that lost its partner fails, too, or waits for ever
+            deadline = time.monotonic() + _LAST_WORDS_S
         time.sleep(_POLL_S)
+    failed = [one.returncode for one in processes if one.returncode]
+    # memory or a kill is the cause where they are among them
+    return _OUT_OF_MEMORY if _OUT_OF_MEMORY in failed else min(failed, default=0)
 
 
 def _failure(folder: Path, status: int) -> DiqError:
     """The error that a process left behind."""
-    for path in sorted(folder.glob("error-*.json")):
+    for path in sorted(folder.glob("error-*.json")) if status > 0 else ():
         left = json.loads(path.read_text(encoding="utf-8"))
         return RunFailedError(left["message"], left["hint"])
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -391,8 +407,11 @@ def _errors_kept(folder: Path) -> Iterator[None]:
         raise
 
 
-def main(path: Path) -> None:
-    """One process of several: train with the plan; the first one writes what came out."""
+def main() -> None:
+    """One process of several: train with the plan that the first argument names; the first one writes the outcome."""
+    path = Path(sys.argv[1])
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("diq").setLevel(logging.INFO if os.environ["RANK"] == "0" else logging.ERROR)
     plan = Plan.from_json(path.read_text(encoding="utf-8"))
     folder = path.parent
     say: Callable[..., None] | None = None
@@ -404,14 +423,10 @@ def main(path: Path) -> None:
 
     # whatever the libraries print must not look like progress
     sys.stdout = sys.stderr
-    with _errors_kept(folder):
+    with _errors_kept(folder), models.quiet_libraries():
         assert plan.micro_batch_size is not None
         outcome = _train_once(plan, plan.micro_batch_size, {}, say)
     if outcome:
         part = folder / f"{_OUTCOME}.part"
         part.write_text(json.dumps(outcome), encoding="utf-8")
         part.replace(folder / _OUTCOME)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

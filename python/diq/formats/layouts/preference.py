@@ -63,6 +63,18 @@ def _preference(row: Values) -> tuple[list[Message], list[Message]]:
     return pair(with_system(row, prompt) if prompt else prompt, row["chosen"], row["rejected"])
 
 
+def _selected(row: Values) -> list[Message] | tuple[list[Message], list[Message]]:
+    """A row that `diq select` wrote: the chosen dialogue, and what the refused one has in place of its end."""
+    chosen = messages(row["messages"])
+    if row["rejected"] is None:
+        return chosen
+    refused = messages(row["rejected"])
+    if refused[-1]["role"] != "assistant":
+        raise ValueError("the refused dialogue does not end with the assistant")
+    return chosen, refused
+
+
 LAYOUTS = (
+    layout("selected_pairs", "messages rejected sample_id", _selected, text="messages rejected"),
     layout("preference", "chosen rejected", _preference, text=" ".join((*_PROMPT, "chosen", "rejected", "system"))),
 )
