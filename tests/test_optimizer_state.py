@@ -269,10 +269,15 @@ def test_our_own_training(
     from diq.models import find_model, load_causal_lm
 
     # diq.train as an attribute is the function
-    stage = importlib.import_module("diq.train")
+    stage, worker = importlib.import_module("diq.train"), importlib.import_module("diq.train.worker")
     kept: list[Any] = []
-    inner = stage._train
-    monkeypatch.setattr(stage, "_train", lambda trainer, *rest: (inner(trainer, *rest), kept.append(trainer)))
+    inner = worker.make_trainer
+
+    def make_trainer(*arguments: Any, **options: Any) -> Any:
+        kept.append(inner(*arguments, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(worker, "make_trainer", make_trainer)
     selection = write_jsonl(tmp_path / "s.jsonl", [{"messages": one} for one in make_samples(6, longest=8)])
     stage.run(
         str(selection), model=str(tiny_llama_folder), output=tmp_path / "adapter", store=tmp_path / "none.duckdb",

@@ -273,6 +273,12 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
         {"question": "Q?", "context": {"contexts": ["c1"]}, "long_answer": "R", "final_decision": "no"},
         [{"role": "user", "content": "c1\n\nQ?"}, thinking({"role": "assistant", "content": "The answer is no."})],
     ),
+    (
+        "selected_pairs",
+        {"messages": [USER, ANSWER], "rejected": [{**ANSWER, "content": "B."}], "sample_id": "x"},
+        [USER, ANSWER],
+    ),
+    ("selected_pairs", {"messages": [USER, ANSWER], "rejected": None, "sample_id": "x"}, [USER, ANSWER]),
     ("preference", {"prompt": "Q?", "chosen": "A.", "rejected": "B."}, [USER, ANSWER]),
     (
         "preference",
@@ -396,6 +402,11 @@ def test_every_layout_has_a_case() -> None:
             "the question needs an image (column image)",
         ),
         ("preference", {"prompt": "Q?", "chosen": "A.", "rejected": "A."}, "chosen and rejected are the same"),
+        (
+            "selected_pairs",
+            {"messages": [USER, ANSWER], "rejected": [USER], "sample_id": "x"},
+            "the refused dialogue does not end with the assistant",
+        ),
         ("preference", {"prompt": "Q?", "chosen": "", "rejected": "B."}, "the answer is empty"),
         ("preference", {"prompt": "", "chosen": "A.", "rejected": "B."}, "no prompt: no user turn"),
         ("m23k", {"prompt": "Q?", "answer_letter": "", "answer_string": ""}, "the answer is empty"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,12 @@ def train(as_json: bool, quiet: bool, **options: Any) -> None:
     # loads torch, transformers and trl
     from diq.train import run
 
-    with progress(quiet=quiet or as_json) as report:
+    # of the processes that torchrun starts, the first one speaks
+    silent = os.environ.get("RANK", "0") != "0"
+    with progress(quiet=quiet or as_json or silent) as report:
         summary = run(progress=report, **options)
+    if silent:
+        return
     if as_json:
         print_json(summary.to_dict())
         return
