@@ -187,22 +187,41 @@ def find_adapter(source: str, base: ModelSource) -> ModelSource:
 
 
 def _check_base(path: Path, source: str, base: ModelSource) -> None:
-    """Refuse an adapter that `diq train` made on another model; others are found out when they are loaded."""
-    record = path / TRAINING_RECORD
-    if not record.is_file():
-        # a checkpoint lies in the folder of its training
-        record = path.parent / TRAINING_RECORD
-    try:
-        known = json.loads(record.read_text(encoding="utf-8"))
-        trained_on, name = str(known["model_id"]), str(known["model"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if trained_on != base.model_id:
+    """Refuse an adapter of another base model, before any weights are loaded.
+
+    The record of `diq train` knows the base by its content. Without one, a base folder that the adapter's config names
+    and that is still there is compared by its fingerprint, and a hub id by its name; what cannot be compared is left to
+    ``wrap_adapter``, which refuses matrices that do not fit.
+    """
+    name, is_base = _trained_on(path, base)
+    if not is_base:
         raise ModelError(
-            f"the adapter `{source}` was trained on `{name}` ({trained_on[:12]}), not on `{base.source}` "
-            f"({base.model_id[:12]})",
-            "name the base model that it was trained on",
+            f"the adapter `{source}` was trained on `{name}`, not on `{base.source}`",
+            "name that base model; if they are the same weights, say so in adapter_config.json",
         )
+
+
+def _trained_on(path: Path, base: ModelSource) -> tuple[str, bool]:
+    """Name of the base model that an adapter names, and whether it may be this one."""
+    # a checkpoint lies in the folder of its training
+    for folder in (path, path.parent):
+        try:
+            known = json.loads((folder / TRAINING_RECORD).read_text(encoding="utf-8"))
+            return str(known["model"]), known["model_id"] == base.model_id
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    name = str(config.get("base_model_name_or_path") or "")
+    folder = Path(name).expanduser()
+    if not name or name in (base.source, base.name) or (folder.is_dir() and folder.resolve() == base.path):
+        return name, True
+    if (folder / "config.json").is_file():
+        return name, fingerprint_folder(folder) == base.model_id
+    are_hub_ids = all(one.count("/") == 1 and one[0] not in "./~" for one in (name, base.source))
+    if not are_hub_ids or Path(base.source).is_dir():
+        return name, True
+    # owners differ between mirrors of a model
+    return name, name.partition("/")[2] == base.source.partition("@")[0].partition("/")[2]
 
 
 def is_adapter(model: ModelSource) -> bool:
@@ -306,7 +325,9 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
             wrapped: Any = PeftModel.from_pretrained(
                 base, adapter.path, is_trainable=trainable, autocast_adapter_dtype=trainable
             )
-        there = {name.rpartition(".weight")[0] for name in get_peft_model_state_dict(wrapped)}
+        there = {
+            name.rpartition(".weight")[0] for name in get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        }
         kept = {name.rpartition(".weight")[0] for name in load_peft_weights(adapter.path)}
     except Exception as error:  # loaders raise whatever their back ends do
         raise ModelError(

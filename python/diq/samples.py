@@ -27,7 +27,7 @@ Template = Literal["auto", "none"]
 """``auto`` uses the tokenizer's chat template if there is one, ``none`` never does."""
 
 # Llama-3 templates print today's date into the system turn; scores must not depend on the day
-_TEMPLATE_DATE = "26 Jul 2024"
+TEMPLATE_DATE = "26 Jul 2024"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Tokenization:
         options = {
             "tokenize": False,
             "add_generation_prompt": generation_prompt,
-            "date_string": _TEMPLATE_DATE,
+            "date_string": TEMPLATE_DATE,
         }
         try:
             return str(self.tokenizer.apply_chat_template(list(messages), **options))
@@ -172,16 +172,21 @@ class Tokenization:
     @staticmethod
     def _plain(messages: Sequence[Message]) -> tuple[str, str]:
         prompt, answer = split_prompt(messages)
-        parts = []
-        for message in prompt:
-            if message["role"] == "user":
-                parts.append(f"Question: {message['content']}\nAnswer: ")
-            elif message["role"] == "assistant":
-                # the answer of an earlier turn follows its question's "Answer: "
-                parts.append(f"{inline_reasoning(message)['content']}\n\n")
-            else:
-                parts.append(f"{message['content']}\n\n")
-        return "".join(parts), inline_reasoning(answer)["content"]
+        return plain_prompt(prompt), inline_reasoning(answer)["content"]
+
+
+def plain_prompt(messages: Sequence[Message]) -> str:
+    """The messages before an answer as text, for a model without a chat template."""
+    parts = []
+    for message in messages:
+        if message["role"] == "user":
+            parts.append(f"Question: {message['content']}\nAnswer: ")
+        elif message["role"] == "assistant":
+            # the answer of an earlier turn follows its question's "Answer: "
+            parts.append(f"{inline_reasoning(message)['content']}\n\n")
+        else:
+            parts.append(f"{message['content']}\n\n")
+    return "".join(parts)
 
 
 def merge_system(messages: Sequence[Message]) -> list[Message]:

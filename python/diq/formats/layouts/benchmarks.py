@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from diq.formats.layouts.choices import ANSWER_LETTER, Options, first, inline, multiple_choice, options
-from diq.formats.layouts.layout import Values, layout, structured, text, turn
+from diq.formats.layouts.choices import ANSWER_LETTER, Choice, Options, first, inline, options, read_choice
+from diq.formats.layouts.layout import Layout, Values, layout, structured, text, turn
 from diq.records import Message, short
 
 _RATIONALE = ("rationale", "label_rationale", "exp", "explanation", "cot_content", "reasoning")
@@ -14,25 +14,25 @@ _LETTERED = ("opa", "opb", "opc", "opd", "ope")
 _CHOICE_TEXT = " ".join(("question", "prompt", "options", "choices", *_LETTERED, *_RATIONALE))
 
 
-def _choice(row: Values) -> list[Message]:
+def _choice(row: Values) -> Choice:
     choices = options(first(row, "options", "choices"))
     right = first(row, "answer_idx", "label", "answer_letter", "answer", "answer_index")
-    return multiple_choice(row, question="question", choices=choices, right=right, reasoning=_RATIONALE)
+    return read_choice(row, question="question", choices=choices, right=right, reasoning=_RATIONALE)
 
 
-def _medxpertqa(row: Values) -> list[Message]:
+def _medxpertqa(row: Values) -> Choice:
     _no_images(row, "images")
     return _choice(row)
 
 
-def _medguide(row: Values) -> list[Message]:
+def _medguide(row: Values) -> Choice:
     choices = options(row["options"])
-    return multiple_choice(row, question="prompt", choices=choices, right=row["answer"], reasoning=_RATIONALE)
+    return read_choice(row, question="prompt", choices=choices, right=row["answer"], reasoning=_RATIONALE)
 
 
-def _inline(row: Values) -> list[Message]:
+def _inline(row: Values) -> Choice:
     choices = inline(text(row, "question"))
-    return multiple_choice(row, question="question", choices=choices, right=row["label"], reasoning=_RATIONALE)
+    return read_choice(row, question="question", choices=choices, right=row["label"], reasoning=_RATIONALE)
 
 
 def _lettered(row: Values) -> Options:
@@ -42,24 +42,24 @@ def _lettered(row: Values) -> Options:
     return found
 
 
-def _medbullets(row: Values) -> list[Message]:
+def _medbullets(row: Values) -> Choice:
     right = first(row, "answer_idx", "answer")
-    return multiple_choice(
+    return read_choice(
         row, question="question", choices=_lettered(row), right=right, reasoning=("explanation", "rationale")
     )
 
 
-def _medmcqa(row: Values, *, base: int = 0) -> list[Message]:
+def _medmcqa(row: Values, *, base: int = 0) -> Choice:
     right = _number(row["cop"])
     if right is None or right == -1:
         raise ValueError("the answer is empty (column cop)")
     if not base <= right < base + 4:
         raise ValueError(f"column cop is {right}, outside {base} to {base + 3}")
     letter = "ABCD"[right - base]
-    return multiple_choice(row, question="question", choices=_lettered(row), right=letter, reasoning=("exp",))
+    return read_choice(row, question="question", choices=_lettered(row), right=letter, reasoning=("exp",))
 
 
-def _medmcqa_from_one(row: Values) -> list[Message]:
+def _medmcqa_from_one(row: Values) -> Choice:
     return _medmcqa(row, base=1)
 
 
@@ -78,11 +78,19 @@ def _number(value: Any) -> int | None:
 
 def _hle(row: Values) -> list[Message]:
     _no_images(row, "image")
-    right = text(row, "answer")
     if text(row, "answer_type") != "multipleChoice":
-        return turn(text(row, "question"), right, reasoning=text(row, "rationale"))
+        return turn(text(row, "question"), text(row, "answer"), reasoning=text(row, "rationale"))
+    return _hle_choice(row).messages()
+
+
+def _hle_choice(row: Values) -> Choice:
+    _no_images(row, "image")
+    kind = text(row, "answer_type")
+    if kind != "multipleChoice":
+        raise ValueError(f"the question is not multiple choice but {kind or 'of no type'} (column answer_type)")
     choices = inline(text(row, "question"))
-    return multiple_choice(row, question="question", choices=choices, right=right, reasoning=("rationale",))
+    right = text(row, "answer")
+    return read_choice(row, question="question", choices=choices, right=right, reasoning=("rationale",))
 
 
 def _no_images(row: Values, name: str) -> None:
@@ -112,26 +120,37 @@ def _pubmedqa(row: Values) -> list[Message]:
 
 _PUBMEDQA_TEXT = "QUESTION question CONTEXTS context LONG_ANSWER long_answer"
 
+
+def _choices(
+    name: str,
+    columns: str,
+    parse: Callable[[Values], Choice],
+    *,
+    more_text: str = "",
+    holds: Callable[[Sequence[Values]], bool] | None = None,
+) -> Layout:
+    """A layout of multiple-choice questions, which `CHOICES` knows as well."""
+    CHOICES[name] = parse
+    return layout(name, columns, lambda row: parse(row).messages(), text=f"{_CHOICE_TEXT} {more_text}", holds=holds)
+
+
+CHOICES: dict[str, Callable[[Values], Choice]] = {"hle": _hle_choice}
+"""Layout of multiple-choice questions to what reads one; a ``ValueError`` is the reason why a row holds none."""
+
 LAYOUTS = (
     layout("pubmedqa", "QUESTION CONTEXTS LONG_ANSWER", _pubmedqa, text=_PUBMEDQA_TEXT),
     layout("pubmedqa_hub", "question context long_answer", _pubmedqa, text=_PUBMEDQA_TEXT),
-    layout("medguide", "prompt options answer answer_text", _medguide, text=f"{_CHOICE_TEXT} profile"),
-    layout(
-        "medmcqa_original",
-        "question opa opb opc opd cop",
-        _medmcqa_from_one,
-        text=_CHOICE_TEXT,
-        holds=_counts_from_one,
-    ),
-    layout("medmcqa", "question opa opb opc opd cop", _medmcqa, text=_CHOICE_TEXT),
-    layout("medbullets", "question opa opb opc opd answer_idx", _medbullets, text=_CHOICE_TEXT),
-    layout("medxpertqa", "question options label", _medxpertqa, text=_CHOICE_TEXT),
-    layout("choices_inline", "question label", _inline, text=_CHOICE_TEXT),
-    layout("metamedqa", "question options answer_idx metamap_phrases kind", _choice, text=_CHOICE_TEXT),
-    layout("medqa", "question options answer_idx meta_info", _choice, text=_CHOICE_TEXT),
-    layout("medmcqa_options", "realidx question options answer_idx", _choice, text=_CHOICE_TEXT),
-    layout("hle_options", "idx question options answer_idx", _choice, text=_CHOICE_TEXT),
+    _choices("medguide", "prompt options answer answer_text", _medguide, more_text="profile"),
+    _choices("medmcqa_original", "question opa opb opc opd cop", _medmcqa_from_one, holds=_counts_from_one),
+    _choices("medmcqa", "question opa opb opc opd cop", _medmcqa),
+    _choices("medbullets", "question opa opb opc opd answer_idx", _medbullets),
+    _choices("medxpertqa", "question options label", _medxpertqa),
+    _choices("choices_inline", "question label", _inline),
+    _choices("metamedqa", "question options answer_idx metamap_phrases kind", _choice),
+    _choices("medqa", "question options answer_idx meta_info", _choice),
+    _choices("medmcqa_options", "realidx question options answer_idx", _choice),
+    _choices("hle_options", "idx question options answer_idx", _choice),
     layout("hle", "question answer answer_type rationale", _hle, text=f"{_CHOICE_TEXT} image"),
-    layout("mmlu_pro", "question options answer answer_index", _choice, text=_CHOICE_TEXT),
-    layout("multiple_choice", "question options|choices answer_idx|answer_letter|answer", _choice, text=_CHOICE_TEXT),
+    _choices("mmlu_pro", "question options answer answer_index", _choice),
+    _choices("multiple_choice", "question options|choices answer_idx|answer_letter|answer", _choice),
 )

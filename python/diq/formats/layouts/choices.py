@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from diq.formats.layouts.layout import Values, structured, text, turn
@@ -17,6 +19,8 @@ ANSWER_LETTER = "The answer is {letter}."
 Options = dict[str, str]
 """Letter to text, in the order of the row."""
 
+# how options stand in a question, by what is put around their letter
+_SHAPES = ("({})", "{}.", "{})", "{}:")
 _MARK = "Answer Choices:"
 _LABELLED = re.compile(r"\(?([A-Z])[.):]\s*(.*)", re.DOTALL)
 
@@ -29,7 +33,11 @@ def options(value: Any) -> Options:
     """
     value = structured(value)
     if isinstance(value, Mapping) and set(value) == {"label", "text"}:
-        found = dict(zip(value["label"], value["text"], strict=False))
+        labels, texts = list(value["label"]), list(value["text"])
+        if len(labels) != len(texts):
+            raise ValueError(f"{len(labels)} letters of options, but {len(texts)} texts")
+        _distinct(labels)
+        found = dict(zip(labels, texts, strict=True))
     elif isinstance(value, Mapping):
         # parquet gives every key of a struct, missing ones as null
         found = {str(letter): one for letter, one in value.items() if one is not None}
@@ -51,11 +59,13 @@ def _listed(values: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
     if len(values) > len(string.ascii_uppercase):
         raise ValueError(f"{len(values)} options; there are {len(string.ascii_uppercase)} letters")
     if all(isinstance(one, Mapping) for one in values):
-        found = {}
+        names, texts = [], []
         for letter, one in zip(string.ascii_uppercase, values, strict=False):
-            name = next((str(one[key]) for key in ("letter", "key", "label") if one.get(key) is not None), letter)
-            found[name] = next((one[key] for key in ("content", "text", "value") if one.get(key) is not None), None)
-        return found
+            keys = ("letter", "key", "label", "option")
+            names.append(next((str(one[key]) for key in keys if one.get(key) is not None), letter))
+            texts.append(next((one[key] for key in ("content", "text", "value") if one.get(key) is not None), None))
+        _distinct(names)
+        return dict(zip(names, texts, strict=True))
     labelled = [_LABELLED.fullmatch(one) if isinstance(one, str) else None for one in values]
     if values and all(
         match is not None and match[1] == letter
@@ -65,12 +75,18 @@ def _listed(values: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip(string.ascii_uppercase, values, strict=False))
 
 
+def _distinct(names: Iterable[Any]) -> None:
+    twice = [str(name) for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise ValueError(f"option {twice[0]} is there twice")
+
+
 def inline(question: str) -> Options:
     """Options that stand in the question itself behind ``Answer Choices:``, as ``(A) text`` or ``A. text`` lines."""
     _, mark, tail = question.rpartition(_MARK)
     if not mark:
         return {}
-    for shape in ("({})", "{}.", "{})", "{}:"):
+    for shape in _SHAPES:
         found = _split(tail, shape)
         if len(found) > 1:
             return found
@@ -142,15 +158,57 @@ def _holds_all(question: str, choices: Options) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A multiple-choice question.
+
+    Attributes:
+        question: as the row has it, often with the options in it.
+        options: letter to text; empty where they are nowhere but in the question.
+        letter: of the right option.
+        reasoning: why it is right; may be empty.
+    """
+
+    question: str
+    options: Options
+    letter: str
+    reasoning: str = ""
+
+    def messages(self) -> list[Message]:
+        """As a sample."""
+        asked = prompt(self.question, self.options)
+        return turn(asked, answer(self.letter, self.options), reasoning=self.reasoning)
+
+    def stem(self) -> str:
+        """The question without the options at its end, so that one question reads the same from every layout."""
+        for shape in _SHAPES:
+            block = r"\s*".join(
+                rf"{re.escape(shape.format(letter))}\s*{re.escape(text.strip())}"
+                for letter, text in self.options.items()
+            )
+            found = re.search(rf"\s(?:{_MARK})?\s*{block}\s*\Z", self.question)
+            if found and self.options:
+                return self.question[: found.start()].strip()
+        return self.question.strip()
+
+
+def read_choice(row: Values, *, question: str, choices: Options, right: Any, reasoning: tuple[str, ...] = ()) -> Choice:
+    """The multiple-choice question of a row.
+
+    Raises:
+        ValueError: no question, or no right answer among the options.
+    """
+    asked = text(row, question)
+    if not asked:
+        raise ValueError("the prompt is empty")
+    return Choice(asked, choices, gold(right, choices), text(row, *reasoning))
+
+
 def multiple_choice(
     row: Values, *, question: str, choices: Options, right: Any, reasoning: tuple[str, ...] = ()
 ) -> list[Message]:
     """A multiple-choice row as a sample."""
-    asked = text(row, question)
-    if not asked:
-        raise ValueError("the prompt is empty")
-    letter = gold(right, choices)
-    return turn(prompt(asked, choices), answer(letter, choices), reasoning=text(row, *reasoning))
+    return read_choice(row, question=question, choices=choices, right=right, reasoning=reasoning).messages()
 
 
 def first(row: Values, *names: str) -> Any:

@@ -66,7 +66,8 @@ def _preference(row: Values) -> tuple[list[Message], list[Message]]:
 def _selected(row: Values) -> list[Message] | tuple[list[Message], list[Message]]:
     """A row that `diq select` wrote: the chosen dialogue, and what the refused one has in place of its end."""
     chosen = messages(row["messages"])
-    if row["rejected"] is None:
+    # CSV has no null
+    if row["rejected"] in (None, ""):
         return chosen
     refused = messages(row["rejected"])
     if refused[-1]["role"] != "assistant":
