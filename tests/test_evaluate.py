@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -422,7 +423,7 @@ def test_marking_again_needs_neither_model_nor_benchmark(
     assert len(evaluations(store)) == 1
     # other rules: nobody is right who says that he does not know, all others are
     for module in ("diq.evaluate.generations", "diq.evaluate.rescoring"):
-        monkeypatch.setattr(f"{module}.SCORING", "other")
+        monkeypatch.setattr(importlib.import_module(module), "SCORING", "other")
     monkeypatch.setattr(
         generations, "mark", lambda output, options, right: mark(f"The answer is ({right}).", options, right)
     )

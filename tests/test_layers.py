@@ -18,7 +18,7 @@ LAYERS: dict[str, float] = {
     "config": 0,
     "answers": 1,
     "benchmarks": 1,
-    "published": 1,
+    "published": 1.2,
     "queries": 1,
     "_core": 1,
     "kernels": 1,
@@ -143,6 +143,7 @@ def loaded_after(code: str) -> set[str]:
         "import diq",
         "import diq; diq.ingest; diq.select; diq.rank; diq.Store",
         "from diq.cli import demo, difficulty, explain, ingest, judge, rater, score, select, sql, status, train",
+        "from diq.cli import cost, evaluate, results, run; import diq.cost, diq.results, diq.recipe, diq.published",
     ],
 )
 def test_light_parts_load_no_model_library(code: str) -> None:

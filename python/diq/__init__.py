@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from diq.chat import Server as Server
     from diq.compare import run as compare
     from diq.errors import DiqError as DiqError
+    from diq.evaluate import rescore as rescore
+    from diq.evaluate import run as evaluate
     from diq.explain import run as explain
     from diq.ingest import run as ingest
     from diq.judge import run as judge
@@ -38,10 +40,12 @@ __all__ = [
     "Store",
     "annotate",
     "compare",
+    "evaluate",
     "explain",
     "ingest",
     "judge",
     "rank",
+    "rescore",
     "score_difficulty",
     "score_influence",
     "score_perplexity",
@@ -60,10 +64,12 @@ _WHERE = {
     "Store": ("diq.store", "Store"),
     "annotate": ("diq.annotate", "run"),
     "compare": ("diq.compare", "run"),
+    "evaluate": ("diq.evaluate", "run"),
     "explain": ("diq.explain", "run"),
     "ingest": ("diq.ingest", "run"),
     "judge": ("diq.judge", "run"),
     "rank": ("diq.quadrants", "rank"),
+    "rescore": ("diq.evaluate", "rescore"),
     "score_difficulty": ("diq.score", "score_difficulty"),
     "score_influence": ("diq.score", "score_influence"),
     "score_perplexity": ("diq.score", "score_perplexity"),

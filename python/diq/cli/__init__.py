@@ -23,7 +23,11 @@ COMMANDS = {
     "explain": "Show which answer tokens carry a sample's dot.",
     "sql": "Query the store.",
     "train": "Fine-tune a model on a selection, supervised or by preference.",
+    "evaluate": "Measure a model on the nine benchmarks.",
+    "results": "Show evaluations side by side, and beside the paper's.",
     "judge": "Have a language model judge the reasoning of two groups of texts.",
+    "cost": "Count what selecting and training cost.",
+    "run": "Run a recipe: the whole pipeline in one file.",
     "demo": "Run the whole pipeline offline, on data and a small model that it makes itself.",
 }
 
@@ -39,6 +43,7 @@ _EXTRAS = {
     "accelerate": "train",
     "openai": "judge",
     "scipy": "judge",
+    "lm_eval": "eval",
 }
 
 

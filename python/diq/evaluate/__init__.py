@@ -312,6 +312,8 @@ def _open_run(store: Path, answerer: Answerer, asked: Sequence[QuestionSet]) -> 
         )
         known = opened.row("get_run", run_id=run_id)
         result = json.loads((known or {}).get("result") or "{}")
+        # an adapter that no training of this store made still stands beside its base model
+        result["base_model_id"] = answerer.base_model_id
         sets = result.setdefault("sets", {})
         for one in asked:
             # by fingerprint: the same run may ask a mended file as well

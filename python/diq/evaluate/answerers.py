@@ -30,6 +30,7 @@ class Answerer:
 
     backend: str
     model_id: str
+    base_model_id: str
     name: str
     protocol: Protocol
     window: int
@@ -88,6 +89,7 @@ class LocalAnswerer(Answerer):
         self.adapter = None if adapter is None else models.find_adapter(adapter, self.base)
         answers = self.adapter or self.base
         self.model_id, self.name = answers.model_id, answers.name
+        self.base_model_id = self.base.model_id
         self._tokenization = models.load_tokenization(self.base, max_length=max_length, template=template)
         self.protocol = Protocol(
             **common,
@@ -190,6 +192,7 @@ class ServerAnswerer(Answerer):
     def __init__(self, server: Any, model_name: str | None, common: Mapping[str, Any]) -> None:
         self._server = server
         self.model_id, self.name = f"server:{server.model}", model_name or server.model
+        self.base_model_id = self.model_id
         # one name may mean another model elsewhere, so the address is part of the run
         self.protocol = Protocol(**common, stop=(), template="server", facts={"base_url": server.shown_url})
         self.window = _WINDOW_BATCHES * server.concurrency

@@ -4,8 +4,8 @@
 --          preference pairs of both answers, each behind its prompt
 WITH characters AS (
     SELECT
-        coalesce(list_sum([length(x) FOR x IN CAST(s.messages -> '$[*].content' AS VARCHAR[])]), 0)
-        + coalesce(list_sum([length(x) FOR x IN CAST(s.messages -> '$[*].reasoning_content' AS VARCHAR[])]), 0) AS n_all,
+        coalesce(list_sum([length(x) FOR x IN s.messages ->> '$[*].content']), 0)
+        + coalesce(list_sum([length(x) FOR x IN s.messages ->> '$[*].reasoning_content']), 0) AS n_all,
         length(coalesce(s.messages ->> '$[#-1].content', ''))
         + length(coalesce(s.messages ->> '$[#-1].reasoning_content', '')) AS n_answer,
         CASE
