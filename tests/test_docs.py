@@ -81,6 +81,15 @@ INSERT INTO runs VALUES (61, 'difficulty', 'annotation', NULL, 'annotator', '{}'
 INSERT INTO difficulty_scores (run_id, sample_id, item_id, overall, overall_level)
 SELECT 61, sample_id, sample_id, 4, 4 FROM comparison_items;
 INSERT INTO judgments SELECT 61, item_id, 'overall', 4, 'many steps' FROM comparison_items;
+INSERT INTO models SELECT 'trained', 'model+adapter', 'adapter', NULL, NULL, TIMESTAMP '2026-01-01';
+INSERT INTO runs
+VALUES (62, 'train', 'sft', 'model', 'trained', '{}', '{}', '{"loss_last": 1.5}', TIMESTAMP '2026-01-01');
+INSERT INTO trained_models VALUES ('trained', 62, 'model', NULL, 'adapter', 1, 1, TIMESTAMP '2026-01-01');
+INSERT INTO runs VALUES (63, 'evaluate', 'hf', 'trained', 'evaluated', '{}', '{}', NULL, TIMESTAMP '2026-01-01');
+INSERT INTO evaluations
+SELECT 63, 'medqa', 'hash', i, '1', 100, 60, 50, 10, 5, 0, 55, 0.6, 0.05, TIMESTAMP '2026-01-01' FROM range(2) AS r (i);
+INSERT INTO generation_files
+VALUES (63, 'medqa', 'hash', 0, 0, 's.generations/63/medqa.parquet', 100, 100, 'sum', TIMESTAMP '2026-01-01');
 """
 
 
