@@ -2,7 +2,8 @@
 
 Claim: the steps of `diq train` take no longer than those of TRL's SFTTrainer and DPOTrainer, used as their manuals
 show, with the same model, samples, adapter and sizes: TRL / ours is at least 0.95. Both come
-to the same losses, which is checked first. Steps alone are timed (the trainer's own clock), the runs of both in turn; set-up is not.
+to the same losses, which is checked first. Steps alone are timed (the trainer's own
+clock), the runs of both in turn; set-up is not.
 Run: `python benches/bench_training.py`; `OMP_NUM_THREADS` sets the threads. Texts and model are made on the spot.
 """
 
