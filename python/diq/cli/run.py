@@ -1,0 +1,142 @@
+"""``diq run``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from diq.cli.console import print_json, progress, table
+from diq.cli.options import output_options
+from diq.errors import UsageError
+
+if TYPE_CHECKING:
+    from diq.recipe import RecipeSummary, StepReport
+
+
+class _Printer:
+    """Tells the steps on stdout."""
+
+    def starts(self, step: StepReport, n_steps: int, /) -> None:
+        click.secho(f"[{step.number}/{n_steps}] {step.title}", bold=True)
+
+    def ends(self, step: StepReport, /) -> None:
+        told = f": {step.told}" if step.told else ""
+        click.echo(f"  done before{told}" if step.was_done else f"  {_seconds(step.seconds)}{told}")
+
+
+class _Silence:
+    """Says nothing."""
+
+    def starts(self, step: StepReport, n_steps: int, /) -> None:
+        """Nothing."""
+
+    def ends(self, step: StepReport, /) -> None:
+        """Nothing."""
+
+
+@click.command(short_help="Run a whole pipeline from one file.")
+@click.argument("recipe", required=False)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Replace a variable of the recipe, or with NAME.KEY=VALUE a part of one. Repeat.",
+)
+@click.option("--output", "-o", metavar="DIR", help="Folder to work in; default what the recipe says, else its name.")
+@click.option(
+    "--store",
+    metavar="PATH",
+    help="Store file; default diq.duckdb in the output folder. Recipes that share one do not score twice.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan: commands, what is done, estimated cost. Writes nothing.")
+@click.option("--show", is_flag=True, help="Print the recipe, to copy and change.")
+@click.option("--list", "as_list", is_flag=True, help="List the recipes that come with DIQ.")
+@output_options
+def run(
+    recipe: str | None,
+    settings: tuple[str, ...],
+    output: str | None,
+    store: str | None,
+    dry_run: bool,
+    show: bool,
+    as_list: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run all steps of RECIPE that are not done: a YAML file, or the name of a recipe that comes with DIQ.
+
+    The file is checked as a whole before anything runs. A stopped run goes on with the same command; a changed step is
+    run again, with all that depends on it.
+
+    \b
+    Examples:
+      diq run demo
+      diq run huatuo-llama31-8b --set classifier=difficulty/ --dry-run
+    """
+    from diq.recipe import run as run_recipe
+    from diq.recipe import text_of
+
+    if as_list:
+        _list(as_json)
+        return
+    if recipe is None:
+        raise UsageError("no recipe was named", "give a YAML file, or a name that `diq run --list` shows")
+    if show:
+        click.echo(text_of(recipe)[0], nl=False)
+        return
+    told = _Silence() if as_json or quiet else _Printer()
+    with progress(quiet=quiet or as_json) as report:
+        summary = run_recipe(
+            recipe,
+            settings=settings,
+            output=output,
+            store=store,
+            dry_run=dry_run,
+            listener=told,
+            progress=report,
+        )
+    if as_json:
+        print_json(summary.to_dict())
+    elif dry_run:
+        _show_plan(summary)
+    else:
+        ran = sum(not one.was_done for one in summary.steps)
+        click.echo(
+            f"{summary.recipe}: {len(summary.steps)} steps, {ran} run now in {_seconds(summary.seconds)}, "
+            f"{len(summary.steps) - ran} done before; everything is in {summary.output}"
+        )
+
+
+def _list(as_json: bool) -> None:
+    from diq.recipe import shipped
+    from diq.recipe.reading import about
+
+    found = {name: about(text, name) for name, text in shipped().items()}
+    if as_json:
+        print_json(found)
+        return
+    table("recipes (`diq run NAME --show` prints one)", ("recipe", "what it does"), list(found.items()))
+
+
+def _show_plan(summary: RecipeSummary) -> None:
+    click.echo(f"{summary.recipe}: {summary.about}")
+    click.echo(f"output {summary.output}, store {summary.store}")
+    click.echo()
+    for step in summary.steps:
+        cost = f"; {step.cost}" if step.cost else ""
+        click.secho(f"[{step.number}] {step.title} ({step.state}{cost})", bold=True)
+        click.echo(f"  {step.command}" if step.command else "  (the recipe itself does this)")
+    click.echo()
+    left = sum(one.state != "done" for one in summary.steps)
+    total = f"; {summary.cost}" if summary.cost else ""
+    click.echo(f"{len(summary.steps)} steps, {left} to do{total}. Nothing was run.")
+
+
+def _seconds(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
