@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from pathlib import Path
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 
 from conftest import write_jsonl
-from diq import models, probe
+from diq import models
 from diq.cost import FULL, run
 from diq.errors import ModelError, RunFailedError, UsageError
 from diq.ingest import run as ingest
 from diq.probe import Probe, Rate, _measure, _spread
 from diq.samples import Tokens
+
+# diq.probe as an attribute is the verb
+probe: Any = importlib.import_module("diq.probe")
 
 
 def sample(n: int) -> Tokens:
@@ -147,8 +151,8 @@ def test_measuring_by_a_clock_of_our_own(monkeypatch: pytest.MonkeyPatch) -> Non
         done.append(n)
         now += (0.02 if now < slow_until else 0.01) * n
 
-    monkeypatch.setattr("diq.probe.time.monotonic", lambda: now)
-    monkeypatch.setattr("diq.probe.time.perf_counter", lambda: now)
+    monkeypatch.setattr(probe.time, "monotonic", lambda: now)
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: now)
     batches = [[sample(n)] * 2 for n in (50, 40, 30, 20, 10)]
     rate = _measure(batches, step, 20.0)
     assert (rate.least, rate.mean, rate.most) == pytest.approx((100, 100, 100))
@@ -182,7 +186,7 @@ def test_training_halves_its_batches_when_memory_is_short(
 
     settings = probe.EngineSettings(model=models.find_model(str(tiny_llama_folder)), device="cpu")
     samples = [Tokens(np.full(9, 7, np.int32), 2)] * 16
-    monkeypatch.setattr("diq.probe._measure", short)
+    monkeypatch.setattr(probe, "_measure", short)
     with caplog.at_level(logging.WARNING, logger="diq"):
         rate = probe._training(settings, samples, "qkv", 4, False, 0.05)
     assert rate.batch_tokens == 2 * 9

@@ -738,8 +738,8 @@ TINY = (
 )  # fmt: skip
 # of each recipe: its own settings, and how many steps it then has
 SHIPPED = {
-    "huatuo-llama31-8b": (["similarity_encoder={encoder}", "baseline_ratios=[0.25]"], 23),
-    "huatuo-qwen3-8b": (["similarity_encoder={encoder}", "baseline_ratios=[0.25]", "baselines=[]"], 17),
+    "huatuo-llama31-8b": (["similarity_encoder={encoder}", "baseline_ratios=[0.25]", "warmup=[0.25]"], 28),
+    "huatuo-qwen3-8b": (["similarity_encoder={encoder}", "baseline_ratios=[0.25]", "baselines=[]", "warmup=[]"], 17),
     "finemed-qwen3-8b-dpo": (["preference_data={pairs}", "strategies=[diq]"], 15),
     "ultramedical-rater": (
         ["medium={a: {source: {other}, split: null}}", "sample=1", "rater_encoder={encoder}", "rater_epochs=1",
@@ -893,7 +893,7 @@ def test_results_need_a_suffix_and_evaluations(tmp_path: Path) -> None:
 
 
 def test_costs_are_those_of_diq_cost(small: Small, files: dict[str, Path], tiny_llama_folder: Path) -> None:
-    from diq import cost
+    cost = importlib.import_module("diq.cost")
 
     more = ["trained=[diq-0.25, random-0.25]", "epochs=3"]
     plan = small.run(*more, dry_run=True)

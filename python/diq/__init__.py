@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from diq.annotate import run as annotate
     from diq.chat import Server as Server
     from diq.compare import run as compare
+    from diq.cost import run as cost
     from diq.errors import DiqError as DiqError
     from diq.evaluate import rescore as rescore
     from diq.evaluate import run as evaluate
     from diq.explain import run as explain
     from diq.ingest import run as ingest
     from diq.judge import run as judge
+    from diq.probe import run as probe
     from diq.quadrants import rank as rank
+    from diq.recipe import run as run_recipe
+    from diq.results import run as results
     from diq.score import score_difficulty as score_difficulty
     from diq.score import score_influence as score_influence
     from diq.score import score_perplexity as score_perplexity
@@ -40,12 +44,16 @@ __all__ = [
     "Store",
     "annotate",
     "compare",
+    "cost",
     "evaluate",
     "explain",
     "ingest",
     "judge",
+    "probe",
     "rank",
     "rescore",
+    "results",
+    "run_recipe",
     "score_difficulty",
     "score_influence",
     "score_perplexity",
@@ -64,12 +72,16 @@ _WHERE = {
     "Store": ("diq.store", "Store"),
     "annotate": ("diq.annotate", "run"),
     "compare": ("diq.compare", "run"),
+    "cost": ("diq.cost", "run"),
     "evaluate": ("diq.evaluate", "run"),
     "explain": ("diq.explain", "run"),
     "ingest": ("diq.ingest", "run"),
     "judge": ("diq.judge", "run"),
+    "probe": ("diq.probe", "run"),
     "rank": ("diq.quadrants", "rank"),
     "rescore": ("diq.evaluate", "rescore"),
+    "results": ("diq.results", "run"),
+    "run_recipe": ("diq.recipe", "run"),
     "score_difficulty": ("diq.score", "score_difficulty"),
     "score_influence": ("diq.score", "score_influence"),
     "score_perplexity": ("diq.score", "score_perplexity"),

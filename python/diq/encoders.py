@@ -5,12 +5,10 @@ The difficulty classifier and the influence rater are both such encoders; ``diq.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

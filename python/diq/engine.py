@@ -29,8 +29,8 @@ from diq.gradients import (
     ValidationGradient,
     checkpointed,
     mean_gradient,
-    score_batch,
     packing_problem,
+    score_batch,
 )
 from diq.less import Formula, unit_mean
 from diq.optimizer_state import AdamMoments, read_adam_moments

@@ -142,9 +142,9 @@ def cost(
         found = run(source, **plan)
         if seconds is not None:
             # the probe loads models
-            from diq import probe as stage
+            from diq.probe import run as probe_machine
 
-            measured = stage.run(
+            measured = probe_machine(
                 source,
                 **settings,
                 seconds=seconds,

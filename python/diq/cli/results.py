@@ -56,8 +56,8 @@ def results(
       diq results --dataset huatuo --published huatuo
       diq results -o results.tex
     """
-    from diq import results as stage
     from diq.errors import UsageError
+    from diq.results import csv_text, latex, markdown, run
 
     kind = "json" if as_json else output_format or (_SUFFIXES.get(output.suffix) if output else "table")
     if kind is None:
@@ -67,14 +67,14 @@ def results(
     if kind == "table" and output is not None:
         raise UsageError("a table cannot be written to a file", "leave --format out, or give markdown, csv or latex")
     start_logging()
-    found = stage.run(store, dataset=dataset, model=model, scoring=scoring, paper=published)
+    found = run(store, dataset=dataset, model=model, scoring=scoring, paper=published)
     if kind == "table":
         _show(found)
         return
     if kind == "json" and output is None:
         print_json({"store": str(store), **found.to_dict()})
         return
-    make = {"markdown": stage.markdown, "csv": stage.csv_text, "latex": stage.latex}
+    make = {"markdown": markdown, "csv": csv_text, "latex": latex}
     text = make[kind](found) if kind in make else json.dumps({"store": str(store), **found.to_dict()}, indent=2) + "\n"
     if output is None:
         click.echo(text, nl=False)

@@ -102,7 +102,7 @@ def difficulty(
     multiple=True,
     metavar="DIR[:WEIGHT]",
     help="Score at a trained checkpoint of --model, an adapter or a full model; repeat, and the dots add up, each "
-    "times its weight (default: the learning rate at the checkpoint).",
+    "times its weight (default: the learning rate at the checkpoint). DIR may be a pattern: 'out/checkpoint-*'.",
 )
 @click.option(
     "--warmup",

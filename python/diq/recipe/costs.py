@@ -12,9 +12,22 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from diq import cost
 from diq.config import MAX_LENGTH
-from diq.cost import Lengths, Params, Size
+from diq.cost import (
+    BIOMEDBERT,
+    Lengths,
+    Params,
+    Size,
+    encoder_flops,
+    exact_flops,
+    find_size,
+    forward_flops,
+    preference_flops,
+    projected_flops,
+    read_file_lengths,
+    read_lengths,
+    training_flops,
+)
 from diq.errors import DiqError
 from diq.recipe.reading import Recipe, Step
 from diq.records import Ratio
@@ -55,8 +68,8 @@ class _Counter:
         if lengths is None:
             return None
         folder = Path(str(step.options["classifier"]))
-        size = cost.find_size(str(folder)) if (folder / "config.json").is_file() else cost.BIOMEDBERT
-        return cost.encoder_flops(size, lengths.n, lengths.prompts / max(lengths.n, 1))
+        size = find_size(str(folder)) if (folder / "config.json").is_file() else BIOMEDBERT
+        return encoder_flops(size, lengths.n, lengths.prompts / max(lengths.n, 1))
 
     def _influence(self, step: Step) -> float | None:
         options = step.options
@@ -68,15 +81,15 @@ class _Counter:
         names = names if isinstance(names, list) else [names]
         validation = Lengths.same(sum(map(self._n_validation, names)), lengths.mean)
         if options.get("method", "exact") == "projected":
-            return cost.projected_flops(size, lengths, validation, params=params)
+            return projected_flops(size, lengths, validation, params=params)
         if options.get("method", "exact") != "exact":
             return None
-        return cost.exact_flops(size, lengths, validation, params=params, sets=len(names))
+        return exact_flops(size, lengths, validation, params=params, sets=len(names))
 
     def _perplexity(self, step: Step) -> float | None:
         lengths = self._dataset(step.options["dataset"], step.options.get("max_length"))
         size = _size(step.options["model"])
-        return None if lengths is None or size is None else cost.forward_flops(size, lengths.every_token())
+        return None if lengths is None or size is None else forward_flops(size, lengths.every_token())
 
     def _training(self, step: Step) -> float | None:
         options = step.options
@@ -85,7 +98,7 @@ class _Counter:
         params = _params(options)
         if lengths is None or size is None or params is None:
             return None
-        count = cost.preference_flops if is_dpo else cost.training_flops
+        count = preference_flops if is_dpo else training_flops
         return count(
             size,
             lengths,
@@ -108,14 +121,14 @@ class _Counter:
                     whole = self._dataset(options["dataset"], max_length)
                     return None if whole is None else whole.scaled(ratio.of(int(whole.n)) / max(whole.n, 1))
         if Path(name).is_file():
-            return cost.read_file_lengths(name, max_length=max_length or MAX_LENGTH)
+            return read_file_lengths(name, max_length=max_length or MAX_LENGTH)
         return self._dataset(name, max_length)
 
     def _dataset(self, name: str, max_length: int | None) -> Lengths | None:
         limit = max_length or MAX_LENGTH
         if self.store.exists():
             with contextlib.suppress(DiqError):
-                return cost.read_lengths(self.store, name, model="", max_length=limit)
+                return read_lengths(self.store, name, model="", max_length=limit)
         found: list[Lengths] = []
         for step in self.steps:
             if step.verb == "ingest" and step.options["dataset"] == name and not step.options.get("validation"):
@@ -123,7 +136,7 @@ class _Counter:
                 for source in sources if isinstance(sources, list) else [sources]:
                     if not Path(str(source)).is_file():
                         return None
-                    found.append(cost.read_file_lengths(str(source), max_length=limit))
+                    found.append(read_file_lengths(str(source), max_length=limit))
         return _sum(found) if found else None
 
     def _validation_sets(self) -> list[str]:
@@ -148,7 +161,7 @@ def _size(model: Any) -> Size | None:
     """Sizes that are known without a network."""
     name = str(model)
     # the last part alone is a name that is known, or none at all; a hub id would be fetched
-    return cost.find_size(name if Path(name).is_dir() else name.partition("@")[0].split("/")[-1])
+    return find_size(name if Path(name).is_dir() else name.partition("@")[0].split("/")[-1])
 
 
 def _sum(found: Sequence[Lengths]) -> Lengths:

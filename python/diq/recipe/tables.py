@@ -53,12 +53,13 @@ def write_results(
     Raises:
         UsageError: unknown names, nothing was evaluated, or a file of another kind.
     """
-    from diq import results
+    from diq.results import csv_text, latex, markdown
+    from diq.results import run as find_results
 
-    makers = {".md": results.markdown, ".csv": results.csv_text, ".tex": results.latex}
+    makers = {".md": markdown, ".csv": csv_text, ".tex": latex}
     if output.suffix not in makers:
         raise UsageError(f"the output `{output}` is neither .md, .csv nor .tex", "name another file")
-    found = results.run(store, dataset=dataset, model=model, scoring=scoring, paper=published)
+    found = find_results(store, dataset=dataset, model=model, scoring=scoring, paper=published)
     part = output.with_name(f".{output.name}.part")
     part.write_text(makers[output.suffix](found), encoding="utf-8")
     part.replace(output)

@@ -97,6 +97,13 @@ VERBS: dict[str, Verb] = {
         {**_SCORING, "classifier": "model"},
         reads={"dataset": "dataset", "classifier": "model"},
     ),
+    "warm up": Verb(
+        "diq.warm_up",
+        "run",
+        positional="dataset",
+        reads={"dataset": "dataset", "model": "model", "validation_sets": "validation set"},
+        writes={"output": "path"},
+    ),
     "score influence": Verb(
         "diq.score",
         "score_influence",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -97,8 +98,9 @@ def score_influence(
             a gradient index); ``less`` (projected Adam directions at checkpoints, cosine).
         params: ``qkv`` (default), ``all-linear``, ``lora`` (default of ``less``) or a regular expression over module
             names.
-        checkpoints: ``DIR`` or ``DIR:WEIGHT`` texts, adapters or full models; their dots add up, each times its weight
-            (TracIn), which is the learning rate at the checkpoint unless given.
+        checkpoints: ``DIR`` or ``DIR:WEIGHT`` texts, adapters or full models, ``DIR`` may be a pattern such as
+            ``out/checkpoint-*``; their dots add up, each times its weight (TracIn), which is the learning rate at the
+            checkpoint unless given.
         folds: parts of each validation set that every sample gets a dot with, for standard errors; default 2, for
             ``forward`` and ``central`` 1, since each costs a pass.
         rank: with ``exact``: leading singular directions that stand for each validation gradient; with ``projected``
@@ -262,8 +264,7 @@ def _check_numbers(
 def _score_checkpoints(job: Job, texts: Sequence[str]) -> ScoreSummary:
     """Score at every checkpoint, each a run of its own, and add them up in the store (TracIn)."""
     parts: list[tuple[models.ModelSource, float]] = []
-    for text in texts:
-        folder, weight = _split_weight(text)
+    for folder, weight in _folders(texts):
         checkpoint = models.find_adapter(folder, job.settings.model)
         if checkpoint.model_id in [one.model_id for one, _ in parts]:
             raise UsageError(f"the checkpoint `{folder}` is given twice", "give each once, as DIR or DIR:WEIGHT")
@@ -279,6 +280,20 @@ def _score_checkpoints(job: Job, texts: Sequence[str]) -> ScoreSummary:
         parts = [(checkpoint, weight / total) for checkpoint, weight in parts]
     summaries = [_score(replace(job, settings=replace(job.settings, checkpoint=checkpoint))) for checkpoint, _ in parts]
     return _combine(job, parts, summaries)
+
+
+def _folders(texts: Sequence[str]) -> Iterator[tuple[str, float | None]]:
+    """Folders and weights; a pattern such as ``out/checkpoint-*`` stands for all that it matches, in order of steps."""
+    for text in texts:
+        folder, weight = _split_weight(text)
+        if not glob.has_magic(folder) or Path(folder).exists():
+            yield folder, weight
+            continue
+        found = sorted(glob.glob(str(Path(folder).expanduser())), key=lambda one: (len(one), one))
+        if not found:
+            raise UsageError(f"no folder matches --checkpoint `{folder}`", "name a folder that a trainer saved")
+        for one in found:
+            yield one, weight
 
 
 def _split_weight(text: str) -> tuple[str, float | None]:

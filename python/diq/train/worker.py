@@ -29,6 +29,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from diq import models
+from diq.engine import is_out_of_memory
 from diq.errors import DiqError, ModelError, RunFailedError
 from diq.gradients import packing_problem
 from diq.models import ModelSource
@@ -181,7 +182,7 @@ def train(plan: Plan, progress: Progress | None) -> dict[str, Any]:
     while True:
         try:
             return _train_once(plan, size, known, progress)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             if plan.devices > 1:
@@ -214,11 +215,6 @@ def _smaller(plan: Plan, size: int) -> int:
         size, smaller, share // smaller,
     )  # fmt: skip
     return smaller
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of a GPU or of the machine."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _train_once(
