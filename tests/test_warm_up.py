@@ -85,6 +85,13 @@ def test_dots_add_up_over_the_checkpoints_of_a_warm_up(store: Path, tiny_llama_f
     )  # fmt: skip
     assert again["n_scored"] == 0
     assert again["run_id"] == summary["run_id"]
+    # and so does a pattern
+    found = diq.score_influence(
+        "pool", model=model, store=store, checkpoints=[str(folder / "checkpoint-*")], device="cpu"
+    )
+    assert (found.n_scored, found.run_id) == (0, summary["run_id"])
+    with pytest.raises(UsageError, match=r"no folder matches --checkpoint `.*nothing-\*`"):
+        diq.score_influence("pool", model=model, store=store, checkpoints=[str(folder / "nothing-*")], device="cpu")
 
 
 def test_moments_are_kept_by_name_and_less_reads_them(store: Path, tiny_llama_folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -286,10 +285,11 @@ def _folders(texts: Sequence[str]) -> Iterator[tuple[str, float | None]]:
     """Folders and weights; a pattern such as ``out/checkpoint-*`` stands for all that it matches, in order of steps."""
     for text in texts:
         folder, weight = _split_weight(text)
-        if not glob.has_magic(folder) or Path(folder).exists():
+        place = Path(folder).expanduser()
+        if "*" not in place.name:
             yield folder, weight
             continue
-        found = sorted(glob.glob(str(Path(folder).expanduser())), key=lambda one: (len(one), one))
+        found = sorted((str(one) for one in place.parent.glob(place.name)), key=lambda one: (len(one), one))
         if not found:
             raise UsageError(f"no folder matches --checkpoint `{folder}`", "name a folder that a trainer saved")
         for one in found:
