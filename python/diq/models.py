@@ -320,6 +320,8 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
     hint = "check that it was trained on this base model"
     try:
         with warnings.catch_warnings():
+            # advice for the authors of peft
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
             # what does not fit is an error below
             warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
             wrapped: Any = PeftModel.from_pretrained(
