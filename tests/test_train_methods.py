@@ -246,6 +246,24 @@ def test_the_chain_from_selection_to_preference_is_in_the_store(
     assert rows == [(sft, None, "half", "random", "0.5", "sft"), (dpo, sft, None, None, None, "dpo")]
 
 
+def test_a_validation_set_that_comes_later_is_measured_from_the_same_start(
+    train: Any, selection: Path, preferences: Path, tmp_path: Path, make_samples: Any
+) -> None:
+    store = tmp_path / "s.duckdb"
+    diq.ingest([str(selection)], dataset="plain", store=store)
+    for name, seed in (("early", 5), ("late", 6)):
+        path = write_jsonl(tmp_path / f"{name}.jsonl", [{"messages": one} for one in make_samples(4, seed=seed)])
+        diq.ingest([str(path)], dataset=name, store=store, validation=True)
+    train("plain", store=store, output=tmp_path / "sft")
+    options: dict[str, Any] = {"method": "dpo", "adapter": str(tmp_path / "sft"), "store": store}
+    whole = train(preferences, output=tmp_path / "whole", validation_sets=["early", "late"], **options)
+    train(preferences, output=tmp_path / "parts", validation_sets=["early"], **options)
+    later = train(preferences, output=tmp_path / "parts", validation_sets=["early", "late"], **options)
+    assert later.already_trained
+    for name in ("early", "late"):
+        assert later.validation[name] == pytest.approx(whole.validation[name], rel=1e-5)
+
+
 def test_dpo_that_stops_anywhere_ends_with_the_same_bits(
     train: Any, selection: Path, preferences: Path, tmp_path: Path
 ) -> None:
@@ -303,8 +321,13 @@ def test_an_adapter_of_another_base_model_is_refused(
     with pytest.raises(ModelError, match=r"was trained on .*, not on") as caught:
         train(preferences, **options)
     assert caught.value.hint
-    # without the record of `diq train` the matrices themselves tell
+    # without the record of `diq train` the base that the config names is looked at, and if it is gone the matrices tell
     (tmp_path / "sft" / "diq_run.json").unlink()
+    with pytest.raises(ModelError, match=r"was trained on .*tiny-llama`, not on"):
+        train(preferences, **options)
+    config_file = tmp_path / "sft" / "adapter_config.json"
+    named = {**json.loads(config_file.read_text()), "base_model_name_or_path": "/gone/model"}
+    config_file.write_text(json.dumps(named))
     with pytest.raises(ModelError, match=r"belongs to another base model: 0 of its .* and 6 places stay empty"):
         train(preferences, **options)
     with pytest.raises(ModelError, match="is a whole model, not an adapter"):

@@ -204,7 +204,7 @@ def _check_base(path: Path, source: str, base: ModelSource) -> None:
 def _trained_on(path: Path, base: ModelSource) -> tuple[str, bool]:
     """Name of the base model that an adapter names, and whether it may be this one."""
     # a checkpoint lies in the folder of its training
-    for folder in (path, path.parent):
+    for folder in (path, path.parent) if path.name.startswith("checkpoint-") else (path,):
         try:
             known = json.loads((folder / TRAINING_RECORD).read_text(encoding="utf-8"))
             return str(known["model"]), known["model_id"] == base.model_id

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from diq import models
 from diq.config import MAX_LENGTH, WAIT_S
@@ -247,7 +246,7 @@ def run(
         stack.enter_context(models.quiet_libraries())
         job = _Job(store, source, start, origin, method, settings, models.environment(place))
         if folder.record and folder.is_finished():
-            record = _with_validation(folder.record, source, folder, tokenization, sets, device)
+            record = _with_validation(folder.record, job, folder, tokenization, sets, device)
             run_id = job.record(record["result"], folder)
             if among:
                 share_plan(None, place.type)
@@ -433,7 +432,7 @@ def _mean_loss(curve: Sequence[Mapping[str, float]]) -> float:
 
 def _with_validation(
     record: dict[str, Any],
-    source: ModelSource,
+    job: _Job,
     folder: OutputFolder,
     tokenization: Tokenization,
     sets: Mapping[str, Sequence[Sequence[Message]]],
@@ -442,14 +441,18 @@ def _with_validation(
     """The record of a finished training, with the losses of validation sets that it had not been asked for."""
     missing = {name: sets[name] for name in sets if name not in record["result"]["validation"]}
     if missing:
-        options = {"dtype": record["settings"]["dtype"], "device": device}
-        network = models.load_causal_lm(source, **options)
-        before = validation_losses(network, tokenization, missing)
-        if record["settings"].get("parameters") == FULL:
-            trained = models.load_causal_lm(models.find_model(str(folder.path)), **options)
+        settings, source = record["settings"], job.source
+        options = {"dtype": settings["dtype"], "device": device}
+        packed = {**options, "quantization": settings.get("quantization")}
+        before = validation_losses(
+            models.load_causal_lm(source, **packed, adapter=job.start), tokenization, missing
+        )  # fmt: skip
+        trained = models.find_adapter(str(folder.path), source)
+        if models.is_adapter(trained):
+            network = models.load_causal_lm(source, **packed, adapter=trained)
         else:
-            trained = PeftModel.from_pretrained(network, folder.path)
-        after = validation_losses(trained, tokenization, missing)
+            network = models.load_causal_lm(trained, **options)
+        after = validation_losses(network, tokenization, missing)
         record["result"]["validation"] |= _beside(before, after, missing)
         folder.write_record(record)
     return record

@@ -267,8 +267,9 @@ def make_trainer(
     }
     if not gpu and course.devices > 1:
         options["ddp_backend"] = "gloo"
-    # where TensorBoard's writer looks; the folder of unfinished things goes at the end
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.path / LOGS)
+    if "tensorboard" in report_to:
+        # where its writer looks; the folder of unfinished things goes at the end
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.path / LOGS)
     args = (
         SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
         if method == "sft"
