@@ -377,10 +377,14 @@ def test_a_tie_is_one_whatever_the_order_of_the_repeats(fill: Fill) -> None:
     values = (0.1, 0.2, 0.3, 0.7)
     for model_id, order in (("a", values), ("b", (0.7, 0.3, 0.2, 0.1)), ("c", (0.2, 0.7, 0.1, 0.3))):
         fill.trained(model_id)
-        fill.evaluated(model_id, {"medqa": order}, n=10)
+        fill.evaluated(model_id, {"medqa": order, "hle": order}, n=10)
+    fill.trained("d")
+    fill.evaluated("d", {"medqa": (0.1, 0.1, 0.1, 0.1)}, n=10)
     (group,) = run(fill.path).groups
-    assert [row.cells["medqa"].best for row in group.rows] == [True] * 3
-    assert not any(row.cells["medqa"].second for row in group.rows)
+    assert [row.cells["medqa"].best for row in group.rows] == [True, True, True, False]
+    assert [row.cells["medqa"].second for row in group.rows] == [False, False, False, True]
+    # where all are equal none is best
+    assert not any(row.cells["hle"].best for row in group.rows if "hle" in row.cells)
 
 
 def test_the_latest_rules_count_and_older_numbers_are_named(fill: Fill, caplog: pytest.LogCaptureFixture) -> None:

@@ -429,6 +429,9 @@ def _rank(group: Group) -> None:
             continue
         # means of the same numbers in another order may differ in their last bits
         values = sorted({round(cell.accuracy, _TIE_DIGITS) for cell in cells}, reverse=True)
+        if len(values) < 2:
+            # where all are equal none is best
+            continue
         best = next(cell for cell in cells if round(cell.accuracy, _TIE_DIGITS) == values[0])
         for cell in cells:
             place = values.index(round(cell.accuracy, _TIE_DIGITS))
