@@ -1,4 +1,4 @@
-"""The built wheel, not the source tree: it holds the SQL files, the prompts and the stub, and works once installed."""
+"""The built wheel, not the source tree: it holds the SQL files, prompts, recipes and tables, and works once installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_wheel_holds_everything_once(wheel: Path) -> None:
         names = archive.namelist()
     assert len(names) == len(set(names))
     for path in (ROOT / "python" / "diq").rglob("*"):
-        if path.suffix in (".py", ".sql", ".md", ".pyi", ".typed"):
+        if path.suffix in (".py", ".sql", ".md", ".pyi", ".typed", ".yaml", ".csv"):
             assert str(path.relative_to(ROOT / "python")) in names
     assert any(name.startswith("diq/_core") and name.endswith(".so") for name in names)
     assert any(name.endswith("LICENSE") for name in names)
@@ -56,4 +56,6 @@ def test_the_installed_wheel_makes_and_queries_a_store(wheel: Path, tmp_path: Pa
         return done.stdout
 
     diq("ingest", "pool.jsonl", "--dataset", "pool", "--quiet")
+    assert "huatuo-llama31-8b" in diq("run", "--list")
+    assert "Huatuo" in diq("results", "--published", "huatuo", "--format", "csv")
     assert diq("sql", "select answer from sample_texts", "--format", "csv") == "answer\nbecause\n"
