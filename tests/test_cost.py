@@ -553,7 +553,7 @@ def test_plans_that_make_no_sense_are_refused(options: dict[str, Any], message: 
 
 def test_no_model_library_is_loaded() -> None:
     code = (
-        "import sys, diq.cost; diq.cost.run(model='qwen3-8b', samples=5, tokens=5);"
+        "import sys; from diq.cost import run; run(model='qwen3-8b', samples=5, tokens=5);"
         "print({'torch', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

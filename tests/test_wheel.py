@@ -1,4 +1,4 @@
-"""The built wheel, not the source tree: it holds the SQL files, prompts, recipes and tables, and works once installed."""
+"""The built wheel, not the source tree: it holds SQL, prompts, recipes and tables, and works once installed."""
 
 from __future__ import annotations
 

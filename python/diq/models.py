@@ -194,7 +194,10 @@ def _check_base(path: Path, source: str, base: ModelSource) -> None:
     ``wrap_adapter``, which refuses matrices that do not fit.
     """
     name, is_base = _trained_on(path, base)
-    if not is_base:
+    if not is_base and _quantisation(base.path):
+        # packed weights have another fingerprint and name than the model that they were made of
+        log.info("the adapter `%s` was trained on `%s`; `%s` is taken for a packed copy", source, name, base.source)
+    elif not is_base:
         raise ModelError(
             f"the adapter `{source}` was trained on `{name}`, not on `{base.source}`",
             "name that base model; if they are the same weights, say so in adapter_config.json",
@@ -261,9 +264,7 @@ def load_causal_lm(
     options: dict[str, Any] = {"dtype": precision}
     if attention:
         options["attn_implementation"] = attention
-    quantised = (model.path / "config.json").is_file() and "quantization_config" in json.loads(
-        (model.path / "config.json").read_text(encoding="utf-8")
-    )
+    quantised = _quantisation(model.path) is not None
     if quantization:
         if quantised:
             raise ModelError(f"`{model.source}` is quantised already", "leave out --quantization")
@@ -284,6 +285,12 @@ def load_causal_lm(
     loaded.requires_grad_(False)
     loaded.eval()
     return loaded if quantised else loaded.to(place)  # type: ignore[no-any-return]
+
+
+def _quantisation(folder: Path) -> Any:
+    """What a model's config says of packed weights; None where they are plain."""
+    path = folder / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("quantization_config") if path.is_file() else None
 
 
 def _packing(dtype: torch.dtype) -> Any:
