@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from diq import _core
 from diq.errors import DiqError, InputError, RunFailedError, UsageError
-from diq.records import canonical_json, did_you_mean, first_line
+from diq.records import canonical_json, did_you_mean, first_line, flush
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class GradientIndex:
         with _one_line(path):
             if not folder.exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                _sync_folder(folder.parent)
+                flush(folder.parent)
             if not path.exists():
                 # another process may be faster meanwhile; whose identity counts is checked below
                 with contextlib.suppress(FileExistsError), _whole_file(path) as file:
@@ -771,7 +771,7 @@ def _whole_file(path: Path, *, replace: bool = False) -> Iterator[IO[bytes]]:
                 part.unlink(missing_ok=True)
                 raise
         break
-    _sync_folder(path.parent)
+    flush(path.parent)
 
 
 def _remove_parts(folder: Path) -> None:
@@ -811,15 +811,6 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames within a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from diq.errors import RunFailedError, UsageError
 from diq.models import TRAINING_RECORD
-from diq.records import short
+from diq.records import flush, short
 from diq.store import now
 
 log = logging.getLogger(__name__)
@@ -130,11 +130,11 @@ class OutputFolder:
     def publish(self, part: Path, place: Path) -> None:
         """Move a finished file or folder to its place, so that it is there whole or not at all, also after a crash."""
         for one in [*part.rglob("*"), part] if part.is_dir() else [part]:
-            _flush(one)
+            flush(one)
         if place.is_dir():
             shutil.rmtree(place)
         part.replace(place)
-        _flush(place.parent)
+        flush(place.parent)
 
     def discard(self) -> None:
         """Delete what a training left here, its record last."""
@@ -208,14 +208,6 @@ def weights_problem(folder: Path) -> str | None:
 def checkpoint_step(checkpoint: Path) -> int:
     """Step after which a checkpoint was written: the number in its name."""
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

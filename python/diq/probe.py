@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from diq import encoders, models
-from diq.config import MAX_LENGTH
+from diq.config import MAX_LENGTH, train_token_budget
 from diq.cost import Account, predict
 from diq.engine import Engine, EngineSettings, ValidationTokens, is_out_of_memory
 from diq.errors import RunFailedError, UsageError
@@ -36,9 +36,6 @@ _VALIDATION_SAMPLES = 2  # of each validation set: their gradient is needed, its
 _ROUNDS = 4
 _BATCH_SAMPLES = 8  # of a training step, as in `diq train`
 _LEARNING_RATE = 1e-4
-# padded tokens of a training batch, as in `diq train`
-_CPU_TOKEN_BUDGET = 4096
-_GPU_TOKEN_BUDGET = 16384
 
 # dense bfloat16 operations a second, from the makers' data sheets
 _PEAKS = {
@@ -327,7 +324,7 @@ def _training(
         enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     network.train()
-    budget = _GPU_TOKEN_BUDGET if place.type == "cuda" else _CPU_TOKEN_BUDGET
+    budget = train_token_budget(place.type)
     trainable = [one for one in network.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=_LEARNING_RATE)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any, Protocol
 
 from diq.errors import UsageError
@@ -50,6 +52,15 @@ class Sample:
         if self.rejected is None:
             return canonical_json(self.messages)
         return canonical_json({"messages": self.messages, "rejected": self.rejected})
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk: what is renamed survives a crash only then."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def canonical_json(value: Any) -> str:

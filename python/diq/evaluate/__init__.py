@@ -486,7 +486,7 @@ def _result(asked: QuestionSet, repeats: list[dict[str, Any]]) -> BenchmarkResul
         n_left_out=asked.n_left_out,
         bad_rows=[asdict(line) for line in asked.bad_rows],
         accuracy=accuracy,
-        standard_error=(accuracy * (1 - accuracy) / (n - 1)) ** 0.5 if n > 1 else 0.0,
+        standard_error=generations.standard_error(accuracy, n),
         spread=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         accuracy_strict=statistics.fmean(one["n_right_strict"] / n for one in repeats),
         n_unanswered=sum(one["n_unanswered"] for one in repeats),

@@ -17,6 +17,7 @@ from diq.answers import SCORING, mark
 from diq.config import WAIT_S
 from diq.errors import RunFailedError
 from diq.evaluate.questions import Question
+from diq.records import flush
 from diq.store import Store, now
 
 log = logging.getLogger(__name__)
@@ -163,11 +164,10 @@ def write(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(_table(which, rows), unfinished, compression="zstd")
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+        flush(unfinished)
         checksum = _core.file_hash(str(unfinished))
         unfinished.replace(path)
-        _sync_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise RunFailedError(
@@ -189,14 +189,6 @@ def write(
         Answered(position, dict(question.options), question.right, _clean(output), output.ending)
         for position, question, _, output in rows
     ]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _table(which: Answers, rows: Sequence[tuple[int, Question, str, Any]]) -> pa.Table:
@@ -253,8 +245,13 @@ def score(answers: Iterable[Answered]) -> dict[str, Any]:
         "n_cut": sum(ending == "length" for _, ending in marks),
         "n_right_strict": sum(one.is_right_strict for one, _ in marks),
         "accuracy": accuracy,
-        "standard_error": (accuracy * (1 - accuracy) / (n - 1)) ** 0.5 if n > 1 else 0.0,
+        "standard_error": standard_error(accuracy, n),
     }
+
+
+def standard_error(accuracy: float, n: int) -> float:
+    """How far an accuracy over ``n`` questions would move with other questions of their kind; 0 for one question."""
+    return float((accuracy * (1 - accuracy) / (n - 1)) ** 0.5) if n > 1 else 0.0
 
 
 def record(store: Path, which: Answers, numbers: dict[str, Any]) -> None:

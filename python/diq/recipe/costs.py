@@ -38,7 +38,8 @@ _VALIDATION_SAMPLES = 20
 
 def estimates(recipe: Recipe, store: Path) -> list[float | None]:
     """FLOPs of every step; None where they are not known, 0 for steps that run no model."""
-    return [_Counter(recipe, store).count(step) for step in recipe.steps]
+    counter = _Counter(recipe, store)
+    return [counter.count(step) for step in recipe.steps]
 
 
 class _Counter:
@@ -46,6 +47,8 @@ class _Counter:
 
     def __init__(self, recipe: Recipe, store: Path) -> None:
         self.steps, self.store = recipe.steps, store
+        # many steps ask for the same dataset, and its files may be large
+        self._known: dict[tuple[str, int], Lengths | None] = {}
 
     def count(self, step: Step) -> float | None:
         counters: dict[str, Callable[[Step], float | None]] = {
@@ -125,7 +128,12 @@ class _Counter:
         return self._dataset(name, max_length)
 
     def _dataset(self, name: str, max_length: int | None) -> Lengths | None:
-        limit = max_length or MAX_LENGTH
+        key = name, max_length or MAX_LENGTH
+        if key not in self._known:
+            self._known[key] = self._read(*key)
+        return self._known[key]
+
+    def _read(self, name: str, limit: int) -> Lengths | None:
         if self.store.exists():
             with contextlib.suppress(DiqError):
                 return read_lengths(self.store, name, model="", max_length=limit)

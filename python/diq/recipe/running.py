@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import importlib.resources
@@ -10,7 +11,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib import import_module, metadata
 from pathlib import Path
@@ -221,22 +222,14 @@ def run(
     return summary
 
 
-class _Reading:
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[Store | None]:
     """The store for reading, where there is one; None otherwise."""
-
-    def __init__(self, file: Path) -> None:
-        self.store = Store(file, read_only=True, wait_s=WAIT_S) if file.exists() else None
-
-    def __enter__(self) -> Store | None:
-        return self.store
-
-    def __exit__(self, *_: object) -> None:
-        if self.store is not None:
-            self.store.close()
-
-
-def _reading(file: Path) -> _Reading:
-    return _Reading(file)
+    if not file.exists():
+        yield None
+        return
+    with Store(file, read_only=True, wait_s=WAIT_S) as opened:
+        yield opened
 
 
 def _plan(recipe: Recipe, marks: Sequence[str], file: Path, store: Store | None) -> list[StepReport]:

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from diq.config import train_token_budget
 from diq.gradients import token_losses
 from diq.records import Message
 from diq.samples import Tokenization, collate, plan_batches
-
-# padded tokens of a batch
-CPU_TOKEN_BUDGET = 4096
-GPU_TOKEN_BUDGET = 16384
 
 
 def validation_losses(
@@ -35,7 +32,7 @@ def validation_losses(
         UsageError: no sample of a set has an answer token left.
     """
     place = next(network.parameters()).device
-    budget = token_budget or (GPU_TOKEN_BUDGET if place.type == "cuda" else CPU_TOKEN_BUDGET)
+    budget = token_budget or train_token_budget(place.type)
     was_training = network.training
     network.eval()
     found = {}

@@ -29,6 +29,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from diq import models
+from diq.config import train_token_budget
 from diq.engine import is_out_of_memory
 from diq.errors import DiqError, ModelError, RunFailedError
 from diq.gradients import packing_problem
@@ -38,7 +39,7 @@ from diq.records import Message, Progress, first_line
 from diq.samples import Tokenization, Tokens
 from diq.train.network import ADAPTER, load_network, load_reference, save_network, trained_parameters
 from diq.train.trainer import PATIENCE_S, Course, make_trainer
-from diq.train.validation import CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET, validation_losses
+from diq.train.validation import validation_losses
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class Plan:
         share = self.settings["batch_size"] // self.devices
         if self.micro_batch_size:
             return self.micro_batch_size
-        budget = GPU_TOKEN_BUDGET if self.device == "cuda" else CPU_TOKEN_BUDGET
+        budget = train_token_budget(self.device)
         return max(size for size in _divisors(share) if size == 1 or size * self.pairs * self.longest <= budget)
 
 
