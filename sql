@@ -1,1 +1,1 @@
-python/diq/sql
+python/diq/store/sql

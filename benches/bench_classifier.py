@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diq.difficulty import DifficultyClassifier, label_names, likert
-from diq.encoders import Encoded
-from diq.samples import plan_batches
-from diq.score import find_classifier
+from diq.difficulty.classifier import DifficultyClassifier, label_names, likert
+from diq.difficulty.score import find_classifier
+from diq.encoders.network import Encoded
+from diq.models.tokens import plan_batches
 
 BATCH_SIZES = (1, 8, 32, 64)
 TOKEN_BUDGET = 1024

@@ -24,7 +24,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from diq.gradient_index import Element, GradientIndex, ShardRecord
+from diq.gradient_index.index import GradientIndex, ShardRecord
+from diq.gradient_index.numbers import Element
 
 ELEMENTS: tuple[Element, ...] = ("float16", "bfloat16", "int8")
 SHARD_ROWS = 25_000

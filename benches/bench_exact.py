@@ -22,19 +22,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from diq.gradients import (
-    Dots,
-    Forward,
-    Norms,
-    Recorder,
-    ValidationGradient,
-    checkpointed,
-    mean_gradient,
-    score_batch,
-    token_losses,
-)
-from diq.models import linear_modules
-from diq.samples import Batch, Tokens, collate, plan_batches
+from diq.gradients.backward import Recorder, score_batch
+from diq.gradients.dots import Dots, Norms
+from diq.gradients.forward import Forward
+from diq.gradients.losses import checkpointed, token_losses
+from diq.gradients.validation import ValidationGradient, mean_gradient
+from diq.models.layers import linear_modules
+from diq.models.tokens import Batch, Tokens, collate, plan_batches
 
 # hidden, layers, heads, key-value heads, vocabulary; the second has 28 million parameters
 SHAPES = {"demo size": (160, 4, 4, 2, 2048), "28M Llama": (512, 8, 8, 4, 8192)}

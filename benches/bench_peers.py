@@ -30,7 +30,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bench_exact import BUDGET, SHAPES, build, tokens
-from diq.samples import Tokens
+from diq.models.tokens import Tokens
 
 PEERS = Path(__file__).parent / "peers"
 SMOKE = (64, 2, 4, 2, 512)

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diq.kernels import reference
-from diq.kernels.projections import project_rademacher, sketch_matrices, sketch_outer
+from diq.gradients.kernels import reference
+from diq.gradients.kernels.projections import project_rademacher, sketch_matrices, sketch_outer
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / ".venv-peers" / "bin" / "python"

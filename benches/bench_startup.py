@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from diq.store import Store
+from diq.store.store import Store
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from typing import Any
 
 import duckdb
 
-from diq.select import run
-from diq.store import Store, now
+from diq.selection.select import select as run
+from diq.store.store import Store, now
 
 # rows as SQL, so that the bench does not wait for Python; every 1000th sample lacks a dot
 FILL = """

@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from diq.answers import SCORING, Extraction, Mark, extract, mark
+from diq.evaluation.answers import SCORING, Extraction, Mark, extract, mark
 
 PHRASE = re.compile(r"answer is \(?([A-J])\)?")
 LABEL = re.compile(r"[aA]nswer:\s*([A-J])")

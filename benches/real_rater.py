@@ -22,11 +22,11 @@ import orjson
 import torch
 
 import diq
-from diq.encoders import split_of
-from diq.influence import read_influence
-from diq.meters import order, spearman
-from diq.records import prompt_text
-from diq.store import Store
+from diq.base.sample import prompt_text
+from diq.encoders.network import split_of
+from diq.influence.meters import order, spearman
+from diq.influence.stored import read_influence
+from diq.store.store import Store
 
 DATASET = "medquad"
 RATIOS = (0.01, 0.1, 0.5)
@@ -89,7 +89,7 @@ def main() -> None:
             read_influence(opened, dataset_id=data["dataset_id"], run_id=run_id).dot
             for run_id in (summary.influence_run, predicted.run_id)
         )
-        with opened.batches("questions_of_dataset", dataset_id=data["dataset_id"]) as batches:
+        with opened.batches("selection/questions_of_dataset", dataset_id=data["dataset_id"]) as batches:
             questions = [
                 prompt_text(orjson.loads(text)) for batch in batches for text in batch.column("messages").to_pylist()
             ]

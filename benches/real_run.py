@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diq.samples import Tokenization, Tokens, collate, plan_batches
+from diq.models.tokens import Tokenization, Tokens, collate, plan_batches
 
 TASKS = ("medqa", "medmcqa", "mmlu_pro_medical", "medxpertqa_text")
 RATIOS = ("0.01", "0.1", "0.5")

@@ -30,23 +30,20 @@ import torch
 from torch import Tensor
 
 import diq
-from diq import models
-from diq.engine import Engine, EngineSettings
-from diq.gradient_index import GradientIndex
-from diq.gradients import (
-    Dots,
-    MatrixGradients,
-    Norms,
-    ValidationGradient,
-    squared_norm,
-    token_losses,
-)
-from diq.influence import measure_runs, read_dots
-from diq.meters import flip_share, order, pearson, spearman, standard_errors
-from diq.projections import Basis, Projection, Rademacher, Sparse, Subspace, leading_basis
-from diq.samples import Batch, Tokenization, Tokens, collate, plan_batches
-from diq.score.job import read_request
-from diq.store import Store
+from diq.gradient_index.index import GradientIndex
+from diq.gradients.backward import MatrixGradients
+from diq.gradients.dots import Dots, Norms
+from diq.gradients.engine import Engine, EngineSettings
+from diq.gradients.losses import token_losses
+from diq.gradients.projections import Basis, Projection, Rademacher, Sparse, Subspace, leading_basis
+from diq.gradients.validation import ValidationGradient, squared_norm
+from diq.influence.job import read_request
+from diq.influence.meters import flip_share, order, pearson, spearman, standard_errors
+from diq.influence.stored import measure_runs, read_dots
+from diq.models.device import describe_environment
+from diq.models.source import ModelSource, find_adapter, find_model
+from diq.models.tokens import Batch, Tokenization, Tokens, collate, load_tokenizer, plan_batches, usable_length
+from diq.store.store import Store
 from real_run import MAX_LENGTH, TASKS, make_model, read_pool, stand_in_difficulty
 
 Floats = npt.NDArray[np.float64]
@@ -100,11 +97,9 @@ class Setup:
     tokenization: Tokenization
     seed: int
 
-    def engine(
-        self, *, checkpoint: models.ModelSource | None = None, params: str = "qkv", dtype: str = "float32"
-    ) -> Engine:
+    def engine(self, *, checkpoint: ModelSource | None = None, params: str = "qkv", dtype: str = "float32") -> Engine:
         """An engine of the package."""
-        source = models.find_model(str(self.model))
+        source = find_model(str(self.model))
         return Engine(EngineSettings(model=source, checkpoint=checkpoint, params=params, dtype=dtype, device="cpu"))
 
 
@@ -136,10 +131,10 @@ def prepare(data: Path, folder: Path, *, steps: int, samples: int, seed: int) ->
             data / "bench" / task / "test.jsonl",
             dataset=f"{task}-{DRAWN}", store=store, validation=True, sample=DRAWN, seed=seed,
         )  # fmt: skip
-    source = models.find_model(str(model))
-    tokenization = Tokenization(models.load_tokenizer(source), max_length=models.usable_length(source, MAX_LENGTH))
+    source = find_model(str(model))
+    tokenization = Tokenization(load_tokenizer(source), max_length=usable_length(source, MAX_LENGTH))
     with Store(store, read_only=True) as opened:
-        found = opened.rows("messages_of_dataset", dataset_id=opened.dataset(dataset)["dataset_id"])
+        found = opened.rows("training/messages_of_dataset", dataset_id=opened.dataset(dataset)["dataset_id"])
     encoded = tokenization.encode([orjson.loads(row["messages"]) for row in found])
     assert len(encoded) == n, "a row of the draw is missing in the store"
     tokens = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
@@ -808,7 +803,7 @@ def through_the_package(setup: Setup, columns: Columns) -> None:
         print(f"diq select {ratio}: {share(1 - flip_share(taken[1], taken[0]))} % of {len(taken[0])} are the same")
 
 
-def make_adapter(setup: Setup, steps: int) -> models.ModelSource:
+def make_adapter(setup: Setup, steps: int) -> ModelSource:
     """A LoRA adapter trained with `diq train` for some steps on the drawn samples."""
     output = setup.folder / f"adapter-{setup.dataset}-{steps}"
     trained = diq.train(
@@ -819,7 +814,7 @@ def make_adapter(setup: Setup, steps: int) -> models.ModelSource:
         f"\nadapter: {trained.trainable_parameters:,} parameters, {trained.steps} steps of 8 samples, "
         f"loss {trained.loss_first:.3f} -> {trained.loss_last:.3f}"
     )
-    return models.find_adapter(str(output), models.find_model(str(setup.model)))
+    return find_adapter(str(output), find_model(str(setup.model)))
 
 
 def main() -> None:
@@ -843,7 +838,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         setup = prepare(options.data, folder, steps=options.steps, samples=options.samples, seed=options.seed)
         tokens = sum(len(one.ids) for one in setup.samples)
-        facts = models.environment()
+        facts = describe_environment()
         print(", ".join(f"{name} {value}" for name, value in facts.items()))
         print(f"model {(setup.model / 'training.txt').read_text(encoding='utf-8').strip()}")
         print(

@@ -13,7 +13,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+SHARED = ROOT.parent / "shared" / "data"
 
 WORDS = [
     "the",
@@ -150,7 +152,7 @@ def tiny_classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from diq.difficulty import label_names
+    from diq.difficulty.classifier import label_names
 
     torch.manual_seed(2)
     labels = dict(enumerate(label_names()))
@@ -259,7 +261,7 @@ def fill_store(
     import pyarrow as pa
 
     from diq import _core
-    from diq.store import Store
+    from diq.store.store import Store
 
     n = len(difficulty)
     texts = [

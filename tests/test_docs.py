@@ -95,7 +95,7 @@ VALUES (63, 'medqa', 'hash', 0, 0, 's.generations/63/medqa.parquet', 100, 100, '
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from diq.select import run
+    from diq.selection.select import select
 
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("docs") / "s.duckdb"
@@ -116,7 +116,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("0.1", "random", None),
         ("0.2", "influence", "exact"),
     ):
-        run("pool", ratio=ratio, store=path, model="model", strategy=strategy, dedupe=dedupe)
+        select("pool", ratio=ratio, store=path, model="model", strategy=strategy, dedupe=dedupe)
     with duckdb.connect(str(path)) as connection:
         connection.execute(
             "UPDATE influence_scores SET dot = dot + 1 WHERE loss = (SELECT max(loss) FROM influence_scores)"

@@ -143,7 +143,7 @@ def loaded_after(code: str) -> set[str]:
         "import diq",
         "import diq; diq.ingest; diq.select; diq.rank; diq.Store",
         "from diq.cli import demo, difficulty, explain, ingest, judge, rater, score, select, sql, status, train",
-        "from diq.cli import cost, evaluate, results, run; import diq.cost, diq.results, diq.recipe, diq.published",
+        "from diq.cli import cost, evaluate, results, run; import diq.costs.cost, diq.evaluation.results, diq.recipes.run, diq.evaluation.published",
     ],
 )
 def test_light_parts_load_no_model_library(code: str) -> None:

@@ -21,10 +21,14 @@ from common import Bench, Ceilings, Row, why
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from diq.gradients import Dots, ValidationGradient, mean_gradient, score_batch, token_losses
-from diq.kernels.projections import parameter_key, project_rademacher
-from diq.models import linear_modules
-from diq.samples import Tokens, collate, plan_batches
+from diq.gradients.backward import score_batch
+from diq.gradients.dots import Dots
+from diq.gradients.kernels.projections import project_rademacher
+from diq.gradients.kernels.reference import parameter_key
+from diq.gradients.losses import token_losses
+from diq.gradients.validation import ValidationGradient, mean_gradient
+from diq.models.layers import linear_modules
+from diq.models.tokens import Tokens, collate, plan_batches
 
 DIM = 4096
 BUDGET = 16384

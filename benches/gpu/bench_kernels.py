@@ -17,7 +17,7 @@ from common import Bench, Ceilings
 from torch import Tensor
 from torch.nn import functional as F
 
-from diq.kernels import dots, projections, resolve, torch_forms
+from diq.gradients.kernels import dots, projections, resolve, torch_forms
 
 KEY = 0xC3E7018A7BC8D252
 
@@ -101,7 +101,7 @@ def fused_dots(bench: Bench, ceilings: Ceilings) -> None:
 
 def sweep(bench: Bench) -> None:
     """Other tile sizes of the two product kernels."""
-    from diq.kernels import triton_dots, triton_sketch
+    from diq.gradients.kernels import triton_dots, triton_sketch
 
     low, high = resolve.key_words(KEY)
     t = size = 64 if bench.tiny else 4096

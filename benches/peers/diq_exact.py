@@ -8,9 +8,10 @@ import harness
 import numpy as np
 import numpy.typing as npt
 
-from diq.engine import Engine, EngineSettings, ValidationTokens
-from diq.models import find_model
-from diq.samples import Tokens, plan_batches
+from diq.gradients.engine import Engine, EngineSettings
+from diq.gradients.validation import ValidationTokens
+from diq.models.source import find_model
+from diq.models.tokens import Tokens, plan_batches
 
 
 class DiqExact(harness.Peer):

@@ -1,98 +1,71 @@
 """DIQ picks the small part of a fine-tuning set that is worth training on.
 
 The verbs of the command line are functions here (``diq.ingest``, ``diq.score_influence``, ``diq.select``, ...) and are
-loaded on first use: ``import diq`` loads no model library.
+loaded on first use: ``import diq`` loads no model library. No room of the package bears a verb's name.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diq.annotate import run as annotate
-    from diq.chat import Server as Server
-    from diq.compare import run as compare
-    from diq.cost import run as cost
-    from diq.errors import DiqError as DiqError
-    from diq.evaluate import rescore as rescore
-    from diq.evaluate import run as evaluate
-    from diq.explain import run as explain
-    from diq.ingest import run as ingest
-    from diq.judge import run as judge
-    from diq.probe import run as probe
-    from diq.quadrants import rank as rank
-    from diq.recipe import run as run_recipe
-    from diq.results import run as results
-    from diq.score import score_difficulty as score_difficulty
-    from diq.score import score_influence as score_influence
-    from diq.score import score_perplexity as score_perplexity
-    from diq.score import score_rater as score_rater
-    from diq.score import score_similarity as score_similarity
-    from diq.select import run as select
-    from diq.store import Store as Store
-    from diq.train import run as train
-    from diq.train_classifier import run as train_difficulty
-    from diq.train_rater import run as train_rater
-    from diq.warm_up import run as warm_up
+    from diq.base.errors import DiqError as DiqError
+    from diq.baselines.score_perplexity import score_perplexity as score_perplexity
+    from diq.baselines.similarity import score_similarity as score_similarity
+    from diq.costs.cost import cost as cost
+    from diq.costs.probe import probe as probe
+    from diq.difficulty.annotate import annotate as annotate
+    from diq.difficulty.score import score_difficulty as score_difficulty
+    from diq.difficulty.train import train_difficulty as train_difficulty
+    from diq.evaluation.evaluate import evaluate as evaluate
+    from diq.evaluation.rescore import rescore as rescore
+    from diq.evaluation.results import results as results
+    from diq.influence.explain import explain as explain
+    from diq.influence.score import score_influence as score_influence
+    from diq.judging.chat import Server as Server
+    from diq.judging.judge import judge as judge
+    from diq.rater.score import score_rater as score_rater
+    from diq.rater.train import train_rater as train_rater
+    from diq.recipes.run import run_recipe as run_recipe
+    from diq.samples.ingest import ingest as ingest
+    from diq.selection.compare import compare as compare
+    from diq.selection.quadrants import rank as rank
+    from diq.selection.select import select as select
+    from diq.store.store import Store as Store
+    from diq.training.train import train as train
+    from diq.training.warm_up import warm_up as warm_up
 
-__all__ = [
-    "DiqError",
-    "Server",
-    "Store",
-    "annotate",
-    "compare",
-    "cost",
-    "evaluate",
-    "explain",
-    "ingest",
-    "judge",
-    "probe",
-    "rank",
-    "rescore",
-    "results",
-    "run_recipe",
-    "score_difficulty",
-    "score_influence",
-    "score_perplexity",
-    "score_rater",
-    "score_similarity",
-    "select",
-    "train",
-    "train_difficulty",
-    "train_rater",
-    "warm_up",
-]
-
+# where each name lives; read by no one else, and a test holds it against the imports above
 _WHERE = {
-    "DiqError": ("diq.errors", "DiqError"),
-    "Server": ("diq.chat", "Server"),
-    "Store": ("diq.store", "Store"),
-    "annotate": ("diq.annotate", "run"),
-    "compare": ("diq.compare", "run"),
-    "cost": ("diq.cost", "run"),
-    "evaluate": ("diq.evaluate", "run"),
-    "explain": ("diq.explain", "run"),
-    "ingest": ("diq.ingest", "run"),
-    "judge": ("diq.judge", "run"),
-    "probe": ("diq.probe", "run"),
-    "rank": ("diq.quadrants", "rank"),
-    "rescore": ("diq.evaluate", "rescore"),
-    "results": ("diq.results", "run"),
-    "run_recipe": ("diq.recipe", "run"),
-    "score_difficulty": ("diq.score", "score_difficulty"),
-    "score_influence": ("diq.score", "score_influence"),
-    "score_perplexity": ("diq.score", "score_perplexity"),
-    "score_rater": ("diq.score", "score_rater"),
-    "score_similarity": ("diq.score", "score_similarity"),
-    "select": ("diq.select", "run"),
-    "train": ("diq.train", "run"),
-    "train_difficulty": ("diq.train_classifier", "run"),
-    "train_rater": ("diq.train_rater", "run"),
-    "warm_up": ("diq.warm_up", "run"),
+    "DiqError": "diq.base.errors",
+    "Server": "diq.judging.chat",
+    "Store": "diq.store.store",
+    "annotate": "diq.difficulty.annotate",
+    "compare": "diq.selection.compare",
+    "cost": "diq.costs.cost",
+    "evaluate": "diq.evaluation.evaluate",
+    "explain": "diq.influence.explain",
+    "ingest": "diq.samples.ingest",
+    "judge": "diq.judging.judge",
+    "probe": "diq.costs.probe",
+    "rank": "diq.selection.quadrants",
+    "rescore": "diq.evaluation.rescore",
+    "results": "diq.evaluation.results",
+    "run_recipe": "diq.recipes.run",
+    "score_difficulty": "diq.difficulty.score",
+    "score_influence": "diq.influence.score",
+    "score_perplexity": "diq.baselines.score_perplexity",
+    "score_rater": "diq.rater.score",
+    "score_similarity": "diq.baselines.similarity",
+    "select": "diq.selection.select",
+    "train": "diq.training.train",
+    "train_difficulty": "diq.difficulty.train",
+    "train_rater": "diq.rater.train",
+    "warm_up": "diq.training.warm_up",
 }
+
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
@@ -102,18 +75,10 @@ def __getattr__(name: str) -> Any:
         return version("diq")
     if name not in _WHERE:
         raise AttributeError(f"module 'diq' has no attribute {name!r}")
-    module, attribute = _WHERE[name]
-    value = getattr(import_module(module), attribute)
+    value = getattr(import_module(_WHERE[name]), name)
     globals()[name] = value
     return value
 
 
-class _Package(ModuleType):
-    """Keeps ``diq.ingest`` the verb: importing the module ``diq.ingest`` would bind the module to the same name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _WHERE and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted([*_WHERE, "__version__"])

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from conftest import write_jsonl
+from diq.base.errors import UsageError
 from diq.cli.cost import cost
-from diq.errors import UsageError
 
 
 def invoke(*arguments: object) -> Result:

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from conftest import write_jsonl
+from diq.base.errors import DiqError
 from diq.cli.evaluate import evaluate
-from diq.errors import DiqError
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_temperature_is_a_number_or_default(command: Callable[..., Result]) ->
 
 
 def test_the_help_has_the_nine_names() -> None:
-    from diq.benchmarks import BENCHMARKS
+    from diq.evaluation.benchmarks import BENCHMARKS
 
     text = " ".join(CliRunner().invoke(evaluate, ["--help"]).output.split())
     assert all(name in text for name in BENCHMARKS)

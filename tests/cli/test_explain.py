@@ -12,8 +12,8 @@ import pytest
 from conftest import write_jsonl
 from diq.cli import main
 from diq.cli.explain import visible
-from diq.explain import TokenShare
-from diq.ingest import run as ingest
+from diq.influence.explain import TokenShare
+from diq.samples.ingest import ingest
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_the_table_and_the_json_tell_the_same(command: Callable[..., int], capsy
 def test_a_stored_dot_is_shown_beside_it(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_llama_folder: Path
 ) -> None:
-    from diq.score import score_influence
+    from diq.influence.score import score_influence
 
     run = score_influence("pool", model=str(tiny_llama_folder), store=tmp_path / "s.duckdb")
     assert command(*ROW) == 0

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from diq.base.errors import UsageError
 from diq.cli.results import results
-from diq.errors import UsageError
-from test_results import BASE, Fill
+from evaluation.test_results import BASE, Fill
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from conftest import write_jsonl
+from diq.base.errors import InputError, UsageError
 from diq.cli.run import run as command
-from diq.errors import InputError, UsageError
 
 RECIPE = """
 about: Half of a pool at random.

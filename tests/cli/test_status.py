@@ -58,6 +58,6 @@ def test_the_same_numbers_come_as_json(store: Path) -> None:
 
 
 def test_without_the_option_nothing_is_measured(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diq.influence.measure_runs", None)
+    monkeypatch.setattr("diq.influence.stored.measure_runs", None)
     assert "scores" not in json.loads(invoke("--json", "--store", str(store)))
     assert "standard error" not in invoke("--store", str(store))

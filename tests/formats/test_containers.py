@@ -18,10 +18,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diq.errors import InputError
-from diq.formats import BadRow, Row
+from diq.base.errors import InputError
 from diq.formats.containers import CONTAINERS, csv_table, json_tree, reader, suffix
-from diq.formats.rows import Meter
+from diq.formats.rows import BadRow, Meter, Row
 from diq.formats.streams import TextStream, lines
 
 ROWS = [

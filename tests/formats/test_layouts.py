@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diq.errors import InputError, UsageError
-from diq.formats import BadRow, Parsed, open_source
+from diq.base.errors import InputError, UsageError
+from diq.base.sample import Sample
+from diq.formats import Parsed, open_source
 from diq.formats.layouts import LAYOUTS, NAMES, mapped, named
 from diq.formats.layouts.choices import gold, inline, options
 from diq.formats.layouts.layout import without_reasoning
-from diq.records import Sample
+from diq.formats.rows import BadRow
 
 USER = {"role": "user", "content": "Q?"}
 ANSWER = {"role": "assistant", "content": "A."}

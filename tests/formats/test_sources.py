@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from diq.errors import InputError, UsageError
+from diq.base.errors import InputError, UsageError
 from diq.formats import Parsed, Reader, open_sources
 from diq.formats.layouts import named
 from diq.formats.sources import DatasetFolder, FileSource, HubSource, find_sources

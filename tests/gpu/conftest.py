@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _triton_or_failure(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forced, so that a kernel that does not work fails its test instead of falling back."""
-    from diq.kernels import resolve
+    from diq.gradients.kernels import resolve
 
     monkeypatch.setenv("DIQ_KERNELS", "triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)

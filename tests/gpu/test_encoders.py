@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from conftest import WORDS
-from diq import encoders, fine_tuning
-from diq.difficulty import DifficultyClassifier, likert
-from diq.fine_tuning import Examples, FitSettings
-from diq.models import find_model
-from diq.score.difficulty import find_classifier
+from diq.difficulty.classifier import DifficultyClassifier, likert
+from diq.difficulty.score import find_classifier
+from diq.encoders import fitting
+from diq.encoders import network as encoders
+from diq.encoders.fitting import Examples, FitSettings
+from diq.models.source import find_model
 
 TEXTS = [" ".join(WORDS[(7 * i + j) % len(WORDS)] for j in range(1 + i % 40)) for i in range(300)]
 
@@ -51,7 +52,7 @@ def test_fine_tuning_in_mixed_precision(tiny_encoder_folder: Path) -> None:
         return float((logits.argmax(axis=1) == targets[:, 0]).mean())
 
     settings = FitSettings(epochs=8, learning_rate=1e-2, batch_size=16, patience=8, dtype="bfloat16", device="cuda")
-    found = fine_tuning.fit(model, tokenizer, examples, examples, loss=loss, measure=accuracy, settings=settings)
+    found = fitting.fit(model, tokenizer, examples, examples, loss=loss, measure=accuracy, settings=settings)
     assert found.best_measure > 0.95
     assert next(model.parameters()).dtype == torch.float32
     assert next(model.parameters()).is_cuda

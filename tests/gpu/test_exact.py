@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from conftest import build_llama, build_tokenizer, save_model
-from diq.gradients import Dots, ValidationGradient, mean_gradient, score_batch
-from diq.models import linear_modules
-from diq.samples import Tokens, collate
+from diq.gradients.backward import score_batch
+from diq.gradients.dots import Dots
+from diq.gradients.validation import ValidationGradient, mean_gradient
+from diq.models.layers import linear_modules
+from diq.models.tokens import Tokens, collate
 
 VOCABULARY = 2048
 
@@ -87,8 +89,9 @@ def test_bfloat16(case: tuple[nn.Module, list[Tokens], list[list[Tokens]]], n_se
 
 
 def test_out_of_memory_halves_the_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from diq.engine import Engine, EngineSettings, ValidationTokens
-    from diq.models import find_model
+    from diq.gradients.engine import Engine, EngineSettings
+    from diq.gradients.validation import ValidationTokens
+    from diq.models.source import find_model
 
     folder = save_model(tmp_path / "llama", build_llama(layers=4, vocabulary=4000), build_tokenizer())
     engine = Engine(EngineSettings(find_model(str(folder)), device="cuda", dtype="float32"))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diq.kernels import dots, projections, reference, resolve, torch_forms
-from kernels.oracle import KEY, ODD, assert_exact, noise, project, sketch, sketch_tokens, wide
+from diq.gradients.kernels import dots, projections, reference, resolve, torch_forms
+from gradients.kernels.oracle import KEY, ODD, assert_exact, noise, project, sketch, sketch_tokens, wide
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 CUDA = torch.device("cuda")
@@ -161,7 +161,7 @@ def test_torch_on_the_gpu_is_the_same_matrix(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diq.kernels import triton_sketch
+    from diq.gradients.kernels import triton_sketch
 
     right = triton_sketch.sketch_outer
     monkeypatch.setattr(triton_sketch, "sketch_outer", lambda *args, key: right(*args, key=key ^ 1))

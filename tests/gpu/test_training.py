@@ -34,7 +34,7 @@ def preferences(tmp_path: Path) -> Path:
 
 
 def train(data: Path, output: Path, model: Path, **options: Any) -> Any:
-    from diq.train import run
+    from diq.training.train import train as run
 
     settings: dict[str, Any] = {
         "model": str(model),
@@ -112,7 +112,7 @@ def test_flash_attention_is_taken_and_packing_agrees(selection: Path, tmp_path: 
 
 def test_evaluation_is_that_of_a_cpu(tmp_path: Path, tiny_llama_folder: Path) -> None:
     pytest.importorskip("lm_eval")
-    from diq.evaluate import run as evaluate
+    from diq.evaluation.evaluate import evaluate
 
     rows = [
         {"question": f"Case {i}?", "options": {"A": "a", "B": "b", "C": "c", "D": "d"}, "answer_idx": "ABCD"[i % 4],

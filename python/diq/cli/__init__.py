@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from diq.errors import DiqError
+from diq.base.errors import DiqError
 
 # in the order of use; the text is repeated from the command so that `diq --help` imports none of them
 COMMANDS = {
@@ -64,7 +64,7 @@ class _LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from diq.records import did_you_mean
+            from diq.base.text import did_you_mean
 
             raise click.UsageError(f"there is no command `{args[0]}`; {did_you_mean(args[0], list(COMMANDS))}", ctx)
         return super().resolve_command(ctx, args)

@@ -12,7 +12,7 @@ from diq.cli.console import print_json, progress, table
 from diq.cli.options import output_options, store_option
 
 if TYPE_CHECKING:
-    from diq.compare import Comparison, Profile
+    from diq.selection.compare import Comparison, Profile
 
 _MOST_SOURCES = 20
 _STATISTICS = ("n", "min", "p10", "median", "p90", "max", "mean")
@@ -33,7 +33,7 @@ def compare(selections: tuple[str, ...], store: Path, as_json: bool, quiet: bool
     Example:
       diq compare pool-diq-0.1 pool-random-0.1
     """
-    from diq.compare import run
+    from diq.selection.compare import compare as run
 
     with progress(quiet=quiet or as_json) as report:
         found = run(selections, store=store, progress=report)

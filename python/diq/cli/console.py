@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from diq.records import NotedProgress
+from diq.base.progress import NotedProgress
 
 
 def print_json(value: Any) -> None:

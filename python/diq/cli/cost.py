@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diq.base.config import MAX_LENGTH
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import device_options, output_options, store_option
-from diq.config import MAX_LENGTH
 
 if TYPE_CHECKING:
-    from diq.cost import Account
-    from diq.probe import Probe
+    from diq.costs.account import Account
+    from diq.costs.probe import Probe
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -112,7 +112,7 @@ def cost(
       diq cost --samples 19000 --tokens 776 --model llama-3.1-8b
       diq cost huatuo --model ./Qwen3-8B --probe 60s
     """
-    from diq.cost import run
+    from diq.costs.cost import cost as run
 
     seconds = None if probe is None else _seconds(probe)
     settings: dict[str, Any] = {
@@ -142,7 +142,7 @@ def cost(
         found = run(source, **plan)
         if seconds is not None:
             # the probe loads models
-            from diq.probe import run as probe_machine
+            from diq.costs.probe import probe as probe_machine
 
             measured = probe_machine(
                 source,

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diq.base.progress import Progress
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import output_options
-from diq.records import Progress
 
 if TYPE_CHECKING:
-    from diq.demo import DemoSummary
+    from diq.demo.demo import DemoSummary
 
 
 class _Printer:
@@ -53,7 +53,8 @@ def demo(keep: Path | None, seed: int, as_json: bool, quiet: bool) -> None:
     if not (as_json or quiet):
         click.echo("Loading the model libraries ...")
     # they take seconds, which `diq demo --help` must not wait for
-    from diq.demo import Silence, run
+    from diq.demo.demo import Silence
+    from diq.demo.demo import run_demo as run
 
     summary = run(keep=keep, seed=seed, narrator=Silence() if as_json or quiet else _Printer(), started=started)
     if as_json:
@@ -63,7 +64,7 @@ def demo(keep: Path | None, seed: int, as_json: bool, quiet: bool) -> None:
 
 
 def _show(summary: DemoSummary) -> None:
-    from diq.demo import verdict
+    from diq.demo.demo import verdict
 
     click.echo()
     rows = [(name, *(losses[one] for one in ("base", "diq", "random"))) for name, losses in summary.losses.items()]

@@ -44,8 +44,8 @@ def annotate(
     Through any OpenAI-compatible server. Every reply is kept; nothing is asked twice, and a stopped command goes on.
     """
     # the stage loads the client, which `diq difficulty --help` must not wait for
-    from diq.annotate import run
-    from diq.asking import Server
+    from diq.difficulty.annotate import annotate as run
+    from diq.judging.chat import Server
 
     with progress(quiet=quiet or as_json) as report:
         summary = run(
@@ -172,7 +172,7 @@ def train(
     normal Hugging Face folder with a model card, for `diq score difficulty --model`. All encoders and two baselines are
     measured on the same test questions.
     """
-    from diq.train_classifier import run
+    from diq.difficulty.train import train_difficulty as run
 
     with progress(quiet=quiet or as_json) as report:
         summary = run(datasets, store=store, baselines=not no_baselines, progress=report, **options).to_dict()

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from diq.base.config import MAX_LENGTH
+from diq.base.errors import UsageError
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import device_options, output_options, store_option
-from diq.config import MAX_LENGTH
-from diq.errors import UsageError
 
 _AVERAGES = {"standard": "AvgS", "challenging": "AvgC", "all": "AvgA"}
 
@@ -129,7 +129,7 @@ def evaluate(
     if run_id is not None:
         raise UsageError("--run goes with --rescore", "leave it out")
     # a model is loaded by it, where something is missing
-    from diq.evaluate import run
+    from diq.evaluation.evaluate import evaluate as run
 
     names, sources = _sources(benchmarks, "--benchmark")
     _, files = _sources(examples, "--examples")
@@ -202,7 +202,7 @@ def _show(found: dict[str, Any]) -> None:
 def _rescore(store: Path, run_id: int | None, *, as_json: bool, quiet: bool) -> None:
     from dataclasses import asdict
 
-    from diq.evaluate import rescore
+    from diq.evaluation.rescore import rescore
 
     with progress(quiet=quiet or as_json) as report:
         found = [asdict(one) for one in rescore(store, run_id=run_id, progress=report)]

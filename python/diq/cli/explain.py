@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diq.base.config import MAX_LENGTH
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import device_options, output_options, store_option
-from diq.config import MAX_LENGTH
 
 if TYPE_CHECKING:
-    from diq.explain import Explanation, TokenShare
+    from diq.influence.explain import Explanation, TokenShare
 
 _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
@@ -56,7 +56,7 @@ def explain(top: int, everything: bool, as_json: bool, quiet: bool, **options: A
       diq explain 3f9a01 --model Qwen/Qwen3-8B --validation-set medqa
     """
     # loads torch
-    from diq.explain import run
+    from diq.influence.explain import explain as run
 
     with progress(quiet=quiet or as_json) as report:
         found = run(progress=report, **options)

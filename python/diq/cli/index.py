@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from diq.base.config import MAX_LENGTH
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import device_options, output_options, store_option
-from diq.config import MAX_LENGTH
 
 
 @click.group()
@@ -44,7 +44,7 @@ def check(dataset: str, as_json: bool, quiet: bool, **options: Any) -> None:
     A random projection's dots are right on average, with an error of about 1/sqrt(dim) of the gradients' lengths;
     a subspace loses what its directions do not hold. What that does to your ranking is measured here.
     """
-    from diq.index import check as run
+    from diq.influence.check_index import check as run
 
     with progress(quiet=quiet or as_json) as report:
         found = run(dataset, progress=report, **options)

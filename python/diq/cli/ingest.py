@@ -63,7 +63,7 @@ def ingest(
     table `rejects` with line and reason; a file that was ingested before is not read again.
     """
     # pyarrow and duckdb, which `diq ingest --help` need not wait for
-    from diq.ingest import run
+    from diq.samples.ingest import ingest as run
 
     with progress(quiet=quiet or as_json) as report:
         summary = run(

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from diq.base.errors import UsageError
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import Command, output_options, server_options, store_option
-from diq.errors import UsageError
 
 
 @click.group()
@@ -97,8 +97,8 @@ def _run(
     **server: Any,
 ) -> None:
     # the stage loads the client, which `diq judge --help` must not wait for
-    from diq.asking import Server
-    from diq.judge import run
+    from diq.judging.chat import Server
+    from diq.judging.judge import judge as run
 
     files = []
     for one in outputs:

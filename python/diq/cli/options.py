@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from diq import config
+from diq.base import config
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

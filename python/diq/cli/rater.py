@@ -83,7 +83,7 @@ def train(as_json: bool, quiet: bool, **options: Any) -> None:
       diq score influence pool --rater raters/part
     """
     # loads torch and transformers
-    from diq.train_rater import run
+    from diq.rater.train import train_rater as run
 
     with progress(quiet=quiet or as_json) as report:
         summary = run(progress=report, **options)

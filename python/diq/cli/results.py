@@ -12,7 +12,7 @@ from diq.cli.console import print_json, start_logging, table
 from diq.cli.options import store_option
 
 if TYPE_CHECKING:
-    from diq.results import Cell, Group, Results
+    from diq.evaluation.results import Cell, Group, Results
 
 _SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 
@@ -56,8 +56,9 @@ def results(
       diq results --dataset huatuo --published huatuo
       diq results -o results.tex
     """
-    from diq.errors import UsageError
-    from diq.results import csv_text, latex, markdown, run
+    from diq.base.errors import UsageError
+    from diq.evaluation.results import results as run
+    from diq.evaluation.tables import csv_text, latex, markdown
 
     kind = "json" if as_json else output_format or (_SUFFIXES.get(output.suffix) if output else "table")
     if kind is None:
@@ -87,7 +88,7 @@ def results(
 
 
 def _show(found: Results) -> None:
-    from diq.results import HEADS, MARKS, close_note, error_note, footnotes, title
+    from diq.evaluation.tables import HEADS, MARKS, close_note, error_note, footnotes, title
 
     for group in [*found.groups, *found.published]:
         columns = group.columns
@@ -118,7 +119,7 @@ def _any(groups: list[Group], mark: str) -> bool:
 
 def _cell(cell: Cell | None) -> str:
     """Two lines: the number with its marks, its standard error."""
-    from diq.results import MARKS, error_text, percent
+    from diq.evaluation.tables import MARKS, error_text, percent
 
     if cell is None:
         return ""

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diq.base.errors import UsageError
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import output_options
-from diq.errors import UsageError
 
 if TYPE_CHECKING:
-    from diq.recipe import RecipeSummary, StepReport
+    from diq.recipes.run import RecipeSummary, StepReport
 
 
 class _Printer:
@@ -75,8 +75,7 @@ def run(
       diq run demo
       diq run huatuo-llama31-8b --set classifier=difficulty/ --dry-run
     """
-    from diq.recipe import run as run_recipe
-    from diq.recipe import text_of
+    from diq.recipes.run import run_recipe, text_of
 
     if as_list:
         _list(as_json)
@@ -110,8 +109,8 @@ def run(
 
 
 def _list(as_json: bool) -> None:
-    from diq.recipe import shipped
-    from diq.recipe.reading import about
+    from diq.recipes.run import shipped
+    from diq.recipes.text import about
 
     found = {name: about(text, name) for name, text in shipped().items()}
     if as_json:

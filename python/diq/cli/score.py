@@ -8,10 +8,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from diq.base.config import MAX_LENGTH
+from diq.base.errors import UsageError
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import device_options, output_options, pairs, store_option
-from diq.config import MAX_LENGTH
-from diq.errors import UsageError
 
 
 @click.group()
@@ -52,7 +52,7 @@ def difficulty(
     three sub-folders knowledge, reasoning and overall of five classes each. The prompt of a sample is what it reads.
     """
     # the stage loads torch, which `diq score --help` must not wait for
-    from diq.score import score_difficulty
+    from diq.difficulty.score import score_difficulty
 
     with progress(quiet=quiet or as_json) as report:
         summary = score_difficulty(
@@ -195,7 +195,8 @@ def influence(
         _only_with_gradients(ctx, {**options, "warmup": warmup})
     elif model is None:
         raise UsageError("neither a model nor a rater was named", "give --model FOLDER, or --rater DIR")
-    from diq.score import score_influence, score_rater
+    from diq.influence.score import score_influence
+    from diq.rater.score import score_rater
 
     where: dict[str, Any] = {"store": store, "token_budget": batch_tokens, "device": device, "dtype": dtype}
     with progress(quiet=quiet or as_json) as report:
@@ -217,7 +218,7 @@ def _warm_up(
     """The checkpoints of a warm-up, which is trained unless it is there."""
     if options["checkpoints"] or options["from_index"]:
         raise UsageError("--warmup makes its own checkpoints", "leave out --checkpoint and --from-index, or --warmup")
-    from diq.warm_up import run as warm_up
+    from diq.training.warm_up import warm_up
 
     names = ("store", "max_length", "template", "dtype", "device", "devices", "attention", "model_name", "progress")
     shared = {name: options[name] for name in names}
@@ -257,7 +258,7 @@ def perplexity(dataset: str, store: Path, as_json: bool, quiet: bool, batch_toke
 
     The exponential of the mean cross-entropy of all tokens but the first, for `diq select --strategy perplexity`.
     """
-    from diq.score import score_perplexity
+    from diq.baselines.score_perplexity import score_perplexity
 
     with progress(quiet=quiet or as_json) as report:
         summary = score_perplexity(dataset, store=store, token_budget=batch_tokens, progress=report, **options)
@@ -294,7 +295,7 @@ def similarity(dataset: str, store: Path, as_json: bool, quiet: bool, batch_toke
 
     A text that is longer than the encoder takes is cut by it, and counted.
     """
-    from diq.score import score_similarity
+    from diq.baselines.similarity import score_similarity
 
     with progress(quiet=quiet or as_json) as report:
         summary = score_similarity(dataset, store=store, token_budget=batch_tokens, progress=report, **options)

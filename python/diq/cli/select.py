@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from diq.base.config import DIFFICULTY_DIMENSIONS, STRATEGIES
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import output_options, store_option
-from diq.config import DIFFICULTY_DIMENSIONS, STRATEGIES
 
 
 @click.command()
@@ -97,7 +97,7 @@ def select(
     within each by influence. The ranking is stored, and every other ratio is a prefix of it; it is made again when a
     score changes. The other strategies are for comparison: docs/method.md says what each ranks by.
     """
-    from diq.select import run
+    from diq.selection.select import select as run
 
     with progress(quiet=quiet or as_json) as report:
         made = run(

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 import click
 
+from diq.base.errors import UsageError
 from diq.cli.options import store_option
-from diq.errors import UsageError
 
 _FETCH_ROWS = 10_000
 
@@ -52,8 +52,8 @@ def sql(
     """
     import duckdb
 
-    from diq.records import first_line
-    from diq.store import Store
+    from diq.base.text import first_line
+    from diq.store.store import Store
 
     if query is None or file is not None:
         if query is not None:

@@ -23,23 +23,23 @@ from diq.cli.options import store_option
 @store_option
 def status(scores: bool, as_json: bool, store: Path) -> None:
     """Show datasets, validation sets, models, coverage of each score, selections, and the size of the store."""
-    from diq.store import Store
+    from diq.store.store import Store
 
     found: dict[str, Any]
     with Store(store, read_only=True) as opened:
         found = {
             "store": str(store),
             "size_bytes": sum(one.stat().st_size for one in (store, Path(f"{store}.wal")) if one.exists()),
-            "datasets": opened.rows("list_datasets"),
-            "validation_sets": opened.rows("list_validation_sets"),
-            "models": opened.rows("list_models"),
-            "coverage": opened.rows("coverage"),
-            "selections": opened.rows("list_selections"),
-            "runs": opened.rows("list_other_runs"),
+            "datasets": opened.rows("store/list_datasets"),
+            "validation_sets": opened.rows("store/list_validation_sets"),
+            "models": opened.rows("store/list_models"),
+            "coverage": opened.rows("cli/coverage"),
+            "selections": opened.rows("store/list_selections"),
+            "runs": opened.rows("cli/list_other_runs"),
         }
         if scores:
             # only who asks for the meters waits for them, and for numpy
-            from diq.influence import measure_runs
+            from diq.influence.stored import measure_runs
 
             found["scores"] = measure_runs(opened)
     if as_json:

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from diq.base.config import MAX_LENGTH
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import device_options, output_options, store_option
-from diq.config import MAX_LENGTH
 
 
 @click.command(short_help="Fine-tune a model on a selection, supervised or by preference.")
@@ -132,7 +132,7 @@ def train(as_json: bool, quiet: bool, **options: Any) -> None:
       diq train pairs --method dpo --model Qwen/Qwen3-8B --adapter adapters/top10 --output adapters/top10-dpo
     """
     # loads torch, transformers and trl
-    from diq.train import run
+    from diq.training.train import train as run
 
     # of the processes that torchrun starts, the first one speaks
     silent = os.environ.get("RANK", "0") != "0"

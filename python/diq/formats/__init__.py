@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from diq.errors import InputError
+from diq.base.errors import InputError
+from diq.base.sample import Sample
 from diq.formats import layouts
-from diq.formats.layouts import Layout
+from diq.formats.layouts.layout import Layout
 from diq.formats.rows import BadRow, Meter, Row, excerpt
 from diq.formats.sources import FileSource, Source, find_sources
-from diq.records import Sample
 
 __all__ = [
     "BadRow",

@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diq.errors import InputError, UsageError
+from diq.base.errors import InputError, UsageError
+from diq.base.text import did_you_mean
 from diq.formats import first_rows
 from diq.formats.rows import BadRow, Row, excerpt
 from diq.formats.sources import FileSource, Source
-from diq.records import did_you_mean
 
 KEYS = ("sample_id", "position")
 SCORES = ("knowledge", "reasoning", "overall", "dot", "perplexity", "similarity")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diq import _core
-from diq.errors import InputError, UsageError
+from diq.base.errors import InputError, UsageError
 from diq.formats import containers
 from diq.formats.containers import columnar
 from diq.formats.rows import BadRow, Meter, Row

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from diq.errors import InputError
+from diq.base.errors import InputError
 from diq.formats.rows import Meter
 
 CHUNK = 1 << 20  # bytes read at once

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from diq.errors import InputError
+from diq.base.errors import InputError
 from diq.formats.containers import columnar, csv_table, json_lines, json_tree
 from diq.formats.rows import BadRow, Meter, Row
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diq.errors import InputError
+from diq.base.errors import InputError
 from diq.formats.rows import BadRow, Meter, Row
 from diq.formats.streams import CHUNK, unpacked
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from diq.errors import InputError
+from diq.base.errors import InputError
 from diq.formats.rows import BadRow, Meter, Row, excerpt
 from diq.formats.streams import TextStream, lines
 

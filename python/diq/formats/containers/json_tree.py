@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from diq.errors import InputError
+from diq.base.errors import InputError
 from diq.formats.containers import json_lines
 from diq.formats.rows import BadRow, Meter, Row, excerpt
 from diq.formats.streams import CHUNK, MAX_LINE, TextStream

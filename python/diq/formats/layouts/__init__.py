@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from diq.errors import InputError, UsageError
+from diq.base.errors import InputError, UsageError
+from diq.base.text import did_you_mean
 from diq.formats.layouts import benchmarks, chat, instruction, preference, reasoning
 from diq.formats.layouts.layout import Layout, Values, without_reasoning
 from diq.formats.layouts.mapped import mapped
-from diq.records import did_you_mean
 
 # the most specific first: detection takes the first that fits
 LAYOUTS: tuple[Layout, ...] = (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from diq.base.sample import Message
+from diq.base.text import short
 from diq.formats.layouts.choices import ANSWER_LETTER, Choice, Options, first, inline, options, read_choice
 from diq.formats.layouts.layout import Layout, Values, layout, structured, text, turn
-from diq.records import Message, short
 
 _RATIONALE = ("rationale", "label_rationale", "exp", "explanation", "cot_content", "reasoning")
 _LETTERED = ("opa", "opb", "opc", "opd", "ope")

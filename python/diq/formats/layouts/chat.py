@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from diq.base.sample import Message
+from diq.base.text import short
 from diq.formats.layouts.layout import Values, layout, structured, text
-from diq.records import Message, short
 
 ROLES = {
     "system": "system",

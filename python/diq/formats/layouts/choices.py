@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diq.base.sample import Message
+from diq.base.text import short
 from diq.formats.layouts.layout import Values, structured, text, turn
-from diq.records import Message, short
 
 # the answer of every multiple-choice sample; without a text the letter alone
 ANSWER = "The answer is {letter}. {text}"

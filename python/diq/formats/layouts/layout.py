@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diq.records import Message, Sample
+from diq.base.sample import Message, Sample
 
 Values = Mapping[str, Any]
 Conversion = Callable[[Values], "list[Message] | tuple[list[Message], list[Message]]"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diq.errors import UsageError
+from diq.base.errors import UsageError
+from diq.base.sample import Message
+from diq.base.text import did_you_mean
 from diq.formats.layouts.chat import messages, with_system
 from diq.formats.layouts.choices import multiple_choice, options, prompt
 from diq.formats.layouts.layout import Layout, Values, text, turn
 from diq.formats.layouts.preference import pair, prompt_messages
-from diq.records import Message, did_you_mean
 
 ROLES = ("system", "prompt", "reasoning", "answer", "messages", "chosen", "rejected", "options", "label")
 _NEEDED = ({"messages"}, {"chosen", "rejected"}, {"prompt", "answer"}, {"prompt", "options", "label"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from diq.base.sample import Message
 from diq.formats.layouts.chat import dialogue, messages, with_system
 from diq.formats.layouts.layout import Values, check, layout, text
-from diq.records import Message
 
 _PROMPT = ("prompt", "question", "instruction", "conversations", "messages")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from diq.base.sample import Message
 from diq.formats.layouts.choices import answer, gold, options, prompt
 from diq.formats.layouts.layout import Values, layout, structured, text, turn
-from diq.records import Message
 
 
 def _huatuo(row: Values) -> list[Message]:

@@ -1,0 +1,74 @@
+"""Text for messages and options: shortening, suggestions, and a ratio as it was typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from diq.base.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A ratio as the decimal that was typed: ``floor(100 * 0.57)`` is 57, not the 56 of binary floating point."""
+
+    text: str
+    numerator: int
+    denominator: int
+
+    @classmethod
+    def parse(cls, value: str | float | Decimal) -> Ratio:
+        """Read ``0.1``, ``1e-3``, ``10%`` or a number.
+
+        Raises:
+            UsageError: not a number, or not in (0, 1].
+        """
+        text = str(value).strip()
+        hint = "give a number in (0, 1], such as 0.1, or a percentage, such as 10%"
+        try:
+            number = Decimal(text[:-1]) / 100 if text.endswith("%") else Decimal(text)
+        except InvalidOperation:
+            raise UsageError(f"the ratio `{text}` is not a number", hint) from None
+        if not number.is_finite() or not 0 < number <= 1:
+            raise UsageError(f"the ratio {text} is outside (0, 1]", hint)
+        numerator, denominator = number.as_integer_ratio()
+        return cls(format(number.normalize(), "f"), numerator, denominator)
+
+    def of(self, n: int) -> int:
+        """floor(n * ratio), exactly."""
+        return n * self.numerator // self.denominator
+
+
+def short(value: Any, *, width: int = 60) -> str:
+    """A value on one line of at most ``width`` characters, for messages."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
+    """Refuse a value that an option does not know; None is no value.
+
+    Raises:
+        UsageError: the value is unknown (the hint names the nearest known one).
+    """
+    if value is not None and value not in known:
+        raise UsageError(f"{option} `{value}` is not known", did_you_mean(value, known))
+
+
+def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """``did you mean `x`?`` or the list of known names; empty when nothing is known."""
+    # imported here: difflib costs start-up time and only errors need it
+    import difflib
+
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"known: {', '.join(f'`{one}`' for one in names)}" if names else ""

@@ -1,0 +1,135 @@
+"""Perplexity of the full text of a sample under a causal language model.
+
+``exp(mean over t >= 2 of -ln p(token t | tokens before t))`` over every token of the sample as the model would be
+trained on it: template, prompt, reasoning and answer, cut on the right at the maximum length. The first token has
+nothing before it and is not predicted; where the tokenizer or template begins with a special token, that is the one.
+
+Source: Marion et al. (2023), arXiv:2309.04564, and Ankner et al. (2024), arXiv:2405.20541, which prune pretraining text
+by it; the layout of a conversation is our choice, and the one that influence uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from diq.base.errors import ModelError
+from diq.base.text import first_line
+from diq.gradients.losses import slices, token_losses
+from diq.models.source import ModelSource
+from diq.models.tokens import Tokens, collate
+
+NOTHING_TO_PREDICT = "the text has fewer than two tokens, so none is predicted"
+NOT_FINITE = "the loss is not finite"
+OVERFLOW = "the loss is so large that its exponential is infinite"
+
+
+@torch.inference_mode()
+def mean_losses(
+    model: nn.Module, samples: Sequence[Tokens], *, padding_side: Literal["left", "right"] = "right"
+) -> npt.NDArray[np.float64]:
+    """Mean cross-entropy of all tokens but the first of each sample, computed as one padded batch.
+
+    The decoder runs once; the language-model head, and whatever the model does to its logits, run over so few tokens at
+    a time that memory does not grow with vocabulary times tokens.
+
+    Args:
+        model: a causal language model of transformers.
+        samples: of two tokens or more each.
+        padding_side: makes no difference beyond rounding.
+
+    Returns:
+        ``[n]`` nats; each token's loss in float32 (float64 for a float64 model), their mean in float64.
+    """
+    device = next(model.parameters()).device
+    whole = [Tokens(one.ids, 1) for one in samples]
+    batch = collate(whole, padding_side=padding_side).to(device)
+    rows, columns = batch.answer.nonzero(as_tuple=True)
+    vocabulary = int(model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]
+    sums = np.zeros(len(whole))
+    with _once(model):
+        for part in slices(len(rows), vocabulary):
+            predicted = torch.zeros_like(batch.answer)
+            predicted[rows[part], columns[part]] = True
+            losses = token_losses(model, replace(batch, answer=predicted))
+            values = losses.values.cpu().double().numpy()
+            sums += np.bincount(losses.sample.cpu().numpy(), weights=values, minlength=len(sums))
+    means: npt.NDArray[np.float64] = sums / np.asarray([one.answer_tokens for one in whole])
+    return means
+
+
+@contextlib.contextmanager
+def _once(model: nn.Module) -> Iterator[None]:
+    """For the time of a ``with`` block the decoder of a causal language model runs at the first call only.
+
+    Further calls get its first output again, so that the head can be run part by part on the same hidden states.
+    """
+    trunk: Any = model.base_model
+    if trunk is model:
+        # no decoder of its own name: every part runs the whole model, slower and as right
+        yield
+        return
+    run, own = trunk.forward, trunk.__dict__.get("forward")
+    kept: list[Any] = []
+
+    def forward(*args: Any, **options: Any) -> Any:
+        if not kept:
+            kept.append(run(*args, **options))
+        return kept[0]
+
+    trunk.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del trunk.forward
+        else:
+            trunk.forward = own
+
+
+def perplexity(mean_loss: float) -> tuple[float | None, str | None]:
+    """The exponential of a mean loss in nats, or why there is none."""
+    if not math.isfinite(mean_loss):
+        return None, NOT_FINITE
+    try:
+        return math.exp(mean_loss), None
+    except OverflowError:
+        return None, OVERFLOW
+
+
+def require_causal_lm(model: ModelSource) -> None:
+    """Refuse a model that was not saved with a causal language-model head.
+
+    Transformers would give an encoder or a classifier a fresh random head, and every perplexity would be about the size
+    of the vocabulary.
+
+    Raises:
+        ModelError: the config names other architectures, or cannot be read.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        found = AutoConfig.from_pretrained(model.path).architectures or []
+    except Exception as error:  # loaders raise whatever their back ends do
+        raise ModelError(
+            f"`{model.source}` has no usable config: {first_line(error)}",
+            "check that transformers knows its architecture",
+        ) from error
+    known: set[str] = set()
+    for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        known.update([name] if isinstance(name, str) else name)
+    # a config without names leaves it to the loader
+    if found and not known.intersection(found):
+        raise ModelError(
+            f"`{model.source}` holds a {found[0]}, which is no causal language model",
+            "perplexity needs a model that predicts the next token, such as Qwen/Qwen3-0.6B",
+        )

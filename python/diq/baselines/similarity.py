@@ -1,0 +1,232 @@
+"""Similarity of the samples that lack it, to one or several validation sets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from diq import _core
+from diq.base.errors import ModelError, RunFailedError
+from diq.base.progress import Progress
+from diq.base.sample import Message
+from diq.base.text import check_choice, first_line
+from diq.encoders.embeddings import NO_DIRECTION, Encoder, Reduction, Text, similarity, text_of
+from diq.influence.job import Request, read_request
+from diq.models.device import describe_environment, pick_device, pick_dtype
+from diq.models.source import ModelSource, find_model
+from diq.scoring.harness import TextJob, TextScore, check_budget, score_missing, without_score
+from diq.scoring.summary import ScoreSummary
+
+log = logging.getLogger(__name__)
+
+# padded tokens a batch of the encoder
+_CPU_TOKEN_BUDGET = 4096
+_GPU_TOKEN_BUDGET = 65536
+# what an encoder is made of, in the folder of each of its modules; the first pattern of weights that matches counts
+_FILES = ("*.json", "*.txt", "*.model")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def score_similarity(
+    dataset: str,
+    *,
+    encoder: str,
+    store: Path,
+    validation_sets: Sequence[str] = (),
+    encoder_name: str | None = None,
+    reduction: str = "mean",
+    text: str = "prompt",
+    dtype: str = "auto",
+    device: str = "auto",
+    token_budget: int | None = None,
+    progress: Progress | None = None,
+) -> ScoreSummary:
+    """Compute the missing similarities of a dataset with one or several validation sets (see ``diq.embeddings``).
+
+    Args:
+        dataset: name of a dataset in the store.
+        encoder: folder or hub id of a sentence-transformers model.
+        store: the store file.
+        validation_sets: names; empty means all of the store.
+        encoder_name: name of the encoder in the store; default the hub id or the folder's name.
+        reduction: ``mean`` (default) or ``max`` of the cosines with the samples of a validation set.
+        text: what is embedded: ``prompt`` (default, the question) or ``full`` (question, reasoning and answer).
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float64``.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        token_budget: padded tokens a batch; None takes a default.
+        progress: called now and then with the samples done and to do.
+
+    Raises:
+        UsageError: unknown names, an empty dataset, or no validation set with samples.
+        ModelError: the encoder cannot be used.
+        RunFailedError: no sample of a validation set has an embedding.
+        StoreError: the store is held by another process.
+    """
+    check_choice("--reduction", reduction, get_args(Reduction))
+    check_choice("--text", text, get_args(Text))
+    check_budget(token_budget)
+    request = read_request(store, dataset, validation_sets)
+    source = find_encoder(encoder, name=encoder_name)
+    place = pick_device(device)
+    precision = pick_dtype(dtype, place)
+    job = TextJob(
+        store=store,
+        data=request.data,
+        kind="similarity",
+        method=reduction,
+        source=source,
+        settings={"reduction": reduction, "text": text, "dtype": precision},
+        set_ids=[int(one["validation_set_id"]) for one in request.sets],
+        progress=progress,
+    )
+    loaded: list[_Scorer] = []
+
+    def load() -> _Scorer:
+        default = _GPU_TOKEN_BUDGET if place.type == "cuda" else _CPU_TOKEN_BUDGET
+        network = Encoder(source, device=place, dtype=getattr(torch, precision))
+        scorer = _Scorer(network, job, request, token_budget or default, describe_environment(place))
+        loaded.append(scorer)
+        return scorer
+
+    summary = score_missing(job, load)
+    summary.details |= {
+        "encoder": source.name,
+        "reduction": reduction,
+        "text": text,
+        "dtype": precision,
+        "validation_sets": [one["name"] for one in request.sets],
+    }
+    for scorer in loaded:
+        summary.details["n_truncated"] = scorer.n_truncated
+        if scorer.n_truncated:
+            log.warning(
+                "%d of %d texts are longer than the encoder's %s tokens and were cut",
+                scorer.n_truncated, summary.n_scored, scorer.max_length,
+            )  # fmt: skip
+    return summary
+
+
+class _Scorer:
+    """A loaded encoder, the embeddings of the validation sets, and the texts of a block."""
+
+    def __init__(
+        self, encoder: Encoder, job: TextJob, request: Request, token_budget: int, environment: dict[str, str]
+    ) -> None:
+        self.architecture = "SentenceTransformer"
+        self.n_parameters = encoder.n_parameters
+        self.environment = environment | {"sentence-transformers": metadata.version("sentence-transformers")}
+        self.token_budget = token_budget
+        self.max_length = encoder.max_length
+        self.n_truncated = 0
+        self._encoder = encoder
+        self._set_ids = job.set_ids
+        self._text: Text = job.settings["text"]
+        self._reduction: Reduction = job.settings["reduction"]
+        self._texts: list[str] = []
+        self._lengths = np.zeros(0, np.int64)
+        self._validation = []
+        for done, (one, conversations) in enumerate(zip(request.sets, request.conversations, strict=True)):
+            if job.progress:
+                job.progress("validation embeddings", done, len(request.sets))
+            self._validation.append(self._embed_validation_set(one["name"], conversations))
+        if job.progress:
+            job.progress("validation embeddings", len(request.sets), len(request.sets))
+
+    def _embed_validation_set(self, name: str, conversations: Sequence[Sequence[Message]]) -> npt.NDArray[np.float64]:
+        texts = [text_of(messages, self._text) for messages in conversations]
+        rows = self._encoder.embed_in_batches(texts, token_budget=self.token_budget)
+        rows = rows[rows.any(axis=1)]
+        if len(rows) < len(conversations):
+            log.warning(
+                "validation set `%s`: %d of %d samples have no finite embedding and are left out",
+                name, len(conversations) - len(rows), len(conversations),
+            )  # fmt: skip
+        if not len(rows):
+            raise RunFailedError(
+                f"no sample of the validation set `{name}` has an embedding", "try --dtype float32, or another encoder"
+            )
+        return rows
+
+    def read(self, conversations: Sequence[Sequence[Message]]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
+        """See ``Scorer``."""
+        self._texts = [text_of(messages, self._text) for messages in conversations]
+        self._lengths = self._encoder.count_tokens(self._texts)
+        return self._encoder.cut(self._lengths), {}
+
+    def score(self, chosen: Sequence[int], ids: Sequence[str]) -> list[TextScore]:
+        """See ``Scorer``."""
+        if self.max_length is not None:
+            self.n_truncated += int((self._lengths[list(chosen)] > self.max_length).sum())
+        rows = self._encoder.embed([self._texts[i] for i in chosen])
+        columns = [similarity(rows, one, self._reduction) for one in self._validation]
+        found = []
+        for i, sample_id in enumerate(ids):
+            if not rows[i].any():
+                found += without_score(sample_id, self._set_ids, NO_DIRECTION)
+                continue
+            found += [
+                TextScore(sample_id, number, similarity=float(column[i]))
+                for number, column in zip(self._set_ids, columns, strict=True)
+            ]
+        return found
+
+
+def find_encoder(source: str, *, name: str | None = None) -> ModelSource:
+    """Find an encoder's folder, or fetch a hub id, and fingerprint all that decides an embedding.
+
+    Args:
+        source: folder of a sentence-transformers model (or of a plain transformers model, whose token vectors are then
+            averaged), or a hub id.
+        name: name in the store; default the hub id or the folder's name.
+
+    Raises:
+        ModelError: there is no such folder or hub id, or it is no model.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if not folder.exists() and "/" not in source:
+            raise ModelError(
+                f"there is no encoder folder `{source}`",
+                f"give a folder, or a hub id with its owner, such as sentence-transformers/{source}",
+            )
+        return find_model(source, name=name)
+    path = folder.resolve()
+    list_of_modules = path / "modules.json"
+    if list_of_modules.is_file():
+        try:
+            parts = [str(one["path"]) for one in json.loads(list_of_modules.read_text(encoding="utf-8"))]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(
+                f"`{list_of_modules}` is no list of modules: {first_line(error)}",
+                "save the encoder again, or fetch it anew",
+            ) from error
+    elif (path / "config.json").is_file():
+        log.warning("`%s` is no sentence encoder: the vectors of its tokens are averaged", source)
+        parts = []
+    else:
+        raise ModelError(
+            f"`{source}` is no encoder: it has neither modules.json nor config.json",
+            "give a folder that SentenceTransformer.save wrote, or a hub id",
+        )
+    return ModelSource(source, path, name or path.name, _fingerprint(path, ["", *parts]))
+
+
+def _fingerprint(folder: Path, parts: Sequence[str]) -> str:
+    """BLAKE3 over the configs, tokenizer and weights of all modules, whatever the folder is called: 32 digits."""
+    files: dict[str, Path] = {}
+    for part in parts:
+        place = folder / part
+        weights = next((found for pattern in _WEIGHTS if (found := list(place.glob(pattern)))), [])
+        for one in [*weights, *(found for pattern in _FILES for found in place.glob(pattern))]:
+            files[f"{part}/{one.name}"] = one
+    hashes = [f"{name}:{_core.file_hash(str(files[name]))}" for name in sorted(files)]
+    return hashlib.blake2b("\n".join(hashes).encode(), digest_size=16).hexdigest()

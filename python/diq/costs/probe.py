@@ -1,0 +1,410 @@
+"""Stage: how fast this machine scores and trains, measured with the real model on a small sample for a minute."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diq.base.config import MAX_LENGTH, train_token_budget
+from diq.base.errors import RunFailedError, UsageError
+from diq.base.progress import Progress
+from diq.base.sample import Message
+from diq.costs.account import Account
+from diq.costs.cost import predict
+from diq.encoders import network as encoders
+from diq.formats import Parsed, open_source
+from diq.gradients.engine import Engine, EngineSettings
+from diq.gradients.projections import default_dim
+from diq.gradients.validation import ValidationTokens
+from diq.models.device import pick_device, pick_dtype, quiet_libraries
+from diq.models.layers import is_transposed, linear_modules
+from diq.models.memory import is_out_of_memory
+from diq.models.network import load_causal_lm
+from diq.models.source import ModelSource, find_model
+from diq.models.tokens import Tokenization, Tokens, collate, load_tokenizer, plan_batches, usable_length
+from diq.store.store import Store
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 256
+"""Samples of the dataset that are measured with, spread evenly over it."""
+
+_VALIDATION_SAMPLES = 2  # of each validation set: their gradient is needed, its time is not measured
+_ROUNDS = 4
+_BATCH_SAMPLES = 8  # of a training step, as in `diq train`
+_LEARNING_RATE = 1e-4
+
+# dense bfloat16 operations a second, from the makers' data sheets
+_PEAKS = {
+    "H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12, "L4": 121e12,
+    "A10": 125e12, "4090": 165e12,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Tokens a second of one kind of work, padding left out.
+
+    Attributes:
+        mean: tokens over seconds of all that was measured.
+        least: of the slowest of its rounds.
+        most: of the fastest.
+        batches: batches measured; the one that warmed up is left out.
+        tokens: their tokens.
+        seconds: their time.
+        batch_tokens: padded tokens of the largest batch.
+    """
+
+    mean: float
+    least: float
+    most: float
+    batches: int
+    tokens: int
+    seconds: float
+    batch_tokens: int
+
+
+@dataclass(slots=True)
+class Probe:
+    """What was measured.
+
+    Attributes:
+        device: name of the machine's device.
+        dtype: precision of the model.
+        samples: samples that were measured with.
+        tokens_a_sample: their mean length.
+        made_text: whether they were made up, since there was no dataset.
+        characters_per_token: of the dataset's text in the model's tokens; None for made-up text.
+        rates: by ``exact``, ``projected``, ``encoder`` and ``training``; what was not measured is missing.
+        peak: operations a second of the device, where the data sheet is known; None elsewhere.
+    """
+
+    device: str
+    dtype: str
+    samples: int
+    tokens_a_sample: float
+    made_text: bool
+    characters_per_token: float | None
+    rates: dict[str, Rate] = field(default_factory=dict)
+    peak: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+    def fill(self, found: Account) -> None:
+        """Predict the hours of an account's steps: tokens of the step over the measured tokens a second."""
+        predict(found, {name: (one.mean, one.least, one.most) for name, one in self.rates.items()})
+
+    def share_of_peak(self, name: str, flops_a_token: float) -> float | None:
+        """Share of the device's peak that a rate reaches; None where the peak is not known."""
+        return self.rates[name].mean * flops_a_token / self.peak if self.peak and name in self.rates else None
+
+
+def probe(
+    source: str | None = None,
+    *,
+    model: str,
+    seconds: float = 60.0,
+    store: Path | None = None,
+    tokens: int | None = None,
+    validation_sets: int = 1,
+    rater: str | None = None,
+    params: str = "qkv",
+    lora_rank: int = 8,
+    checkpointing: bool = False,
+    max_length: int = MAX_LENGTH,
+    dtype: str = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Probe:
+    """Measure exact scoring, projected scoring, an encoder and LoRA training on this machine.
+
+    Loading is not part of the measured time, so the whole takes longer than ``seconds``.
+
+    Args:
+        source: name of a dataset in the store, or a file; None measures with random tokens.
+        model: folder or hub id of the causal language model, with its weights.
+        seconds: time to measure, shared evenly.
+        store: the store file; only for a dataset's name.
+        tokens: length of the random samples, without a source.
+        validation_sets: how many are scored against, each with two folds.
+        rater: folder of an encoder with a head (difficulty classifier or rater); None leaves it out.
+        params: ``qkv``, ``all-linear`` or ``full``; ``full`` trains all weights and scores with q, k and v.
+        lora_rank: rank of the adapter that is trained.
+        checkpointing: gradient checkpointing in training.
+        max_length: tokens after which a sample is cut.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        progress: called with the measurements done and to do.
+
+    Raises:
+        UsageError: a time that is not positive, or neither a source nor ``tokens``.
+        ModelError: the model or encoder cannot be used.
+        RunFailedError: one sample alone does not fit into memory.
+    """
+    if not seconds > 0:
+        raise UsageError(f"--probe {seconds:g} is not a positive time", "give some seconds, such as 60s")
+    if source is None and tokens is None:
+        raise UsageError("there is nothing to measure with", "name a dataset or a file, or give --tokens")
+    found_model = find_model(model)
+    place = pick_device(device)
+    limit = usable_length(found_model, max_length)
+    conversations = [] if source is None else _conversations(source, store)
+    samples, per_token = _tokens(found_model, conversations, tokens, limit)
+    probe = Probe(
+        device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
+        dtype=pick_dtype(dtype, place),
+        samples=len(samples),
+        tokens_a_sample=statistics.fmean(len(one.ids) for one in samples),
+        made_text=source is None,
+        characters_per_token=per_token,
+    )
+    if place.type == "cuda" and probe.dtype == "bfloat16":
+        probe.peak = next((peak for name, peak in _PEAKS.items() if name in probe.device), None)
+    texts = ["\n\n".join(message["content"] for message in one) for one in conversations]
+    scored = "qkv" if params == "full" else params
+    settings = EngineSettings(model=found_model, params=scored, dtype=probe.dtype, device=str(place), folds=2)
+    work: dict[str, Callable[[float], Rate]] = {
+        "exact": lambda time_s: _exact(settings, samples, validation_sets, time_s),
+        "projected": lambda time_s: _projected(settings, samples, time_s),
+        "training": lambda time_s: _training(settings, samples, params, lora_rank, checkpointing, time_s),
+    }
+    if rater is not None:
+        work["encoder"] = lambda time_s: _encoder(rater, texts, samples, place, probe.dtype, time_s)
+    for done, (name, measure) in enumerate(work.items()):
+        if progress is not None:
+            progress("probe", done, len(work))
+        probe.rates[name] = measure(seconds / len(work))
+        log.info("%s: %s tokens/s", name, f"{probe.rates[name].mean:,.0f}")
+        gc.collect()
+        if place.type == "cuda":
+            torch.cuda.empty_cache()
+    if progress is not None:
+        progress("probe", len(work), len(work))
+    return probe
+
+
+# what is measured with -----------------------------------------------------------------------------------------------
+
+
+def _conversations(source: str, store: Path | None) -> list[list[Message]]:
+    """At most ``SAMPLES`` conversations, spread over the source."""
+    if Path(source).is_file():
+        every = [one.sample.messages for one in open_source(source) if isinstance(one, Parsed)]
+        return every[:: max(1, len(every) // SAMPLES)][:SAMPLES]
+    import orjson
+
+    assert store is not None
+    with Store(store, read_only=True) as opened:
+        data = opened.dataset(source)
+        if not data["n_samples"]:
+            raise UsageError(f"the dataset `{source}` has no samples", "see `diq sql 'from rejects'`")
+        rows = opened.rows("costs/spread_samples", dataset_id=data["dataset_id"], n=SAMPLES)
+    return [orjson.loads(row["messages"]) for row in rows]
+
+
+def _tokens(
+    model: ModelSource, conversations: Sequence[Sequence[Message]], tokens: int | None, limit: int
+) -> tuple[list[Tokens], float | None]:
+    """Samples in the model's tokens, and characters a token of their text before anything is cut."""
+    if not conversations:
+        assert tokens is not None
+        length = max(2, min(tokens, limit))
+        rng = np.random.default_rng(0)
+        # any tokens do: the time does not depend on which. Below 256 every vocabulary has them
+        made = [Tokens(rng.integers(1, 256, length).astype(np.int32), max(1, length // 4)) for _ in range(64)]
+        return made, None
+    # whole: how much is cut must not change the ratio
+    whole = Tokenization(load_tokenizer(model), max_length=sys.maxsize)
+    encoded = [one for one in whole.encode(conversations) if isinstance(one, Tokens)]
+    cut = [Tokens(one.ids[:limit], one.answer_start) for one in encoded]
+    usable = [one for one in cut if one.answer_tokens > 0]
+    if not usable:
+        raise UsageError(f"no sample has an answer token within {limit} tokens", "raise --max-length")
+    characters = sum(
+        len(message["content"]) + len(message.get("reasoning_content", "")) for one in conversations for message in one
+    )
+    return usable, characters / sum(len(one.ids) for one in encoded)
+
+
+# measuring -----------------------------------------------------------------------------------------------------------
+
+
+def _measure(batches: Sequence[Sequence[Tokens]], step: Callable[[Sequence[Tokens]], None], time_s: float) -> Rate:
+    """Batches, spread over all lengths, until the time is over; then again from the first.
+
+    The first batch, which has the longest samples, warms up and shows whether memory is enough; it is not measured.
+    What was measured is cut into rounds of equally many batches, each with batches of all lengths, so that their spread
+    is that of the machine more than that of the samples.
+    """
+    step(batches[0])
+    deadline = time.monotonic() + time_s
+    seen: list[tuple[int, float]] = []
+    for i in itertools.cycle(_spread(len(batches))):
+        started = time.perf_counter()
+        step(batches[i])
+        seen.append((sum(len(one.ids) for one in batches[i]), time.perf_counter() - started))
+        # one batch alone would say nothing about the others
+        if time.monotonic() >= deadline and len(seen) >= min(_ROUNDS, len(batches)):
+            break
+    n = max(1, len(seen) // _ROUNDS)
+    rounds = [seen[at : at + n] for at in range(0, len(seen) - n + 1, n)]
+    rates = [sum(tokens for tokens, _ in one) / sum(spent for _, spent in one) for one in rounds]
+    tokens, spent = (sum(column) for column in zip(*seen, strict=True))
+    largest = max(len(batch) * max(len(one.ids) for one in batch) for batch in batches)
+    rate = tokens / spent
+    return Rate(rate, min(rate, *rates), max(rate, *rates), len(seen), int(tokens), spent, largest)
+
+
+def _spread(n: int) -> list[int]:
+    """0 to n - 1 in an order whose every beginning is spread over all of them (bits reversed)."""
+    bits = max(1, (n - 1).bit_length())
+    found = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits))
+    return [i for i in found if i < n]
+
+
+def _batches(samples: Sequence[Tokens], budget: int) -> list[list[Tokens]]:
+    lengths = np.asarray([len(one.ids) for one in samples], np.int64)
+    return [[samples[i] for i in batch] for batch in plan_batches(lengths, token_budget=budget)]
+
+
+def _synchronized(place: torch.device) -> None:
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
+
+
+def _exact(settings: EngineSettings, samples: Sequence[Tokens], sets: int, time_s: float) -> Rate:
+    engine = Engine(settings)
+    few = list(samples[: max(_VALIDATION_SAMPLES, settings.folds)])
+    engine.prepare([ValidationTokens(f"set {i}", few) for i in range(sets)])
+    return _scoring(engine, samples, time_s)
+
+
+def _projected(settings: EngineSettings, samples: Sequence[Tokens], time_s: float) -> Rate:
+    kind = "sparse"
+    engine = Engine(replace(settings, method="projected", kind=kind, dim=default_dim(kind, settings.params)))
+    engine.prepare([])
+    return _scoring(engine, samples, time_s)
+
+
+def _scoring(engine: Engine, samples: Sequence[Tokens], time_s: float) -> Rate:
+    def step(batch: Sequence[Tokens]) -> None:
+        engine.score(batch)
+        _synchronized(engine.device)
+
+    return _measure(_batches(samples, engine.token_budget), step, time_s)
+
+
+def _training(
+    settings: EngineSettings,
+    samples: Sequence[Tokens],
+    params: str,
+    rank: int,
+    checkpointing: bool,
+    time_s: float,
+) -> Rate:
+    """Forward, backward and an AdamW step of a LoRA adapter (or of all weights).
+
+    A step has eight samples, or as many as fit the budget; a trainer accumulates such steps.
+    """
+    network: Any = load_causal_lm(settings.model, dtype=settings.dtype, device=settings.device)
+    place = next(network.parameters()).device
+    if params == "full":
+        network.requires_grad_(True)
+    else:
+        with quiet_libraries(warn=False):
+            network = _adapted(network, settings.params, rank)
+    if checkpointing:
+        network.enable_input_require_grads()
+        # the older name is deprecated in newer releases
+        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    network.train()
+    budget = train_token_budget(place.type)
+    trainable = [one for one in network.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=_LEARNING_RATE)
+
+    def step(batch: Sequence[Tokens]) -> None:
+        padded = collate(batch).to(place)
+        labels = padded.ids.masked_fill(~padded.answer, -100)
+        loss = network(input_ids=padded.ids, attention_mask=padded.mask.long(), labels=labels, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _synchronized(place)
+
+    # in no order of length, as a trainer draws them; padded to the longest
+    order = np.random.default_rng(0).permutation(len(samples))
+    longest = max(len(one.ids) for one in samples)
+    n = max(1, min(_BATCH_SAMPLES, budget // longest))
+    while True:
+        batches = [[samples[i] for i in order[at : at + n]] for at in range(0, len(order), n)]
+        # the longest sample first: if memory is short, that shows at once
+        batches.sort(key=lambda batch: -max(len(one.ids) for one in batch))
+        try:
+            return _measure(batches, step, time_s)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if n == 1:
+                raise RunFailedError(
+                    f"out of memory on training with one sample of {longest} tokens",
+                    "use --gradient-checkpointing, or lower --max-length",
+                ) from error
+            log.warning("out of memory on training with %d samples: halving the batches", n)
+        n //= 2
+        optimizer.zero_grad(set_to_none=True)
+        if place.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _adapted(network: Any, params: str, rank: int) -> Any:
+    # peft is only needed here
+    from peft import LoraConfig, get_peft_model
+
+    modules = linear_modules(network, params)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=list(modules),
+        fan_in_fan_out=any(is_transposed(module) for module in modules.values()),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(network, config)
+
+
+def _encoder(
+    folder: str, texts: Sequence[str], samples: Sequence[Tokens], place: torch.device, dtype: str, time_s: float
+) -> Rate:
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file():
+        # a classifier of several models keeps each in a folder of its own
+        path = next((one.parent for one in sorted(path.glob("*/config.json"))), path)
+    network, tokenizer = encoders.load_classifier(path, getattr(torch, dtype))
+    network.to(place)
+    limit = encoders.context_length(network.config, tokenizer)
+    if texts:
+        ids, _ = encoders.tokenize(tokenizer, texts, max_length=limit)
+    else:
+        ids = [one.ids[:limit] % network.config.vocab_size for one in samples]
+    # stand-ins with the lengths of the encoder's own tokens
+    stand_ins = [Tokens(np.asarray(one, np.int32), 1) for one in ids]
+    budget = encoders.default_budget(place)
+
+    def step(batch: Sequence[Tokens]) -> None:
+        encoders.predict(network, tokenizer, [one.ids for one in batch], device=place, token_budget=budget)
+        _synchronized(place)
+
+    return _measure(_batches(stand_ins, budget), step, time_s)

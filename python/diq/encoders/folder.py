@@ -1,0 +1,97 @@
+"""The folder of a trained encoder: written whole, found again by its record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from diq.base.errors import ModelError, RunFailedError, UsageError
+from diq.base.text import first_line
+from diq.models.device import quiet_libraries
+
+RECORD = "diq_encoder.json"
+"""File beside the weights: what the encoder was trained for, on what, and how well it does."""
+
+
+def save(model: nn.Module, tokenizer: Any, folder: Path, *, card: str, record: dict[str, Any]) -> None:
+    """Write a normal Hugging Face folder: weights, config, tokenizer, ``README.md`` and :data:`RECORD`.
+
+    The folder appears whole or not at all; one that is there is replaced.
+
+    Raises:
+        RunFailedError: the disk is full or the folder cannot be written.
+    """
+    save_together({"": (model, tokenizer)}, folder, card=card, record=record)
+
+
+def save_together(
+    parts: Mapping[str, tuple[nn.Module, Any]], folder: Path, *, card: str, record: dict[str, Any]
+) -> None:
+    """As :func:`save`, for several models in sub-folders of the given names."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        with quiet_libraries(warn=False):
+            for name, (model, tokenizer) in parts.items():
+                network: Any = model
+                network.save_pretrained(unfinished / name)
+                tokenizer.save_pretrained(unfinished / name)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        (unfinished / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.replace(folder)
+    except Exception as error:  # safetensors has errors of its own for a full disk
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise RunFailedError(
+            f"`{folder}` cannot be written: {first_line(error)}", "free some space, or name another folder"
+        ) from error
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What :func:`save` wrote of an encoder; None for a folder from elsewhere.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"`{path}` is damaged: {first_line(error)}", "train the encoder again") from error
+
+
+def find_trained(folder: Path, *, kind: str, fingerprint: str, overwrite: bool, command: str) -> dict[str, Any] | None:
+    """The record of an output folder that holds the same training already; None for one that is to be trained.
+
+    Args:
+        folder: the output of a training.
+        kind: what the records of that training say.
+        fingerprint: identity of the training.
+        overwrite: train again, whatever the folder holds of that kind.
+        command: that trains, for the message.
+
+    Raises:
+        UsageError: the folder holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    record = read_record(folder) if folder.is_dir() else None
+    if record is None or record.get("kind") != kind:
+        raise UsageError(f"the output `{folder}` holds something that `{command}` did not write", "name a new folder")
+    if overwrite:
+        return None
+    if record["fingerprint"] != fingerprint:
+        raise UsageError(
+            f"the output `{folder}` holds a {kind} of other data or settings",
+            "name a new folder, or replace it with --overwrite",
+        )
+    return record

@@ -1,0 +1,102 @@
+"""Marking again what is kept, by today's rules: without the models, and without the benchmarks' files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from diq.base.config import WAIT_S
+from diq.base.errors import UsageError
+from diq.base.progress import NotedProgress
+from diq.evaluation import generations
+from diq.evaluation.answers import SCORING
+from diq.evaluation.generations import Answers
+from diq.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rescored:
+    """What marking again found for the answers of a run to a benchmark, once over.
+
+    Attributes:
+        run_id: the run.
+        model: what answered.
+        backend: how it was asked.
+        benchmark: the benchmark.
+        questions: fingerprint of its questions.
+        repeat: 0-based number of the repeat.
+        n: questions.
+        accuracy: by today's rules.
+        accuracy_strict: by today's strict rule.
+        n_unanswered: outputs without an option.
+        before: accuracy by the rules of each other version that is in the store.
+    """
+
+    run_id: int
+    model: str
+    backend: str
+    benchmark: str
+    questions: str
+    repeat: int
+    n: int
+    accuracy: float
+    accuracy_strict: float
+    n_unanswered: int
+    before: dict[str, float]
+
+
+def rescore(
+    store: str | os.PathLike[str], *, run_id: int | None = None, progress: NotedProgress | None = None
+) -> list[Rescored]:
+    """Mark all kept answers again by today's rules: without the models, and without the benchmarks' files.
+
+    Rows of other versions of the rules stay in the table evaluations.
+
+    Args:
+        store: the store file.
+        run_id: an evaluation; default all of them.
+        progress: called as sets of answers are marked.
+
+    Raises:
+        UsageError: nothing is kept.
+        StoreError: there is no store.
+    """
+    store = Path(store)
+    with Store(store, wait_s=WAIT_S) as opened:
+        sets = opened.rows("evaluation/list_generation_sets", run_id=run_id)
+    if not sets:
+        of = "" if run_id is None else f" of run {run_id}"
+        raise UsageError(f"`{store}` has no answers{of} to mark", "run `diq evaluate --model MODEL` first")
+    found = []
+    for number, one in enumerate(sets, start=1):
+        which = Answers(one["run_id"], one["benchmark"], one["questions"], one["repeat"])
+        kept = generations.read(store, which)
+        if len(kept.answers) < one["n_questions"]:
+            log.warning(
+                "run %d, %s, repeat %d: %d of %d answers are there; it is not marked before the rest is generated",
+                which.run_id, which.benchmark, which.repeat + 1, len(kept.answers), one["n_questions"],
+            )  # fmt: skip
+            continue
+        numbers = generations.score(kept.answers[place] for place in sorted(kept.answers))
+        generations.record(store, which, numbers)
+        with Store(store, read_only=True, wait_s=WAIT_S) as opened:
+            rows = opened.rows("evaluation/accuracies_by_scoring", **which.key())
+        found.append(
+            Rescored(
+                **which.key(),
+                model=one["model"] or one["model_id"],
+                backend=one["backend"],
+                n=numbers["n"],
+                accuracy=numbers["accuracy"],
+                accuracy_strict=numbers["n_right_strict"] / numbers["n"],
+                n_unanswered=numbers["n_unanswered"],
+                before={row["scoring"]: row["accuracy"] for row in rows if row["scoring"] != SCORING},
+            )
+        )
+        if progress:
+            progress("marking", number, len(sets))
+    return found

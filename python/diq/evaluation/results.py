@@ -1,0 +1,492 @@
+"""Stage: evaluations of the store side by side, beside the paper's where asked. Reads only.
+
+A table holds the models of one base model that answered the same questions under the same protocol; what differs in any
+of that is another table, so no ranking mixes numbers that cannot be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diq.base.config import STRATEGIES
+from diq.base.errors import UsageError
+from diq.base.fingerprint import canonical_json
+from diq.base.text import did_you_mean
+from diq.evaluation import published
+from diq.evaluation.benchmarks import BENCHMARKS, averages
+from diq.store.store import Store
+
+log = logging.getLogger(__name__)
+
+AVERAGES = {"standard": "AvgS", "challenging": "AvgC", "all": "AvgA"}
+CLOSE = 2.0
+"""Standard errors of a difference within which a row is not told apart from the best."""
+
+_TIE_DIGITS = 9
+# the paper's order: the reference first, what is argued for last
+_SETTINGS = ("base", "full", "random", *(one for one in STRATEGIES if one not in ("random", "diq")), "diq")
+_MEMBERS: dict[str, list[str]] = {
+    name: [one.name for one in BENCHMARKS.values() if name in (one.group, "all")] for name in AVERAGES
+}
+
+
+@dataclass(slots=True)
+class Cell:
+    """One number of a table.
+
+    Attributes:
+        accuracy: mean over the repeats, from 0 to 1.
+        standard_error: of that mean, from the questions: repeats ask the same ones, so they do not lower it. For an
+            average that of a mean of independent benchmarks. None for a published number.
+        spread: standard deviation over the repeats; None for one repeat.
+        repeats: how often the questions were asked; for an average the repeats that all its benchmarks have.
+        n: questions; of an average all that went into it. None for a published number.
+        strict: accuracy by the strict rule: the text of the right option counts only where no option was read. None
+            for a published number.
+        best: the highest of its column.
+        second: the second highest of its column, where it has three or more.
+        close: not the best, yet within ``CLOSE`` standard errors of the difference from it.
+        expected: a published average that does not follow from its row: the mean that does, from 0 to 1; else None.
+    """
+
+    accuracy: float
+    standard_error: float | None
+    spread: float | None
+    repeats: int
+    n: int | None
+    strict: float | None = None
+    best: bool = False
+    second: bool = False
+    close: bool = False
+    expected: float | None = None
+
+
+@dataclass(slots=True)
+class Line:
+    """A model of a table.
+
+    Attributes:
+        label: what the row is called.
+        setting: ``base``, ``full``, a strategy of ``diq select``, ``file`` (trained on a file that no selection wrote)
+            or ``other`` (a model that the store knows no training of).
+        dataset: what it was fine-tuned on; None where nothing was.
+        ratio: of the selection, as a decimal; None without one.
+        preference: dataset of a DPO that followed; an empty text for pairs that no dataset of the store holds; else
+            None.
+        model: name of the model.
+        model_id: fingerprint of the model; None for a published row.
+        run_ids: runs (kind evaluate) that the numbers come from.
+        train_run_id: run that trained the model; None where the store knows none.
+        selection_id: selection that it was fine-tuned on.
+        selection: name of that selection.
+        table: table of the paper; None for a model of the store.
+        cells: by benchmark, and ``standard``, ``challenging`` and ``all`` where nothing is missing.
+        n_unanswered: outputs in which no option was found, of all repeats.
+        n_cut: outputs that ended at the maximum number of tokens, of all repeats.
+    """
+
+    label: str
+    setting: str
+    dataset: str | None
+    ratio: str | None
+    preference: str | None
+    model: str
+    model_id: str | None
+    run_ids: list[int] = field(default_factory=list)
+    train_run_id: int | None = None
+    selection_id: int | None = None
+    selection: str | None = None
+    table: str | None = None
+    cells: dict[str, Cell] = field(default_factory=dict)
+    n_unanswered: int = 0
+    n_cut: int = 0
+
+
+@dataclass(slots=True)
+class Group:
+    """A table: everything in one column can be compared.
+
+    Attributes:
+        base: name of the base model.
+        base_model_id: its fingerprint; None for published rows.
+        backend: what generated: hf, vllm or server; None for published rows.
+        protocol: settings of the evaluation; empty for published rows.
+        questions: fingerprint of the questions of each benchmark.
+        differs: settings in which it differs from other tables of the base model, with the values here.
+        rows: the models.
+    """
+
+    base: str
+    base_model_id: str | None
+    backend: str | None
+    protocol: dict[str, Any]
+    questions: dict[str, str]
+    differs: dict[str, Any] = field(default_factory=dict)
+    rows: list[Line] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """Benchmarks and averages that any row has, in the order of the paper's tables."""
+        order: list[str] = []
+        for name in ("standard", "challenging"):
+            order += [*_MEMBERS[name], name]
+        return [name for name in [*order, "all"] if any(name in row.cells for row in self.rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Tables of evaluations.
+
+    Attributes:
+        scoring: version of the rules that read the answers; None without an evaluation.
+        groups: one table each.
+        published: the paper's rows, a table a model, never ranked.
+    """
+
+    scoring: str | None
+    groups: list[Group]
+    published: list[Group]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def results(
+    store: str | Path,
+    *,
+    dataset: str | None = None,
+    model: str | None = None,
+    scoring: str | None = None,
+    paper: str | None = None,
+) -> Results:
+    """Put evaluations side by side.
+
+    Args:
+        store: the store file; with ``paper`` it may be missing.
+        dataset: only models that were trained on this dataset, and those that were not trained.
+        model: only this base model, or this one model.
+        scoring: version of the rules that read the answers; None takes the latest in the store.
+        paper: a table, dataset or model of the paper, whose rows are shown as well.
+
+    Raises:
+        UsageError: unknown names, or nothing was evaluated.
+        StoreError: the store cannot be opened.
+    """
+    shown = _published(paper) if paper is not None else []
+    if paper is not None and not Path(store).exists():
+        log.warning("there is no store at `%s`: only the paper's rows are shown", store)
+        return Results(None, [], shown)
+    with Store(store, read_only=True) as opened:
+        numbers = opened.rows("evaluation/list_evaluations")
+        trained = {row["model_id"]: row for row in opened.rows("evaluation/list_trained_models")}
+    if not numbers and paper is None:
+        raise UsageError(f"no model was evaluated in `{store}`", "run `diq evaluate --model MODEL` first")
+    numbers, version = _scored_by(numbers, scoring)
+    groups = _groups(_models(numbers, trained))
+    groups = _chosen(groups, dataset, model)
+    for group in groups:
+        _tell_apart(group)
+        group.rows.sort(key=_order)
+        _rank(group)
+    _name_differences(groups)
+    return Results(version, groups, shown)
+
+
+# what the store holds ----------------------------------------------------------------------------------------------
+
+
+def _scored_by(numbers: Sequence[dict[str, Any]], scoring: str | None) -> tuple[list[dict[str, Any]], str | None]:
+    if not numbers:
+        return [], None
+    known = {row["scoring"]: None for row in numbers}
+    if scoring is not None and scoring not in known:
+        raise UsageError(f"no answers were scored by rules `{scoring}`", did_you_mean(scoring, list(known)))
+    version = scoring or max(numbers, key=lambda row: (row["created_at"], row["scoring"]))["scoring"]
+    chosen = [row for row in numbers if row["scoring"] == version]
+    have = {_identity(row) for row in chosen}
+    n_old = len({_identity(row) for row in numbers} - have)
+    if n_old:
+        log.warning(
+            "%d numbers were scored by other rules than `%s` and are left out: score them again, or use --scoring",
+            n_old,
+            version,
+        )
+    return chosen, version
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["run_id"], row["benchmark"], row["questions"], row["repeat"]
+
+
+@dataclass(slots=True)
+class _Evaluated:
+    """One run's numbers on one set of questions a benchmark: benchmark to its rows by repeat."""
+
+    line: Line
+    base: str
+    base_model_id: str
+    backend: str
+    protocol: dict[str, Any]
+    questions: dict[str, str]
+    numbers: dict[str, dict[int, dict[str, Any]]]
+
+
+def _models(numbers: Iterable[dict[str, Any]], trained: Mapping[str, dict[str, Any]]) -> list[_Evaluated]:
+    """A run that was asked several versions of a benchmark's questions comes once a version."""
+    numbers = list(numbers)
+    bases = {row["base_model_id"] for row in [*trained.values(), *numbers]}
+    found: dict[int, list[_Evaluated]] = {}
+    for row in numbers:
+        parts = found.setdefault(row["run_id"], [])
+        part = next(
+            (one for one in parts if one.questions.get(row["benchmark"], row["questions"]) == row["questions"]), None
+        )
+        if part is None:
+            training = trained.get(row["model_id"])
+            line = _line(row, training, trained, is_base=row["model_id"] in bases)
+            part = _Evaluated(
+                line,
+                base=(training or row)["base"] or line.model,
+                base_model_id=(training or row)["base_model_id"] or row["model_id"],
+                backend=row["backend"],
+                protocol=json.loads(row["protocol"]),
+                questions={},
+                numbers={},
+            )
+            parts.append(part)
+        part.questions[row["benchmark"]] = row["questions"]
+        part.numbers.setdefault(row["benchmark"], {})[row["repeat"]] = row
+    return [one for parts in found.values() for one in parts]
+
+
+def _line(
+    row: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
+    trained: Mapping[str, dict[str, Any]],
+    *,
+    is_base: bool,
+) -> Line:
+    name = row["model"] or row["model_id"]
+    line = Line("", "base" if is_base else "other", None, None, None, name, row["model_id"])
+    if training is not None:
+        line.train_run_id = training["run_id"]
+        if training["method"] == "dpo":
+            line.preference = training["dataset"] or ""
+            start = training["start_model_id"]
+            # without an adapter to start from, DPO starts from the base model
+            line.setting = "base" if start is None else "other"
+            tuned: Mapping[str, Any] | None = trained.get(start) if start is not None else None
+        else:
+            tuned = training
+        if tuned is not None:
+            line.setting = tuned["strategy"] or ("full" if tuned["dataset"] else "file")
+            line.dataset, line.ratio = tuned["dataset"], tuned["ratio"]
+            line.selection_id, line.selection = tuned["selection_id"], tuned["selection"]
+        elif line.setting == "other":
+            name = training["start"] or training["start_model_id"]
+    line.label = label(line.setting, line.ratio, line.preference, name)
+    return line
+
+
+def label(setting: str, ratio: str | None, preference: str | None, model: str) -> str:
+    """What a row is called: ``diq 10 %``, ``full + DPO``; a model that nothing is known of by its name."""
+    text = model if setting in ("other", "file") else setting
+    if ratio is not None:
+        text += f" {100 * float(ratio):g} %"
+    if preference is not None:
+        text += f" + DPO {preference}".rstrip()
+    return text
+
+
+# tables ------------------------------------------------------------------------------------------------------------
+
+
+def _groups(models: Sequence[_Evaluated]) -> list[Group]:
+    """Models by base model, backend and protocol, and within them by questions.
+
+    A model joins the first table that none of its benchmarks contradicts, so that each column has one set of questions.
+    """
+    found: dict[tuple[str, str, str], list[tuple[Group, list[_Evaluated]]]] = {}
+    for one in models:
+        tables = found.setdefault((one.base_model_id, one.backend, canonical_json(one.protocol)), [])
+        for group, members in tables:
+            fits = all(group.questions.get(name, mark) == mark for name, mark in one.questions.items())
+            # the same run twice would be one model with two numbers
+            if fits and all(one.line.model_id != member.line.model_id for member in members):
+                break
+        else:
+            group, members = Group(one.base, one.base_model_id, one.backend, one.protocol, {}), []
+            tables.append((group, members))
+        group.questions |= one.questions
+        members.append(one)
+        one.line.run_ids = sorted({row["run_id"] for repeats in one.numbers.values() for row in repeats.values()})
+        one.line.cells = _cells(one.numbers)
+        every = [row for repeats in one.numbers.values() for row in repeats.values()]
+        one.line.n_unanswered = sum(row["n_unanswered"] for row in every)
+        one.line.n_cut = sum(row["n_cut"] for row in every)
+        group.rows.append(one.line)
+    groups = [group for tables in found.values() for group, _ in tables]
+    return sorted(groups, key=lambda group: (group.base, group.base_model_id or ""))
+
+
+def _cells(numbers: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Cell]:
+    """Cells of the benchmarks, and of the averages where nothing is missing."""
+    cells = {}
+    for name, repeats in numbers.items():
+        values = [row["accuracy"] for row in repeats.values()]
+        # an upper bound: the share of it that is chance of the generation does fall with repeats
+        error = statistics.fmean(row["standard_error"] for row in repeats.values())
+        n = next(iter(repeats.values()))["n"]
+        strict = statistics.fmean(row["n_right_strict"] / row["n"] for row in repeats.values())
+        cells[name] = Cell(statistics.fmean(values), error, _spread(values), len(values), n, strict)
+    means = averages({name: cell.accuracy for name, cell in cells.items()})
+    stricts = averages({name: cell.strict or 0.0 for name, cell in cells.items()})
+    for average, members in _MEMBERS.items():
+        mean = getattr(means, average)
+        if mean is None:
+            continue
+        parts = [cells[name] for name in members]
+        error = math.sqrt(sum((part.standard_error or 0.0) ** 2 for part in parts)) / len(parts)
+        common = set.intersection(*(set(numbers[name]) for name in members))
+        by_repeat = [statistics.fmean(numbers[name][i]["accuracy"] for name in members) for i in sorted(common)]
+        n = sum(part.n or 0 for part in parts)
+        cells[average] = Cell(mean, error, _spread(by_repeat), len(common), n, getattr(stricts, average))
+    return cells
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _chosen(groups: Sequence[Group], dataset: str | None, model: str | None) -> list[Group]:
+    if model is not None and groups:
+        names = [group.base for group in groups] + [row.model for group in groups for row in group.rows]
+        if model not in names:
+            raise UsageError(f"no model `{model}` was evaluated", did_you_mean(model, names))
+        for group in groups:
+            if group.base != model:
+                group.rows = [row for row in group.rows if row.model == model]
+    if dataset is not None and groups:
+        known = {name for group in groups for row in group.rows for name in (row.dataset, row.preference) if name}
+        if dataset not in known:
+            raise UsageError(
+                f"no evaluated model was trained on a dataset `{dataset}`",
+                did_you_mean(dataset, sorted(known)) or "train one with `diq train`",
+            )
+        for group in groups:
+            untrained = [row for row in group.rows if row.train_run_id is None]
+            kept = [row for row in group.rows if dataset in (row.dataset, row.preference)]
+            group.rows = [*untrained, *kept] if kept else []
+    return [group for group in groups if group.rows]
+
+
+def _tell_apart(group: Group) -> None:
+    """Give rows of one name what tells them apart: the selection's name, else the model's, else its fingerprint."""
+    by_label: dict[tuple[str, str | None], list[Line]] = {}
+    for row in group.rows:
+        by_label.setdefault((row.label, row.dataset), []).append(row)
+    for rows in by_label.values():
+        if len(rows) > 1:
+            names = (
+                [row.selection or "" for row in rows],
+                [row.model for row in rows],
+                [(row.model_id or "")[:12] for row in rows],
+            )
+            chosen = next((texts for texts in names if len(set(texts)) == len(rows)), names[-1])
+            for row, text in zip(rows, chosen, strict=True):
+                row.label += f" ({text})"
+
+
+def _order(row: Line) -> tuple[Any, ...]:
+    place = _SETTINGS.index(row.setting) if row.setting in _SETTINGS else len(_SETTINGS)
+    untrained = row.dataset is None and row.preference is None
+    return (
+        not untrained,
+        row.dataset or "",
+        row.preference is not None,
+        row.ratio is not None,
+        float(row.ratio or 0),
+        place,
+        row.label,
+    )
+
+
+def _rank(group: Group) -> None:
+    """Mark the best and the second best of every column, and what is not told apart from the best."""
+    for name in group.columns:
+        cells = [row.cells[name] for row in group.rows if name in row.cells]
+        if len(cells) < 2:
+            continue
+        # means of the same numbers in another order may differ in their last bits
+        values = sorted({round(cell.accuracy, _TIE_DIGITS) for cell in cells}, reverse=True)
+        if len(values) < 2:
+            # where all are equal none is best
+            continue
+        best = next(cell for cell in cells if round(cell.accuracy, _TIE_DIGITS) == values[0])
+        for cell in cells:
+            place = values.index(round(cell.accuracy, _TIE_DIGITS))
+            cell.best = place == 0
+            cell.second = place == 1 and len(cells) > 2
+            noise = math.hypot(cell.standard_error or 0.0, best.standard_error or 0.0)
+            cell.close = not cell.best and best.accuracy - cell.accuracy <= CLOSE * noise
+
+
+def _name_differences(groups: Sequence[Group]) -> None:
+    """What sets a table apart from the other tables of its base model."""
+    by_base: dict[str | None, list[Group]] = {}
+    for group in groups:
+        by_base.setdefault(group.base_model_id, []).append(group)
+    for members in by_base.values():
+        facts = [
+            {
+                "backend": one.backend,
+                **one.protocol,
+                **{f"questions of {name}": mark for name, mark in one.questions.items()},
+            }
+            for one in members
+        ]
+        for key in {key: None for one in facts for key in one}:
+            # a benchmark that only one of them has makes no difference between numbers
+            have = [one for one in facts if key in one] if key.startswith("questions of ") else facts
+            if len({canonical_json(one.get(key)) for one in have}) > 1:
+                for group, one in zip(members, facts, strict=True):
+                    if one in have:
+                        group.differs[key] = one.get(key)
+
+
+# the paper ---------------------------------------------------------------------------------------------------------
+
+
+def _published(text: str) -> list[Group]:
+    found = published.find(text)
+    if not found:
+        raise UsageError(
+            f"the paper has no results table, dataset or model `{text}`", did_you_mean(text, published.names())
+        )
+    tuned = {row.model for row in found if row.dataset is not None}
+    groups: dict[str, Group] = {}
+    for row in found:
+        preference = row.dataset if row.preference else None
+        name = label(row.setting, row.ratio, preference, row.model)
+        if row.influence is not None:
+            name += f", dots of {row.influence}"
+        line = Line(name, row.setting, row.dataset, row.ratio, preference, row.model, None, table=row.table)
+        line.cells = {name: Cell(value / 100, None, None, 1, None) for name, value in row.accuracies.items()}
+        recomputed, wrong = row.recomputed(), row.inconsistent()
+        for average in AVERAGES:
+            expected = getattr(recomputed, average) / 100 if average in wrong else None
+            line.cells[average] = Cell(getattr(row.printed, average) / 100, None, None, 1, None, expected=expected)
+        # models that are only there for comparison share a table
+        base = row.model if row.model in tuned else "models as they are"
+        groups.setdefault(base, Group(base, None, None, {}, {})).rows.append(line)
+    for group in groups.values():
+        group.rows.sort(key=_order)
+    return list(groups.values())

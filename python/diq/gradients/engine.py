@@ -1,0 +1,410 @@
+"""The influence engine: a loaded model that scores batches of samples by one of the methods.
+
+An engine is made from ``EngineSettings``, which can be sent to another process (``diq.workers``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diq.base.errors import ModelError, RunFailedError
+from diq.gradients.adam import Formula, unit_mean
+from diq.gradients.adam_state import AdamMoments, read_adam_moments
+from diq.gradients.backward import MatrixGradients, Recorder, Scored, score_batch
+from diq.gradients.dots import Dots, Norms
+from diq.gradients.forward import Forward
+from diq.gradients.losses import Reduction, checkpointed, packing_problem
+from diq.gradients.options import Method
+from diq.gradients.projections import (
+    Basis,
+    Projection,
+    Rademacher,
+    Sparse,
+    Subspace,
+    basis_arrays,
+    basis_from_arrays,
+    leading_basis,
+    shapes,
+)
+from diq.gradients.validation import ValidationFacts, ValidationGradient, ValidationTokens, mean_gradient
+from diq.models.device import describe_environment
+from diq.models.layers import is_transposed, linear_modules
+from diq.models.memory import is_out_of_memory
+from diq.models.network import load_causal_lm
+from diq.models.source import ModelSource, is_adapter
+from diq.models.tokens import Tokenization, Tokens, collate, plan_batches
+
+log = logging.getLogger(__name__)
+
+# padded tokens a batch; about where a CPU's matrix products stop getting faster
+_CPU_TOKEN_BUDGET = 2048
+_GPU_TOKEN_BUDGET = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Everything that an engine is made from.
+
+    Attributes:
+        model: the base model.
+        checkpoint: an adapter or a full model in its place; None for the base model itself.
+        method: one of ``METHODS``.
+        params: which weights count (``models.linear_modules``).
+        reduction: over the answer tokens of a sample.
+        dtype: precision of the model.
+        device: device of the model; None lets several workers share what there is.
+        folds: parts of each validation set; each sample of the pool gets a dot with each.
+        rank: leading singular directions that stand for each validation gradient; None for all of it.
+        norms: whether gradient norms are computed.
+        checkpointing: whether layers are computed again on the way back, to save memory.
+        packed: whether samples are packed without padding.
+        attention: attention implementation of transformers; None leaves the choice to it.
+        token_budget: tokens a batch; None takes the default of the device.
+        kind: kind of projection.
+        dim: its columns; for ``subspace`` the number of directions a side and module.
+        seed: of the random kinds.
+        formula: form of LESS's Adam direction.
+        basis: arrays of a ``subspace`` basis that exists; None makes one from the validation sets.
+    """
+
+    model: ModelSource
+    checkpoint: ModelSource | None = None
+    method: Method = "exact"
+    params: str = "qkv"
+    reduction: Reduction = "mean"
+    dtype: str = "auto"
+    device: str = "auto"
+    folds: int = 1
+    rank: int | None = None
+    norms: bool = False
+    checkpointing: bool = False
+    packed: bool = False
+    attention: str | None = None
+    token_budget: int | None = None
+    kind: str = "rademacher"
+    dim: int = 4096
+    seed: int = 0
+    formula: Formula = "code"
+    basis: dict[str, Any] | None = None
+
+
+def common_settings(settings: EngineSettings, tokenization: Tokenization) -> dict[str, Any]:
+    """What every run of influence has in its fingerprint; runs of the same dot differ in none of it."""
+    return {
+        "parameters": settings.params,
+        "loss_reduction": settings.reduction,
+        "dtype": settings.dtype,
+        **tokenization.settings(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Numbers of the samples of a batch.
+
+    Attributes:
+        values: ``[n, columns]`` float64 dots, a column a fold of each validation set in turn; or float32 projected
+            gradients ``[n, dim]``.
+        losses: ``[n]`` nats.
+        counts: answer tokens ``[n]``.
+        norms: gradient norms ``[n]``, or None.
+    """
+
+    values: npt.NDArray[Any]
+    losses: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
+    norms: npt.NDArray[np.float64] | None
+
+
+@dataclass(slots=True)
+class EngineFacts:
+    """What an engine found out while it was made.
+
+    Attributes:
+        architecture: class of the model.
+        n_parameters: parameters of the model.
+        modules: shape ``(out, in)`` of each chosen weight.
+        dtype: precision of the model.
+        environment: versions and hardware.
+        validation: by name of the validation set.
+    """
+
+    architecture: str
+    n_parameters: int
+    modules: dict[str, tuple[int, int]]
+    dtype: str
+    environment: dict[str, str]
+    validation: dict[str, ValidationFacts] = field(default_factory=dict)
+
+
+class Engine:
+    """A loaded model, ready to score.
+
+    Raises:
+        ModelError: the model or checkpoint cannot be used for what is asked.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        adapter = settings.checkpoint if settings.checkpoint and is_adapter(settings.checkpoint) else None
+        base = settings.model if adapter or settings.checkpoint is None else settings.checkpoint
+        self.model = load_causal_lm(
+            base, dtype=settings.dtype, device=settings.device, attention=settings.attention, adapter=adapter
+        )
+        self.modules = linear_modules(self.model, settings.params)
+        self.device = next(self.model.parameters()).device
+        self.token_budget = settings.token_budget or (
+            _GPU_TOKEN_BUDGET if self.device.type == "cuda" else _CPU_TOKEN_BUDGET
+        )
+        self.facts = EngineFacts(
+            architecture=type(self.model).__name__,
+            n_parameters=sum(one.numel() for one in self.model.parameters()),
+            modules=shapes(self.modules),
+            dtype=str(next(iter(self.modules.values())).get_parameter("weight").dtype).removeprefix("torch."),
+            environment=describe_environment(self.device),
+        )
+        self._recorders: list[Recorder] = []
+        self._forward: Forward | None = None
+        self._projection: Projection | None = None
+        # padded tokens that fitted into memory; shrinks when they do not
+        self._fits: int | None = None
+
+    # validation --------------------------------------------------------------------------------------------------
+
+    def prepare(self, validation: Sequence[ValidationTokens]) -> None:
+        """Compute the validation gradients and get ready for :meth:`score`; ``facts.validation`` is then filled.
+
+        Raises:
+            RunFailedError: a validation gradient is not finite, or memory is short.
+        """
+        settings = self.settings
+        if settings.method == "exact":
+            dots = Dots(self.modules, self._measured(validation), rank=settings.rank)
+            self._recorders = [dots]
+            for one, share in zip(validation, dots.kept_shares, strict=True):
+                facts = self.facts.validation[one.name]
+                self.facts.validation[one.name] = replace(facts, kept_share=share)
+        elif settings.method in ("forward", "central"):
+            self._forward = Forward(
+                self.model, self.modules, self._measured(validation), central=settings.method == "central"
+            )
+        else:
+            self._projection = self._make_projection(validation)
+            self._recorders = [self._projection]
+        if settings.norms:
+            self._recorders.append(Norms())
+
+    def _measured(self, validation: Iterable[ValidationTokens]) -> Iterator[ValidationGradient]:
+        for one in validation:
+            gradient = self.validation_gradient(one)
+            yield gradient
+
+    def validation_gradient(self, validation: ValidationTokens) -> ValidationGradient:
+        """Mean gradient of each fold of a validation set.
+
+        Raises:
+            RunFailedError: it is not finite.
+        """
+        folds = validation.folds(self.settings.folds)
+        means = tuple(self.mean_gradient(fold) for fold in folds)
+        for mean in means:
+            bad = [module for module, matrix in mean.items() if not torch.isfinite(matrix).all()]
+            if bad:
+                raise RunFailedError(
+                    f"the mean gradient of the validation set `{validation.name}` is not finite (first in `{bad[0]}`)",
+                    "try --dtype float32; a model that gives NaN losses on real text cannot be used",
+                )
+        gradient = ValidationGradient(means, tuple(len(fold) for fold in folds))
+        self.facts.validation[validation.name] = ValidationFacts(gradient.sizes, gradient.norm(), None)
+        return gradient
+
+    def mean_gradient(self, samples: Sequence[Tokens]) -> MatrixGradients:
+        """Mean gradient of some samples (Eq. 3); what does not fit into memory is taken in smaller batches.
+
+        Raises:
+            RunFailedError: one sample alone does not fit.
+        """
+        lengths = np.asarray([len(one.ids) for one in samples], np.int64)
+        budget = self.token_budget
+        while True:
+            batches = [collate([samples[i] for i in batch]) for batch in plan_batches(lengths, token_budget=budget)]
+            try:
+                with self._checkpointing():
+                    return mean_gradient(self.model, self.modules, batches, reduction=self.settings.reduction)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if budget < lengths.max():
+                    raise _one_sample_too_large(int(lengths.max())) from error
+                log.warning("out of memory on validation samples, %d padded tokens: halving the batches", budget)
+            budget //= 2
+            self._free()
+
+    def _checkpointing(self) -> contextlib.AbstractContextManager[None]:
+        return checkpointed(self.model) if self.settings.checkpointing else contextlib.nullcontext()
+
+    # projections -------------------------------------------------------------------------------------------------
+
+    def _make_projection(self, validation: Sequence[ValidationTokens]) -> Projection:
+        settings = self.settings
+        if settings.method == "less":
+            return Rademacher(
+                self.modules, dim=settings.dim, seed=settings.seed, moments=self._moments(), formula=settings.formula
+            )
+        if settings.kind == "rademacher":
+            return Rademacher(self.modules, dim=settings.dim, seed=settings.seed)
+        if settings.kind == "sparse":
+            return Sparse(self.modules, dim=settings.dim, seed=settings.seed)
+        return Subspace(self.basis(validation))
+
+    def basis(self, validation: Sequence[ValidationTokens]) -> Basis:
+        """The basis that was given, or the leading directions of the validation gradients."""
+        if self.settings.basis is not None:
+            return basis_from_arrays(self.settings.basis, self.device)
+        return leading_basis([self.validation_gradient(one).mean() for one in validation], self.settings.dim)
+
+    def basis_arrays(self) -> dict[str, Any]:
+        """The basis of a prepared ``subspace`` projection as arrays."""
+        assert isinstance(self._projection, Subspace)
+        return basis_arrays(self._projection.basis)
+
+    @property
+    def dim(self) -> int:
+        """Columns of the projected gradients."""
+        assert self._projection is not None
+        return self._projection.dim
+
+    def _moments(self) -> AdamMoments:
+        checkpoint = self.settings.checkpoint
+        if checkpoint is None:
+            raise ModelError(
+                "the method less needs a checkpoint with the optimizer's state", "name its folder with --checkpoint"
+            )
+        names = {name: self._parameter_name(module) for name, module in self.modules.items()}
+        moments = read_adam_moments(checkpoint.path, self.model, names=list(names.values()))
+
+        def placed(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            found = {}
+            for name, module in self.modules.items():
+                value = values[names[name]].to(self.device, torch.float32)
+                found[f"{name}.weight"] = value.T.contiguous() if is_transposed(module) else value
+            return found
+
+        steps = {f"{name}.weight": moments.steps[names[name]] for name in self.modules}
+        return replace(moments, first=placed(moments.first), second=placed(moments.second), steps=steps)
+
+    def _parameter_name(self, module: torch.nn.Module) -> str:
+        weight = module.get_parameter("weight")
+        return next(one for one, parameter in self.model.named_parameters() if parameter is weight)
+
+    def validation_vectors(self, validation: ValidationTokens) -> npt.NDArray[np.float32]:
+        """Projections of a validation set, ``[folds, dim]``, whose dots with the index are the influence.
+
+        For ``less``: the mean of the projected and normalised gradients of a fold's samples; these are plain gradients,
+        only training samples are seen through Adam.
+        """
+        projection = self._projection
+        assert projection is not None
+        if self.settings.method == "less":
+            plain = Rademacher(self.modules, dim=self.settings.dim, seed=self.settings.seed)
+            folds = validation.folds(self.settings.folds)
+            vectors = [
+                unit_mean(torch.cat([self._backward([sample], [plain]).values[0] for sample in fold])) for fold in folds
+            ]
+            sizes = tuple(len(fold) for fold in folds)
+            # no mean gradient here: the vectors are means of unit vectors
+            self.facts.validation[validation.name] = ValidationFacts(sizes, None, None)
+            return torch.stack(vectors).float().numpy()
+        gradient = self.validation_gradient(validation)
+        projected = projection.project(gradient.folds)
+        if isinstance(projection, Subspace):
+            mean = projection.project([gradient.mean()])
+            whole = gradient.norm() ** 2
+            share = float(mean.double().square().sum()) / whole if whole else 1.0
+            facts = self.facts.validation[validation.name]
+            self.facts.validation[validation.name] = replace(facts, kept_share=share)
+        return projected.cpu().numpy()
+
+    # scoring -----------------------------------------------------------------------------------------------------
+
+    def check_packing(self, samples: Sequence[Tokens]) -> None:
+        """Refuse packed batches where the attention looks across the borders of samples.
+
+        Raises:
+            ModelError: a sample's loss changes when another stands before it.
+        """
+        problem = packing_problem(self.model, samples, self.device)
+        if problem:
+            raise ModelError(problem, "leave out --packed, or try --attention flash_attention_2")
+
+    def score(self, samples: Sequence[Tokens]) -> Result:
+        """Score samples as one batch; what does not fit into memory is taken in halves.
+
+        Raises:
+            RunFailedError: one sample alone does not fit.
+        """
+        size = len(samples) * max(len(one.ids) for one in samples)
+        if self._fits is not None and size > self._fits and len(samples) > 1:
+            return self._halves(samples)
+        try:
+            return self._score(samples)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(samples) == 1:
+                raise _one_sample_too_large(len(samples[0].ids)) from error
+            log.warning("out of memory on %d samples, %d padded tokens: halving the batches", len(samples), size)
+        self._fits = max(1, size // 2)
+        self._free()
+        return self._halves(samples)
+
+    def _free(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _halves(self, samples: Sequence[Tokens]) -> Result:
+        middle = len(samples) // 2
+        first, second = self.score(samples[:middle]), self.score(samples[middle:])
+        norms = None if first.norms is None or second.norms is None else np.concatenate([first.norms, second.norms])
+        return Result(
+            np.concatenate([first.values, second.values]),
+            np.concatenate([first.losses, second.losses]),
+            np.concatenate([first.counts, second.counts]),
+            norms,
+        )
+
+    def _score(self, samples: Sequence[Tokens]) -> Result:
+        if self._forward is not None:
+            scored = self._forward.score(
+                collate(samples, packed=self.settings.packed), reduction=self.settings.reduction
+            )
+        else:
+            scored = self._backward(samples, self._recorders, packed=self.settings.packed)
+        norms = scored.values[1][:, 0].numpy() if self.settings.norms and len(scored.values) > 1 else None
+        return Result(scored.values[0].numpy(), scored.losses.double().numpy(), scored.counts.long().numpy(), norms)
+
+    def _backward(self, samples: Sequence[Tokens], recorders: Sequence[Recorder], *, packed: bool = False) -> Scored:
+        with self._checkpointing():
+            return score_batch(
+                self.model, self.modules, collate(samples, packed=packed), recorders, reduction=self.settings.reduction
+            )
+
+    def record(self, samples: Sequence[Tokens], recorders: Sequence[Recorder]) -> Scored:
+        """Pass over samples with recorders of the caller's."""
+        return self._backward(samples, recorders)
+
+
+def _one_sample_too_large(tokens: int) -> RunFailedError:
+    return RunFailedError(
+        f"out of memory on one sample of {tokens} tokens",
+        "use --checkpointing, --dtype bfloat16 or --method forward, or lower --max-length",
+    )

@@ -1,0 +1,377 @@
+"""Client of a server that speaks OpenAI's chat completions: a conversation in, a reply or the reason why none came out.
+
+What a single request meets (a time-out, a 5xx, half a body, HTML) is that reply's problem. What every request would
+meet (no server, a wrong key, an unknown model) is an error, and nothing more is asked. The key is read from the
+environment, sent, and struck out of everything that comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from diq.base.errors import DiqError, RunFailedError, UsageError
+from diq.base.text import first_line, short
+
+log = logging.getLogger(__name__)
+
+BASE_URL_VARIABLE = "OPENAI_BASE_URL"
+OPENAI_URL = "https://api.openai.com/v1"
+
+# seconds that everybody waits when a 429 outlasts the client's own retries, which end after some 20 seconds: limits are
+# counted by the minute, and the client neither waits longer than 8 seconds by itself nor obeys a Retry-After above 120
+RATE_PAUSES_S = (15.0, 30.0, 60.0, 120.0)
+# a server that asks for more patience than this has a quota by the day, and waiting is the user's to decide
+_LONGEST_PAUSE_S = 600.0
+# before the second request of all, when the first one failed
+_FIRST_PAUSE_S = 0.5
+# what the client repeats besides 5xx
+_TRANSIENT = (408, 409, 429)
+# the name of the limit that OpenAI's newer models ask for, and that not every other server knows
+_OTHER_LIMIT = "max_completion_tokens"
+# what is sent to a server that needs no key; the client refuses to send none
+_NO_KEY = "none"
+# shorter keys are placeholders such as EMPTY, and striking them out would spoil replies
+_SECRET_CHARACTERS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A language model behind a server, and how to ask it.
+
+    Attributes:
+        base_url: address of the API, such as ``http://localhost:8000/v1``; None: ``$OPENAI_BASE_URL``, else OpenAI's.
+        model: the model's name, as the server knows it.
+        api_key_variable: environment variable with the key; a server without keys needs none.
+        temperature: of the sampling; None: not sent, the server decides (some models take no other).
+        max_tokens: length of a reply at most, the model's thinking included.
+        concurrency: requests that are open at once at most.
+        timeout_s: seconds without a sign of the server after which a request has failed.
+        retries: how often a request is repeated after 408, 409, 429, 5xx, a time-out or a broken connection.
+        price_prompt: of a million prompt tokens, in any currency.
+        price_completion: of a million tokens of replies.
+
+    Raises:
+        UsageError: a number is out of its range.
+    """
+
+    base_url: str | None
+    model: str
+    api_key_variable: str = "OPENAI_API_KEY"
+    temperature: float | None = 0.0
+    max_tokens: int = 2048
+    concurrency: int = 8
+    timeout_s: float = 120.0
+    retries: int = 6
+    price_prompt: float | None = None
+    price_completion: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no server could be asked with."""
+        for name, value, low in (
+            ("--max-tokens", self.max_tokens, 1),
+            ("--concurrency", self.concurrency, 1),
+            ("--retries", self.retries, 0),
+            ("--temperature", self.temperature or 0, 0),
+            ("--price-prompt", self.price_prompt or 0, 0),
+            ("--price-completion", self.price_completion or 0, 0),
+        ):
+            if not value >= low:
+                raise UsageError(f"{name} {value:g} is less than {low}")
+        if not self.timeout_s > 0:
+            raise UsageError(f"--timeout {self.timeout_s:g} is not a positive number of seconds")
+
+    @property
+    def url(self) -> str:
+        """Address of the API, the environment looked up."""
+        return self.base_url or os.environ.get(BASE_URL_VARIABLE) or OPENAI_URL
+
+    @property
+    def shown_url(self) -> str:
+        """The address without what may be secret in it: a user's name and password, and the query."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Price of some tokens; None where no price is known."""
+        if self.price_prompt is None and self.price_completion is None:
+            return None
+        return (prompt_tokens * (self.price_prompt or 0) + completion_tokens * (self.price_completion or 0)) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of one question to the server.
+
+    Attributes:
+        content: the reply; empty where the model said nothing, None where no reply came.
+        problem: why none came.
+        is_refusal: whether the server answered that it will not take this question (HTTP 4xx, such as a prompt that is
+            longer than the context).
+        finish_reason: why the model stopped, as the server says it.
+        prompt_tokens: as the server counts them; None where it does not.
+        completion_tokens: as the server counts them; None where it does not.
+        retries: requests that failed before the last one.
+        seconds: from the first request to the reply.
+    """
+
+    content: str | None = None
+    problem: str | None = None
+    is_refusal: bool = False
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    retries: int = 0
+    seconds: float = 0.0
+
+
+class Chat:
+    """An open client; an ``async with`` block closes its connections.
+
+    The first question goes out alone and once: a server that is down, a wrong key or an unknown name is found with one
+    request, however many questions wait.
+
+    Args:
+        server: whom to ask, and how.
+
+    Raises:
+        UsageError: the address or the key cannot be used.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._key = os.environ.get(server.api_key_variable, "").strip()
+        if not server.url.startswith(("http://", "https://")):
+            raise UsageError(
+                f"the server's address `{server.shown_url}` does not begin with http:// or https://",
+                "give it like --base-url http://localhost:8000/v1",
+            )
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UsageError(
+                f"the key in ${server.api_key_variable} holds characters that no request can carry",
+                "set it to the key alone, without quotes or line breaks",
+            )
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key or _NO_KEY,
+            base_url=server.url,
+            max_retries=server.retries,
+            timeout=openai.Timeout(server.timeout_s, connect=min(10.0, server.timeout_s)),
+        )
+        self._first = asyncio.Lock()
+        self._reached = False
+        self._limit = "max_tokens"
+        self._resume_at = 0.0
+        self._stop: DiqError | None = None
+
+    async def __aenter__(self) -> Chat:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def ask(self, messages: Sequence[Mapping[str, str]]) -> Reply:
+        """Ask once, with the retries that the server asks for.
+
+        Args:
+            messages: the conversation, ``{"role": ..., "content": ...}`` each.
+
+        Raises:
+            UsageError: the server refuses the key or knows no such model or path.
+            RunFailedError: nobody answers at the address, or the account has no quota left.
+        """
+        started = time.monotonic()
+        retries = self.server.retries
+        failed = 0
+        reply = None
+        if not self._reached:
+            async with self._first:
+                if not self._reached:
+                    try:
+                        reply = await self._try(messages, retries=0, first=True)
+                    except _TransientError as error:
+                        failed = 1
+                        if retries and error.retry_after_s <= _LONGEST_PAUSE_S:
+                            self._resume_at = time.monotonic() + max(_FIRST_PAUSE_S, error.retry_after_s)
+                        else:
+                            reply = error.reply
+                    self._reached = True
+        if reply is None:
+            reply = await self._patiently(messages, retries=retries - failed)
+            reply = replace(reply, retries=reply.retries + failed)
+        return replace(reply, seconds=time.monotonic() - started)
+
+    async def _patiently(self, messages: Sequence[Mapping[str, str]], *, retries: int) -> Reply:
+        """Ask, and wait while the server says that it is asked too often."""
+        failed = 0
+        for pause in (*(RATE_PAUSES_S if self.server.retries else ()), None):
+            await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
+            try:
+                reply = await self._try(messages, retries=retries)
+                return replace(reply, retries=reply.retries + failed)
+            except _TransientError as error:
+                reply = replace(error.reply, retries=error.reply.retries + failed)
+                wait = max(pause or 0.0, error.retry_after_s)
+                if not error.is_rate_limit or pause is None or wait > _LONGEST_PAUSE_S:
+                    return reply
+                failed = reply.retries + 1
+                if time.monotonic() >= self._resume_at:
+                    log.warning("the server is asked too often (429): waiting %.0f s", wait)
+                self._resume_at = max(self._resume_at, time.monotonic() + wait)
+        raise AssertionError("the last round returns")
+
+    async def _try(self, messages: Sequence[Mapping[str, str]], *, retries: int, first: bool = False) -> Reply:
+        """One call of the client, its retries included.
+
+        Raises:
+            DiqError: every further request would fail as well.
+            _TransientError: a later one may not.
+        """
+        if self._stop:
+            raise self._stop
+        server = self.server
+        settings: dict[str, Any] = {self._limit: server.max_tokens}
+        if server.temperature is not None:
+            settings["temperature"] = server.temperature
+        conversation: Any = list(messages)
+        client = self._client.with_options(max_retries=retries)
+        try:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=server.model, messages=conversation, **settings
+            )
+        except openai.APIStatusError as error:
+            self._stop = self._refusal(error)
+            if self._stop:
+                # the request in the chain of errors carries the key
+                raise self._stop from None
+            status = error.status_code
+            reply = Reply(problem=f"HTTP {status}: {self._words(error.response)}", retries=_retries(error))
+            if status == 400 and self._limit == "max_tokens" and _OTHER_LIMIT in error.response.text:
+                self._limit = _OTHER_LIMIT
+                log.info("the server wants `%s` in the place of `max_tokens`", _OTHER_LIMIT)
+                return await self._try(messages, retries=retries, first=first)
+            if status in _TRANSIENT or status >= 500:
+                raise _TransientError(reply, _retry_after_s(error.response), is_rate_limit=status == 429) from None
+            return replace(reply, is_refusal=True)
+        except openai.APIConnectionError as error:
+            words = self._redact(first_line(error.__cause__ or error))
+            if first and "Connect" in type(error.__cause__).__name__:
+                self._stop = RunFailedError(
+                    f"no server answers at {server.shown_url}: {words}",
+                    f"start it, or name another address with --base-url or ${BASE_URL_VARIABLE}",
+                )
+                raise self._stop from None
+            late = isinstance(error, openai.APITimeoutError)
+            problem = f"no reply within {server.timeout_s:g} seconds" if late else f"the connection broke: {words}"
+            raise _TransientError(Reply(problem=problem, retries=_retries(error))) from None
+        # struck out before anything is cut off, and once more where JSON had spelt it in another way
+        reply = read_completion(self._redact(raw.http_response.content.decode(errors="replace")))
+        content = None if reply.content is None else self._redact(reply.content)
+        return replace(reply, content=content, retries=raw.retries_taken)
+
+    def _refusal(self, error: openai.APIStatusError) -> DiqError | None:
+        """The error that every further request would meet as well; None where it may be this one's alone."""
+        server, variable = self.server, self.server.api_key_variable
+        if error.status_code in (401, 403):
+            known = "is set, but was not accepted" if self._key else "is not set"
+            # servers print parts of a wrong key, so their words are left out
+            return UsageError(
+                f"the server at {server.shown_url} refused access (HTTP {error.status_code}): ${variable} {known}",
+                f"set ${variable} to a key of this server, or name another variable with --api-key-variable",
+            )
+        if error.status_code == 404:
+            return UsageError(
+                f"the server at {server.shown_url} knows no model `{server.model}`, or has no such path (HTTP 404): "
+                f"{self._words(error.response)}",
+                "compare --model with the names in BASE_URL/models; most addresses end in /v1",
+            )
+        if error.code == "insufficient_quota":
+            return RunFailedError(
+                f"the account at {server.shown_url} has no quota left (HTTP 429)",
+                "the same command goes on where it stopped",
+            )
+        return None
+
+    def _words(self, response: Any) -> str:
+        """What a server says of a failure, on one line."""
+        try:
+            body: Any = json.loads(response.content)
+        except (ValueError, RecursionError):
+            body = response.text
+        if isinstance(body, list) and body:
+            body = body[0]
+        for key in ("error", "message", "detail"):
+            if isinstance(body, Mapping) and body.get(key):
+                body = body[key]
+        return short(_clean(self._redact(str(body or response.reason_phrase))), width=200)
+
+    def _redact(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if len(self._key) >= _SECRET_CHARACTERS else text
+
+
+class _TransientError(Exception):
+    """A failure that the next request may be spared, after the client's own retries."""
+
+    def __init__(self, reply: Reply, retry_after_s: float = 0.0, *, is_rate_limit: bool = False) -> None:
+        super().__init__(reply.problem)
+        self.reply, self.retry_after_s, self.is_rate_limit = reply, retry_after_s, is_rate_limit
+
+
+def read_completion(body: str) -> Reply:
+    """Read the body of a chat completion, whatever it is: what is not one is a reply without content, and why."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return Reply(problem=f"the server sent no JSON: {short(_clean(body), width=100)}")
+    choices = found.get("choices") if isinstance(found, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    choice = first if isinstance(first, dict) else {}
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return Reply(problem=f"the server sent no choices: {short(_clean(json.dumps(found)), width=100)}")
+    usage = found.get("usage")
+    return Reply(
+        # a refusal takes the place of the content; the text is kept either way
+        content=_text(message.get("content")) or _text(message.get("refusal")),
+        finish_reason=_text(choice.get("finish_reason")) or None,
+        prompt_tokens=_count(usage, "prompt_tokens"),
+        completion_tokens=_count(usage, "completion_tokens"),
+    )
+
+
+def _text(value: Any) -> str:
+    """Text of a content: a string, or the parts of it in a list; empty for anything else."""
+    if isinstance(value, list):
+        return "".join(_text(part.get("text")) for part in value if isinstance(part, dict))
+    return _clean(value) if isinstance(value, str) else ""
+
+
+def _clean(text: str) -> str:
+    """The text without lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _count(usage: Any, name: str) -> int | None:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
+
+
+def _retries(error: openai.APIError) -> int:
+    """Requests that failed before the last one, which carries their number."""
+    return int(error.request.headers.get("x-stainless-retry-count", 0))
+
+
+def _retry_after_s(response: Any) -> float:
+    """Seconds that a server asks to wait; 0 where it does not say, or says it as a date."""
+    try:
+        return max(0.0, float(response.headers.get("retry-after", 0)))
+    except ValueError:
+        return 0.0

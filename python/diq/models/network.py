@@ -1,0 +1,145 @@
+"""Models: finding, fingerprinting and loading them, and naming the modules that influence looks at."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from diq.base.errors import ModelError
+from diq.base.text import first_line
+from diq.models.device import pick_device, pick_dtype
+from diq.models.source import ModelSource, quantisation
+
+log = logging.getLogger(__name__)
+
+
+def load_causal_lm(
+    model: ModelSource,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    attention: str | None = None,
+    adapter: ModelSource | None = None,
+    quantization: str | None = None,
+) -> nn.Module:
+    """Load a causal language model for scoring: evaluation mode, no parameter trainable.
+
+    Args:
+        model: what ``find_model`` returned.
+        dtype: ``float32``, ``bfloat16``, ``float64`` or ``auto`` (float32 on CPU, bfloat16 on GPU).
+        device: ``cpu``, ``cuda``, ... or ``auto`` (a GPU if there is one).
+        attention: attention implementation of transformers; None leaves the choice to it.
+        adapter: a LoRA adapter; its layers are put into the model, unmerged.
+        quantization: ``nf4`` packs the weights into 4 bits while they load (bitsandbytes, twice quantised).
+
+    Raises:
+        ModelError: transformers cannot load the folder as a causal language model, or PEFT the adapter.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    # diq has its own progress, and a captured stderr should hold none
+    transformers_logging.disable_progress_bar()
+    place = pick_device(device)
+    precision = getattr(torch, pick_dtype(dtype, place))
+    options: dict[str, Any] = {"dtype": precision}
+    if attention:
+        options["attn_implementation"] = attention
+    quantised = quantisation(model.path) is not None
+    if quantization:
+        if quantised:
+            raise ModelError(f"`{model.source}` is quantised already", "leave out --quantization")
+        options["quantization_config"] = _packing(precision)
+        quantised = True
+    if quantised:
+        # packed weights are placed while they load; they cannot be moved or cast afterwards
+        options["device_map"] = {"": place}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, **options)
+    except Exception as error:  # loaders raise whatever their back ends do
+        raise ModelError(
+            f"`{model.source}` cannot be loaded as a causal language model: {first_line(error)}",
+            "check that the folder is complete and that transformers knows its architecture",
+        ) from error
+    if adapter is not None:
+        loaded = _with_adapter(loaded, adapter, precision)
+    loaded.requires_grad_(False)
+    loaded.eval()
+    return loaded if quantised else loaded.to(place)  # type: ignore[no-any-return]
+
+
+def _packing(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError("--quantization nf4 needs the package `bitsandbytes`", "run `pip install bitsandbytes`")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) -> Any:
+    """Put an adapter on its base model.
+
+    Args:
+        base: the model that ``load_causal_lm`` gave.
+        adapter: what ``find_adapter`` gave.
+        trainable: whether it is trained on (then its weights are float32); else it has the dtype that it was saved in.
+
+    Returns:
+        PEFT's model around the base.
+
+    Raises:
+        ModelError: PEFT cannot load it, or it belongs to another base model.
+    """
+    # peft is only needed for adapters
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    hint = "check that it was trained on this base model"
+    try:
+        with warnings.catch_warnings():
+            # advice for the authors of peft
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+            # what does not fit is an error below
+            warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
+            wrapped: Any = PeftModel.from_pretrained(
+                base, adapter.path, is_trainable=trainable, autocast_adapter_dtype=trainable
+            )
+        there = {
+            name.rpartition(".weight")[0] for name in get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        }
+        kept = {name.rpartition(".weight")[0] for name in load_peft_weights(adapter.path)}
+    except Exception as error:  # loaders raise whatever their back ends do
+        raise ModelError(
+            f"the adapter `{adapter.source}` cannot be put on the base model: {first_line(error)}", hint
+        ) from error
+    if there != kept:
+        raise ModelError(
+            f"the adapter `{adapter.source}` belongs to another base model: {len(kept - there)} of its {len(kept)} "
+            f"matrices have no place here, and {len(there - kept)} places stay empty",
+            hint,
+        )
+    return wrapped
+
+
+def _with_adapter(base: Any, adapter: ModelSource, dtype: torch.dtype) -> nn.Module:
+    # on the cpu first: the caller moves base and adapter together
+    wrapped = wrap_adapter(base, adapter)
+    kind = wrapped.peft_config[wrapped.active_adapter].peft_type
+    if str(getattr(kind, "value", kind)) != "LORA":
+        raise ModelError(f"the adapter `{adapter.source}` is of type {kind}, not LoRA", "merge it and give the folder")
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
+    # the layers sit inside the base model; the wrapper would only lengthen every name
+    network: nn.Module = wrapped.get_base_model()
+    return network

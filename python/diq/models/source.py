@@ -1,0 +1,187 @@
+"""Finding a model or an adapter, and the fingerprint of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diq import _core
+from diq.base.errors import ModelError
+from diq.base.fingerprint import canonical_json
+from diq.base.text import first_line
+
+log = logging.getLogger(__name__)
+
+# what `diq train` leaves in the folder of every training
+TRAINING_RECORD = "diq_run.json"
+_WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+_ADAPTER_PATTERNS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model comes from and what it is.
+
+    Attributes:
+        source: folder or hub id, as given.
+        path: folder with the files on this machine (for a hub id: the snapshot in the cache).
+        name: name in the store.
+        model_id: fingerprint; a changed checkpoint has another.
+    """
+
+    source: str
+    path: Path
+    name: str
+    model_id: str
+
+
+def find_model(source: str, *, name: str | None = None) -> ModelSource:
+    """Find a model folder, or fetch a hub id (``owner/name`` or ``owner/name@revision``), and fingerprint it.
+
+    Args:
+        source: folder or hub id.
+        name: name in the store; default the hub id or the folder's name.
+
+    Raises:
+        ModelError: there is no such folder or hub id, or the folder lacks a config or weights.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        path, model_id = folder.resolve(), fingerprint_folder(folder)
+        return ModelSource(source, path, name or path.name, model_id)
+    if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise ModelError(
+            f"there is no model folder `{source}`", "give a folder with config.json, or a hub id such as Qwen/Qwen3-8B"
+        )
+    hub_id, _, revision = source.partition("@")
+    # the hub client is only needed for hub ids
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot = Path(
+            snapshot_download(
+                hub_id,
+                revision=revision or None,
+                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = first_line(error)
+        raise ModelError(
+            f"the hub id `{hub_id}` could not be fetched: {reason}",
+            "check the name, the network and HF_TOKEN, or give a local folder",
+        ) from error
+    # the snapshot folder is named after the commit
+    return ModelSource(source, snapshot, name or hub_id, f"{hub_id}@{snapshot.name}")
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """BLAKE3 over the weights' and config's content, whatever the folder is called: 32 hexadecimal digits.
+
+    Raises:
+        ModelError: no config.json or no weights.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"`{folder}` has no config.json", "give a folder that transformers' save_pretrained wrote")
+    weights = next((found for pattern in _WEIGHT_PATTERNS if (found := sorted(folder.glob(pattern)))), [])
+    if not weights:
+        raise ModelError(
+            f"`{folder}` has no weights (*.safetensors)", "give a folder that transformers' save_pretrained wrote"
+        )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # written by the library that saved it; the same weights saved again are the same model
+    config.pop("transformers_version", None)
+    parts = [canonical_json(config), *(f"{one.name}:{_core.file_hash(str(one))}" for one in weights)]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def find_adapter(source: str, base: ModelSource) -> ModelSource:
+    """Find a checkpoint of a base model: a folder with a LoRA adapter, or with all weights.
+
+    Args:
+        source: folder that PEFT's or transformers' save_pretrained (or a Trainer) wrote.
+        base: the model that was trained.
+
+    Returns:
+        The checkpoint; its name is ``BASE+FOLDER``, its fingerprint covers the base model of an adapter.
+
+    Raises:
+        ModelError: the folder is neither, or the record of `diq train` in it names another base model.
+    """
+    path = Path(source).expanduser()
+    if (path / "config.json").is_file():
+        found = find_model(source)
+        return ModelSource(source, found.path, f"{base.name}+{found.path.name}", found.model_id)
+    if not (path / "adapter_config.json").is_file():
+        raise ModelError(
+            f"`{source}` is not a checkpoint: it has neither adapter_config.json nor config.json",
+            "give a folder that a trainer saved, such as OUT/checkpoint-100",
+        )
+    _check_base(path, source, base)
+    weights = next((one for pattern in _ADAPTER_PATTERNS if (one := path / pattern).is_file()), None)
+    if weights is None:
+        raise ModelError(f"the adapter `{source}` has no weights", "save it with save_pretrained")
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    # where the base model lay at training time is not part of what the adapter is
+    for name in ("base_model_name_or_path", "peft_version", "inference_mode", "revision"):
+        config.pop(name, None)
+    parts = [base.model_id, canonical_json(config), _core.file_hash(str(weights))]
+    model_id = hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    return ModelSource(source, path.resolve(), f"{base.name}+{path.resolve().name}", model_id)
+
+
+def _check_base(path: Path, source: str, base: ModelSource) -> None:
+    """Refuse an adapter of another base model, before any weights are loaded.
+
+    The record of `diq train` knows the base by its content. Without one, a base folder that the adapter's config names
+    and that is still there is compared by its fingerprint, and a hub id by its name; what cannot be compared is left to
+    ``wrap_adapter``, which refuses matrices that do not fit.
+    """
+    name, is_base = _trained_on(path, base)
+    if not is_base and quantisation(base.path):
+        # packed weights have another fingerprint and name than the model that they were made of
+        log.info("the adapter `%s` was trained on `%s`; `%s` is taken for a packed copy", source, name, base.source)
+    elif not is_base:
+        raise ModelError(
+            f"the adapter `{source}` was trained on `{name}`, not on `{base.source}`",
+            "name that base model; if they are the same weights, say so in adapter_config.json",
+        )
+
+
+def _trained_on(path: Path, base: ModelSource) -> tuple[str, bool]:
+    """Name of the base model that an adapter names, and whether it may be this one."""
+    # a checkpoint lies in the folder of its training
+    for folder in (path, path.parent) if path.name.startswith("checkpoint-") else (path,):
+        try:
+            known = json.loads((folder / TRAINING_RECORD).read_text(encoding="utf-8"))
+            return str(known["model"]), known["model_id"] == base.model_id
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    name = str(config.get("base_model_name_or_path") or "")
+    folder = Path(name).expanduser()
+    if not name or name in (base.source, base.name) or (folder.is_dir() and folder.resolve() == base.path):
+        return name, True
+    if (folder / "config.json").is_file():
+        return name, fingerprint_folder(folder) == base.model_id
+    are_hub_ids = all(one.count("/") == 1 and one[0] not in "./~" for one in (name, base.source))
+    if not are_hub_ids or Path(base.source).is_dir():
+        return name, True
+    # owners differ between mirrors of a model
+    return name, name.partition("/")[2] == base.source.partition("@")[0].partition("/")[2]
+
+
+def is_adapter(model: ModelSource) -> bool:
+    """Whether a checkpoint is an adapter, which needs its base model."""
+    return (model.path / "adapter_config.json").is_file()
+
+
+def quantisation(folder: Path) -> Any:
+    """What a model's config says of packed weights; None where they are plain."""
+    path = folder / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("quantization_config") if path.is_file() else None

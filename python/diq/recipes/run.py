@@ -1,0 +1,465 @@
+"""Running a recipe: which steps are done, what the others cost, and one stage after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import importlib.resources
+import json
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from diq.base.config import WAIT_S
+from diq.base.errors import DiqError, InputError, RunFailedError, UsageError
+from diq.base.fingerprint import run_fingerprint
+from diq.base.progress import NotedProgress
+from diq.base.text import did_you_mean, short
+from diq.recipes import text as reading
+from diq.recipes.check import check_steps, writes
+from diq.recipes.state import Record, evidence, fingerprints, held
+from diq.recipes.text import Recipe, Step
+from diq.recipes.verbs import RECORDS, VERBS, arguments, command, parameters, shell
+from diq.store.store import Store, now
+
+log = logging.getLogger(__name__)
+
+_STORE = "diq.duckdb"
+
+DONE, TO_DO, RUNNING, FAILED = "done", "to do", "running", "failed"
+
+# what is told of a result, by verb: keys of the stage's summary, in words
+_TOLD: dict[str, tuple[tuple[str, str], ...]] = {
+    "ingest": (("n_samples", "samples"), ("n_duplicates", "duplicates"), ("n_rejects", "rejects")),
+    "select": (("n", "samples"),),
+    "train": (("n_samples", "samples"), ("steps", "steps"), ("loss_last", "loss at the end")),
+    "evaluate": (("n_generated", "answers now"), ("n_kept", "in the store before")),
+    "benchmark questions": (("n", "questions"),),
+    "results": (("n_models", "models"), ("n_published", "rows of the paper")),
+    "difficulty train": (("n_questions", "questions"),),
+    "rater train": (("n_samples", "samples"),),
+    "difficulty annotate": (("n_annotated", "samples rated"), ("n_no_score", "without a rating")),
+}
+_TOLD_OF_SCORES = (("n_scored", "scored now"), ("n_cached", "in the store before"), ("n_no_score", "without a score"))
+
+
+@dataclass(slots=True)
+class StepReport:
+    """A step of a run.
+
+    Attributes:
+        number: 1-based.
+        verb: such as ``score influence``.
+        command: command line that does the same; empty where there is none.
+        title: what it does, in short.
+        state: ``done`` (its results were there, or it finished now), ``to do``, ``running`` or ``failed``.
+        was_done: whether its results were there before.
+        seconds: it took now.
+        cost: estimate of what it costs, in words; empty where there is none.
+        told: what came out, in words.
+        result: the stage's summary.
+    """
+
+    number: int
+    verb: str
+    command: str
+    title: str
+    state: str
+    was_done: bool = False
+    seconds: float = 0.0
+    cost: str = ""
+    told: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RecipeSummary:
+    """What a recipe did, or with ``dry_run`` would do.
+
+    Attributes:
+        recipe: its name.
+        about: its one line.
+        output: folder that it works in.
+        store: the store file.
+        dry_run: whether nothing was run.
+        variables: their values.
+        steps: in order.
+        run_id: number in the store; None where nothing was run.
+        cost: estimate of what all steps that are to do cost, in words; empty where there is none.
+        seconds: wall time.
+    """
+
+    recipe: str
+    about: str
+    output: str
+    store: str
+    dry_run: bool
+    variables: dict[str, Any]
+    steps: list[StepReport]
+    run_id: int | None = None
+    cost: str = ""
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+class Listener(Protocol):
+    """Who is told of the steps; the command line prints them."""
+
+    def starts(self, step: StepReport, n_steps: int, /) -> None:
+        """A step begins; called for done ones too."""
+
+    def ends(self, step: StepReport, /) -> None:
+        """It has ended well."""
+
+
+class _Nobody:
+    def starts(self, step: StepReport, n_steps: int, /) -> None:
+        """Nothing."""
+
+    def ends(self, step: StepReport, /) -> None:
+        """Nothing."""
+
+
+# recipes -----------------------------------------------------------------------------------------------------------
+
+
+def shipped() -> dict[str, str]:
+    """Name and text of every recipe that comes with DIQ."""
+    folder = importlib.resources.files("diq") / "recipes"
+    files = sorted((one for one in folder.iterdir() if one.name.endswith(".yaml")), key=lambda one: one.name)
+    return {one.name.removesuffix(".yaml"): one.read_text(encoding="utf-8") for one in files}
+
+
+def text_of(recipe: str | Path) -> tuple[str, str, str]:
+    """Text of a recipe, what it is called in messages, and its name.
+
+    Args:
+        recipe: file, or the name of one that comes with DIQ.
+
+    Raises:
+        UsageError: there is neither.
+        InputError: the file cannot be read.
+    """
+    path = Path(recipe)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), f"`{path}`", path.stem
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the recipe `{path}` cannot be read: {short(error)}", "save it as UTF-8 text") from error
+    known = shipped()
+    name = str(recipe)
+    if name in known:
+        return known[name], f"`{name}`", name
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise UsageError(f"there is no recipe file `{recipe}`", "give a file, or a name that `diq run --list` shows")
+    raise UsageError(f"there is no recipe `{recipe}`", f"give a file, or a shipped recipe; {did_you_mean(name, known)}")
+
+
+def load(recipe: str | Path, *, settings: Sequence[str] = (), output: str | Path | None = None) -> Recipe:
+    """Read a recipe; its problems so far are in it.
+
+    Raises:
+        UsageError: there is no such recipe.
+        InputError: it is no YAML mapping.
+    """
+    text, source, name = text_of(recipe)
+    return reading.read(text, source=source, name=name, settings=settings, output=output)
+
+
+# the run -----------------------------------------------------------------------------------------------------------
+
+
+def run_recipe(
+    recipe: str | Path,
+    *,
+    settings: Sequence[str] = (),
+    output: str | Path | None = None,
+    store: str | Path | None = None,
+    dry_run: bool = False,
+    listener: Listener | None = None,
+    progress: NotedProgress | None = None,
+) -> RecipeSummary:
+    """Run a recipe: all that is not done yet, in order. The same call again goes on where it stopped.
+
+    Args:
+        recipe: file, or the name of one that comes with DIQ.
+        settings: ``NAME=VALUE`` texts that replace the recipe's variables.
+        output: folder to work in; default what the recipe says, else its name.
+        store: the store file; default ``diq.duckdb`` in the output folder. A store that several recipes share saves
+            computing the same scores twice.
+        dry_run: only tell what would be done; nothing is written.
+        listener: told of every step.
+        progress: given to the stages.
+
+    Raises:
+        UsageError: there is no such recipe, or another one runs in the folder.
+        InputError: the recipe is wrong; every problem is told, and nothing was run.
+        RunFailedError: a step failed; what was finished is kept.
+    """
+    began = time.monotonic()
+    read = load(recipe, settings=settings, output=output)
+    file = Path(store) if store is not None else read.output / _STORE
+    with _reading(file) as opened:
+        check_steps(read, opened)
+        read.problems.check()
+        marks = fingerprints(read)
+        reports = _plan(read, marks, file, opened)
+    summary = RecipeSummary(read.name, read.about, str(read.output), str(file), dry_run, read.variables, reports)
+    if dry_run:
+        summary.cost = _tell_costs(read, file, reports)
+    else:
+        with held(read.output):
+            summary.run_id = _Run(read, marks, file, reports, listener or _Nobody(), progress).all()
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[Store | None]:
+    """The store for reading, where there is one; None otherwise."""
+    if not file.exists():
+        yield None
+        return
+    with Store(file, read_only=True, wait_s=WAIT_S) as opened:
+        yield opened
+
+
+def _plan(recipe: Recipe, marks: Sequence[str], file: Path, store: Store | None) -> list[StepReport]:
+    record = Record(recipe.output)
+    reports = []
+    for step, mark in zip(recipe.steps, marks, strict=True):
+        done = record.is_done(step, mark, store)
+        words = command(step.verb, step.options, file)
+        reports.append(StepReport(step.number, step.verb, shell(words), title(step), DONE if done else TO_DO, done))
+    return reports
+
+
+def _tell_costs(recipe: Recipe, file: Path, reports: Sequence[StepReport]) -> str:
+    """Estimates beside the steps that are to do; returns their sum in words."""
+    # reads the files that are to be ingested, which only a plan waits for
+    from diq.recipes.costs import estimates
+
+    total, unknown = 0.0, 0
+    for report, flops in zip(reports, estimates(recipe, file), strict=True):
+        if report.state == DONE:
+            continue
+        if flops is None:
+            unknown += 1
+            report.cost = "cost not known"
+        elif flops:
+            total += flops
+            report.cost = f"{flops:.2e} FLOPs"
+    if not total:
+        return ""
+    left_out = f", without {unknown} steps whose cost is not known" if unknown else ""
+    return f"{total:.2e} FLOPs{left_out}; `diq cost --probe 60s` tells hours"
+
+
+def title(step: Step) -> str:
+    """What a step does, in short: the verb and what it is about."""
+    verb, options = VERBS[step.verb], step.options
+    subject = options.get(verb.positional) if verb.positional else None
+    shown = [*(subject if isinstance(subject, list) else [subject])] if subject is not None else []
+    about = {
+        "ingest": f"into {options.get('dataset')}",
+        "select": f"{options.get('strategy', 'diq')} {options.get('ratio')}",
+        "train": f"to {options.get('output')}",
+        "evaluate": f"{options.get('model')} {options.get('adapter') or ''}".strip(),
+        "results": f"to {options.get('output')}",
+    }.get(step.verb, "")
+    return short(" ".join([step.verb, *map(str, shown), about]).strip(), width=100)
+
+
+class _Run:
+    """One run of a recipe's steps."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        marks: Sequence[str],
+        file: Path,
+        reports: Sequence[StepReport],
+        listener: Listener,
+        progress: NotedProgress | None,
+    ) -> None:
+        self.recipe, self.marks, self.file, self.reports = recipe, marks, file, reports
+        self.listener, self.progress = listener, progress
+        self.record = Record(recipe.output)
+        self.run_id: int | None = None
+
+    def all(self) -> int | None:
+        """Every step in order; returns the run's number in the store."""
+        for step, mark, report in zip(self.recipe.steps, self.marks, self.reports, strict=True):
+            self.listener.starts(report, len(self.reports))
+            # once more: a step before this one may have changed what it reads, as a grown dataset does
+            with _reading(self.file) as opened:
+                done = self.record.is_done(step, mark, opened)
+            if done:
+                report.state, report.was_done, report.told = DONE, True, self.record.steps[mark].get("told", "")
+            else:
+                self._step(step, mark, report)
+            self.listener.ends(report)
+        self._tell_store()
+        return self.run_id
+
+    def _step(self, step: Step, mark: str, report: StepReport) -> None:
+        report.state, report.was_done = RUNNING, False
+        self._note(mark, report, None)
+        began = time.monotonic()
+        try:
+            result = self._call(step)
+        except DiqError as error:
+            self._failed(mark, report, error.message)
+            raise RunFailedError(
+                f"step {step.number} of {len(self.reports)} ({report.title}): {error.message}",
+                f"{error.hint}; then the same command goes on".removeprefix("; "),
+            ) from error
+        except KeyboardInterrupt:
+            self._failed(mark, report, "stopped")
+            log.warning("stopped in step %d of %d (%s)", step.number, len(self.reports), report.title)
+            raise
+        except Exception as error:
+            self._failed(mark, report, short(error, width=300))
+            log.error("step %d of %d (%s) failed", step.number, len(self.reports), report.title)
+            raise
+        finally:
+            _release()
+        report.seconds = time.monotonic() - began
+        report.result, report.told, report.state = result, _words(step.verb, result), DONE
+        number = result.get("run_id")
+        run_id = number if isinstance(number, int) else None
+        with _reading(self.file) as opened:
+            self._note(mark, report, evidence(step, run_id, opened), run_id)
+        self._tell_store()
+
+    def _call(self, step: Step) -> dict[str, Any]:
+        """Call the step's stage."""
+        verb = VERBS[step.verb]
+        known = parameters(step.verb)
+        given = arguments(step.verb, step.options)
+        keywords: dict[str, Any] = dict(verb.fixed)
+        for record in sorted({one.record for one in known.values() if one.record}):
+            module, name = RECORDS[record]
+            fields = {key: one.default for key, one in known.items() if one.record == record and not one.required}
+            # a default that is no plain value is left to the record itself
+            fields = {key: value for key, value in fields.items() if value is not None or _may_be_none(known[key])}
+            fields |= {key: value for key, value in given.items() if known[key].record == record}
+            keywords[record] = getattr(import_module(module), name)(**fields)
+        keywords |= {key: value for key, value in given.items() if not known[key].record}
+        if verb.has_store:
+            keywords["store"] = self.file
+        for kind, name in writes(step):
+            if kind == "path":
+                # stages make the last folder of an output at most
+                _make_folder(Path(name).parent)
+        positional = [keywords.pop(verb.positional)] if verb.positional else []
+        function = getattr(import_module(verb.module), verb.function)
+        result = function(*positional, progress=self.progress, **keywords)
+        return _dict(result)
+
+    # what is recorded ------------------------------------------------------------------------------------------------
+
+    def _failed(self, mark: str, report: StepReport, reason: str) -> None:
+        report.state, report.told = FAILED, reason
+        self._note(mark, report, None)
+        self._tell_store()
+
+    def _note(self, mark: str, report: StepReport, found: Mapping[str, Any] | None, run_id: int | None = None) -> None:
+        entry = {
+            "step": report.number,
+            "title": report.title,
+            "command": report.command,
+            "state": report.state,
+            "at": now().isoformat(timespec="seconds"),
+            "seconds": round(report.seconds, 3),
+            "told": report.told,
+            "run_id": run_id,
+            "evidence": found,
+            "result": report.result,
+        }
+        # as it will be read: tuples are lists in JSON
+        self.record.steps[mark] = json.loads(json.dumps(entry, default=str))
+        self.record.write(
+            {
+                "recipe": self.recipe.name,
+                "file": self.recipe.source.strip("`"),
+                "file_hash": _hash(self.recipe.text),
+                "variables": self.recipe.variables,
+                "store": str(self.file),
+                "order": list(self.marks),
+            }
+        )
+
+    def _tell_store(self) -> None:
+        """The run and the states of its steps, in the table of runs."""
+        if not self.file.exists():
+            return
+        settings = {
+            "file_hash": _hash(self.recipe.text),
+            "variables": json.loads(json.dumps(self.recipe.variables, default=str)),
+            "steps": [report.command or report.title for report in self.reports],
+        }
+        result = {"steps": [{"title": one.title, "state": one.state, "told": one.told} for one in self.reports]}
+        with Store(self.file, wait_s=WAIT_S) as opened, opened.transaction():
+            self.run_id = opened.open_run(
+                kind="recipe",
+                method=self.recipe.name,
+                model_id=None,
+                fingerprint=run_fingerprint("recipe", self.recipe.name, None, settings),
+                settings=settings,
+                environment={"python": platform.python_version(), "diq": metadata.version("diq")},
+            )
+            opened.run("store/update_run_result", run_id=self.run_id, result=json.dumps(result))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFailedError(
+            f"the folder `{folder}` cannot be made: {error.strerror}", "name another --output"
+        ) from error
+
+
+def _may_be_none(parameter: Any) -> bool:
+    return "None" in parameter.annotation
+
+
+def _dict(result: Any) -> dict[str, Any]:
+    if hasattr(result, "to_dict"):
+        return dict(result.to_dict())
+    return asdict(result) if is_dataclass(result) and not isinstance(result, type) else {}
+
+
+def _words(verb: str, result: Mapping[str, Any]) -> str:
+    told = _TOLD.get(verb, _TOLD_OF_SCORES if verb.startswith("score ") else ())
+    parts = []
+    for key, words in told:
+        value = result.get(key)
+        if isinstance(value, float):
+            parts.append(f"{words} {value:.4g}")
+        elif value is not None:
+            parts.append(f"{value:,} {words}")
+    return ", ".join(parts)
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _release() -> None:
+    """Give the memory of a stage's models back before the next stage loads its own."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,324 @@
+"""The ranking of a strategy: made once, stored whole, and found again until the scores that it was made from change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diq import _core
+from diq.base.errors import MissingScoresError, UsageError
+from diq.base.fingerprint import canonical_json
+from diq.selection.quadrants import QUADRANTS, rank
+from diq.selection.scores import TEXT_STRATEGIES, Floats, Request, Runs, Scores, read_scores
+from diq.store.store import Store, now
+
+log = logging.getLogger(__name__)
+
+_RANDOM_ROWS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Rows of the scores, best first.
+
+    Attributes:
+        rows: ``[k]`` rows that have the scores which the strategy needs.
+        quadrant: ``[k]`` 1 to 4; None where the strategy uses none.
+        counts: rows of each quadrant; None likewise.
+        tau: difficulty threshold; None likewise.
+        median: median of the dots; None likewise.
+    """
+
+    rows: npt.NDArray[np.int64]
+    quadrant: npt.NDArray[np.uint8] | None = None
+    counts: tuple[int, ...] | None = None
+    tau: float | None = None
+    median: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A ranking in the store.
+
+    Attributes:
+        ranking_id: its number.
+        state: ``stored``: read; ``new``: made now; ``renewed``: made now, because scores changed since the last one.
+        n_scored: samples with the scores that the strategy needs.
+        n_unscored: samples without them.
+        n_excluded: samples that guards left out.
+        tau: difficulty threshold; None where the strategy uses none.
+        median: median of the dots; None likewise.
+        counts: samples of Q1 to Q4; None likewise.
+        half_sizes: validation samples of the even and of the odd folds; None without folds.
+        half_counts: samples of Q1 to Q4 in the ranking by each half; None without folds or quadrants.
+    """
+
+    ranking_id: int
+    state: Literal["stored", "new", "renewed"]
+    n_scored: int
+    n_unscored: int
+    n_excluded: int
+    tau: float | None
+    median: float | None
+    counts: tuple[int, ...] | None
+    half_sizes: tuple[int, int] | None
+    half_counts: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+
+    def part(self, strategy: str, n: int) -> tuple[int, int]:
+        """First rank and number of the best ``n`` samples by a strategy."""
+        return _part(self.counts, self.n_scored, strategy, n)
+
+    def flip_share(self, store: Store, strategy: str, n: int) -> float | None:
+        """Share of the best ``n`` that differs between two halves of the validation samples; None where unknown."""
+        if self.half_sizes is None:
+            return None
+        (even_first, even_n), (odd_first, odd_n) = (
+            _part(counts, self.n_scored, strategy, n) for counts in self.half_counts
+        )
+        if not max(even_n, odd_n):
+            return None
+        (found,) = store.rows(
+            "selection/count_common",
+            ranking_id=self.ranking_id,
+            even_first=even_first,
+            even_n=even_n,
+            odd_first=odd_first,
+            odd_n=odd_n,
+        )
+        return 1 - int(found["n"]) / max(even_n, odd_n)
+
+
+def _part(counts: Sequence[int] | None, n_scored: int, strategy: str, n: int) -> tuple[int, int]:
+    if counts is None or strategy == "diq":
+        return 0, min(n, n_scored)
+    quadrant = int(strategy[1]) - 1
+    return sum(counts[:quadrant]), min(n, counts[quadrant])
+
+
+def find_ranking(
+    store: Store,
+    data: dict[str, Any],
+    request: Request,
+    runs: Runs,
+    weights: Mapping[str, float] | None,
+    guard_runs: Sequence[int] = (),
+) -> Ranking:
+    """The ranking of a request: read where its scores have not changed since it was made, else made and stored.
+
+    Args:
+        store: an open store.
+        data: the dataset.
+        request: what is ranked by.
+        runs: whose scores.
+        weights: weight of each validation set; None takes all of the run.
+        guard_runs: guards whose exclusions are left out.
+
+    Raises:
+        UsageError: a difficulty threshold outside the data.
+        MissingScoresError: no sample has the scores that the strategy needs.
+    """
+    config = asdict(request) | {"validation_weights": dict(weights) if weights is not None else None}
+    identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
+    configuration = hashlib.blake2b(canonical_json(identity).encode(), digest_size=16).hexdigest()
+    (digest,) = store.rows(
+        "selection/digest_scores",
+        dataset_id=data["dataset_id"],
+        influence_run=runs.influence,
+        difficulty_run=runs.difficulty,
+        score_run=runs.score,
+    )
+    known = store.row("selection/find_ranking", configuration=configuration)
+    if known is not None and known["scores_digest"] == digest["digest"]:
+        return _read(known, "stored")
+
+    scores = read_scores(store, data, request, runs, dict(weights) if weights is not None else None)
+    if guard_runs:
+        excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
+        scores = scores.without(excluded.column("position").to_numpy())
+    made = order(scores, request)
+    if not len(made.rows):
+        raise MissingScoresError(
+            f"no sample of dataset `{data['name']}` has the scores that the strategy `{request.strategy}` needs: "
+            f"found 0 of {len(scores.position)} samples with finite ones",
+            "score the dataset first; `diq status` shows what there is",
+        )
+    halves = None
+    if scores.halves is not None:
+        one, other = (
+            order(Scores(scores.position, scores.level, half, scores.score), request) for half in scores.halves
+        )
+        halves = one, other
+    rows = _rows(scores, made, halves)
+    fingerprint = _fingerprint(configuration, rows)
+    left = {
+        "n_unscored": len(scores.position) - len(made.rows),
+        "n_excluded": data["n_samples"] - len(scores.position),
+    }
+    if known is not None and known["fingerprint"] == fingerprint:
+        # a score of another dataset of the run, or a sample without one
+        store.run(
+            "selection/update_ranking_digest", ranking_id=known["ranking_id"], scores_digest=digest["digest"], **left
+        )
+        return _read(known | left, "stored")
+    facts = left | {
+        "tau": made.tau,
+        "median": made.median,
+        "n_scored": len(made.rows),
+        "quadrant_counts": list(made.counts) if made.counts else None,
+        "half_sizes": list(scores.half_sizes) if scores.half_sizes else None,
+        "even_counts": list(halves[0].counts) if halves and halves[0].counts else None,
+        "odd_counts": list(halves[1].counts) if halves and halves[1].counts else None,
+    }
+    with store.transaction():
+        row = store.row(
+            "selection/insert_ranking",
+            dataset_id=data["dataset_id"],
+            strategy=request.strategy,
+            influence_run=runs.influence,
+            difficulty_run=runs.difficulty,
+            score_run=runs.score,
+            guard_runs=list(guard_runs) or None,
+            fingerprint=fingerprint,
+            config=json.dumps(config, sort_keys=True),
+            configuration=configuration,
+            scores_digest=digest["digest"],
+            created_at=now(),
+            **facts,
+        )
+        assert row is not None
+        store.insert("selection/insert_ranking_samples", rows, ranking_id=row["ranking_id"])
+        if known is not None:
+            store.run("selection/replace_ranking", ranking_id=known["ranking_id"], replaced_by=row["ranking_id"])
+            store.run("selection/prune_ranking", ranking_id=known["ranking_id"])
+    if known is not None:
+        log.warning(
+            "scores changed since ranking %s of dataset `%s` was made (%s): ranked again, as ranking %s",
+            known["ranking_id"],
+            data["name"],
+            f"{known['created_at']:%Y-%m-%d %H:%M}",
+            row["ranking_id"],
+        )
+    return _read(facts | row, "new" if known is None else "renewed")
+
+
+def _read(row: Mapping[str, Any], state: Literal["stored", "new", "renewed"]) -> Ranking:
+    def tupled(name: str) -> Any:
+        return tuple(row[name]) if row[name] is not None else None
+
+    return Ranking(
+        ranking_id=int(row["ranking_id"]),
+        state=state,
+        n_scored=int(row["n_scored"]),
+        n_unscored=int(row["n_unscored"]),
+        n_excluded=int(row["n_excluded"]),
+        tau=row["tau"],
+        median=row["median"],
+        counts=tupled("quadrant_counts"),
+        half_sizes=tupled("half_sizes"),
+        half_counts=(tupled("even_counts"), tupled("odd_counts")),
+    )
+
+
+def order(scores: Scores, request: Request) -> Order:
+    """The order of a strategy.
+
+    Raises:
+        UsageError: a difficulty threshold outside the data.
+    """
+    if request.strategy == "random":
+        return Order(_random_rows(scores.position, request.seed or 0))
+    if request.strategy == "diq":
+        _check_threshold(scores, request)
+        # a threshold takes the place of the percentile, which then is any valid one
+        percentile = 0.5 if request.percentile is None else request.percentile
+        ranking = rank(scores.dot, scores.level, percentile=percentile, threshold=request.threshold)
+        tau = ranking.tau if request.threshold is None else request.threshold
+        return Order(ranking.rows, ranking.quadrant[ranking.rows], ranking.counts, tau, ranking.median)
+    # one score: a constant difficulty leaves the order to the score and the position
+    score = scores.level
+    if request.influence is not None:
+        score = scores.dot
+    elif request.strategy in TEXT_STRATEGIES:
+        # the lowest perplexity first, the highest of any other score
+        score = -scores.score if request.strategy == "perplexity" else scores.score
+    return Order(rank(score, np.where(np.isfinite(score), 0.0, np.nan)).rows)
+
+
+def _check_threshold(scores: Scores, request: Request) -> None:
+    level = scores.level[np.isfinite(scores.dot) & np.isfinite(scores.level)]
+    if request.threshold is None or not len(level):
+        return
+    lowest, highest = level.min(), level.max()
+    if not lowest <= request.threshold <= highest:
+        raise UsageError(
+            f"the difficulty threshold {request.threshold:g} is outside the data: {request.difficulty} goes from "
+            f"{lowest:g} to {highest:g}",
+            "give a threshold in between, or --difficulty-percentile",
+        )
+
+
+def _random_rows(position: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Rows in the order of a number drawn for each position: the same in any dataset that begins alike, anywhere.
+
+    The number is the first 64 bits of Philox4x32-10 with the seed as its key and the position as its counter.
+    """
+    drawn = np.empty(len(position), np.uint64)
+    for start in range(0, len(position), _RANDOM_ROWS):
+        part = position[start : start + _RANDOM_ROWS].astype(np.uint64)
+        counters = np.zeros((len(part), 4), np.uint32)
+        counters[:, 0], counters[:, 1] = part & np.uint64(0xFFFFFFFF), part >> np.uint64(32)
+        words = _core.philox(seed, counters)
+        drawn[start : start + len(part)] = words[:, 0].astype(np.uint64) << np.uint64(32) | words[:, 1]
+    return np.argsort(drawn, kind="stable")
+
+
+def _rows(scores: Scores, made: Order, halves: tuple[Order, Order] | None) -> pa.Table:
+    """The rows of the table ``ranking_samples``, in rank order."""
+    rows = made.rows
+    n = len(rows)
+
+    def column(values: Floats) -> pa.Array:
+        return pa.array(values[rows], from_pandas=True)
+
+    def places(half: Order | None) -> pa.Array:
+        if half is None:
+            return pa.nulls(n, pa.int64())
+        place = np.empty(len(scores.position), np.int64)
+        place[half.rows] = np.arange(len(half.rows))
+        return pa.array(place[rows])
+
+    quadrant = pa.nulls(n, pa.string())
+    if made.quadrant is not None:
+        quadrant = pa.DictionaryArray.from_arrays(pa.array(made.quadrant.astype(np.int8) - 1), list(QUADRANTS))
+    one, other = halves or (None, None)
+    return pa.table(
+        {
+            "rank": pa.array(np.arange(n, dtype=np.int64)),
+            "position": pa.array(scores.position[rows]),
+            "quadrant": quadrant,
+            "difficulty": column(scores.level),
+            "dot": column(scores.dot),
+            "score": column(scores.score),
+            "even_rank": places(one),
+            "odd_rank": places(other),
+        }
+    )
+
+
+def _fingerprint(configuration: str, rows: pa.Table) -> str:
+    """Identity of a ranking: its configuration, its order, and the scores that it was made from."""
+    digest = hashlib.blake2b(configuration.encode(), digest_size=16)
+    for name in ("position", "difficulty", "dot", "score", "even_rank", "odd_rank"):
+        # a null is a null, whatever lies under it
+        column = rows.column(name).combine_chunks()
+        digest.update(column.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+        digest.update(column.is_valid().to_numpy(zero_copy_only=False).tobytes() if column.null_count else b"")
+    return digest.hexdigest()

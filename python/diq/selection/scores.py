@@ -1,0 +1,330 @@
+"""The scores that a strategy ranks by: which runs they come from, and their columns."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diq.base.config import DIFFICULTY_DIMENSIONS
+from diq.base.errors import MissingScoresError, UsageError
+from diq.base.text import did_you_mean
+from diq.influence.stored import (
+    LESS,
+    ONLY_WHEN_MEANT,
+    RATER,
+    choose_weights,
+    read_influence,
+    read_similarity,
+    takes_largest,
+)
+from diq.store.store import Store
+
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float64]
+
+QUADRANT_STRATEGIES = ("diq", "q1", "q2", "q3", "q4")
+"""Strategies that take a part of the ranking of Algorithm 1."""
+
+TEXT_STRATEGIES = ("perplexity", "similarity")
+"""Strategies that rank by the score of their name."""
+
+_NEEDS_DOT = frozenset({*QUADRANT_STRATEGIES, "influence", "less"})
+_NEEDS_DIFFICULTY = frozenset({*QUADRANT_STRATEGIES, *DIFFICULTY_DIMENSIONS})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a ranking is made by; what its strategy does not use is None.
+
+    Attributes:
+        strategy: ``diq`` (which q1 to q4 take parts of), ``random``, or the score that decides alone.
+        model: name of the model that the dots or perplexities belong to.
+        encoder: name of the encoder that the similarities belong to.
+        difficulty: ``knowledge``, ``reasoning`` or ``overall``.
+        percentile: p of the difficulty threshold.
+        threshold: an absolute difficulty threshold in its place.
+        influence: ``dot`` or ``cosine``.
+        seed: of the strategy ``random``.
+    """
+
+    strategy: str
+    model: str | None = None
+    encoder: str | None = None
+    difficulty: str | None = None
+    percentile: float | None = None
+    threshold: float | None = None
+    influence: str | None = None
+    seed: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        strategy: str,
+        *,
+        model: str | None,
+        encoder: str | None,
+        difficulty: str,
+        percentile: float,
+        threshold: float | None,
+        influence: str,
+        seed: int,
+    ) -> Request:
+        """The request with everything left out that the strategy does not use, so that equal rankings are equal."""
+        quadrants = strategy in QUADRANT_STRATEGIES
+        return cls(
+            "diq" if quadrants else strategy,
+            model=model if strategy in _NEEDS_DOT or strategy == "perplexity" else None,
+            encoder=encoder if strategy == "similarity" else None,
+            difficulty=strategy
+            if strategy in DIFFICULTY_DIMENSIONS
+            else difficulty
+            if strategy in _NEEDS_DIFFICULTY
+            else None,
+            percentile=percentile if quadrants and threshold is None else None,
+            threshold=threshold if quadrants else None,
+            influence=influence if strategy in _NEEDS_DOT else None,
+            seed=seed if strategy == "random" else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The runs whose scores a ranking is made from; None where the strategy uses none."""
+
+    influence: int | None = None
+    difficulty: int | None = None
+    score: int | None = None
+
+
+def choose_runs(
+    store: Store, data: dict[str, Any], request: Request, asked: int | None, asked_difficulty: int | None
+) -> Runs:
+    """Look up the runs of a request.
+
+    Args:
+        store: an open store.
+        data: the dataset.
+        request: what is ranked by.
+        asked: number of the run of dots, perplexities or similarities; None takes the only one.
+        asked_difficulty: likewise, of the difficulty.
+
+    Raises:
+        UsageError: no model is named, or an unknown one.
+        MissingScoresError: no run, none that is finished, or several.
+    """
+    influence = difficulty = score = None
+    name, strategy, model = data["name"], request.strategy, request.model
+    if strategy in _NEEDS_DOT:
+        if model is None:
+            raise UsageError(f"the strategy `{strategy}` needs a model", "give --model NAME; `diq status` lists them")
+        _check_model(store, model, f"diq score influence {name} --model {model}")
+        less = strategy == LESS
+        command = f"diq score influence {name} --model {model}" + (" --method less" if less else "")
+        candidates = store.rows("store/candidate_runs", kind="influence", dataset_id=data["dataset_id"], model=model)
+        # cosines of less and predictions of a rater are no dots: they are taken only when nothing else is there
+        others = [one for one in candidates if one["method"] not in ONLY_WHEN_MEANT]
+        if less:
+            candidates = [one for one in candidates if one["method"] == LESS]
+        elif asked is None and others:
+            candidates = others
+        wanted = f"influence scores of model `{model}`" + (" by method less" if less else "")
+        influence = _one_run(store, candidates, asked, wanted, data, command, "--run")
+        _warn_of_predictions(store, influence)
+    if strategy in _NEEDS_DIFFICULTY:
+        candidates = store.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
+        command = f"diq score difficulty {name} --model CLASSIFIER"
+        difficulty = _one_run(
+            store, candidates, asked_difficulty, "difficulty scores", data, command, "--difficulty-run"
+        )
+    if strategy in TEXT_STRATEGIES:
+        owner, option, example = (
+            (model, "--model", "MODEL") if strategy == "perplexity" else (request.encoder, "--encoder", "ENCODER")
+        )
+        command = f"diq score {strategy} {name} {option} {owner or example}"
+        if owner is not None:
+            _check_model(store, owner, command)
+        candidates = store.rows("store/candidate_runs", kind=strategy, dataset_id=data["dataset_id"], model=owner)
+        wanted = f"{strategy} scores" + (f" of `{owner}`" if owner else "")
+        score = _one_run(store, candidates, asked, wanted, data, command, "--run")
+    return Runs(influence, difficulty, score)
+
+
+def _warn_of_predictions(store: Store, run_id: int) -> None:
+    """Say so where the dots of a run are a rater's predictions."""
+    run = store.row("store/get_run", run_id=run_id)
+    if run is not None and run["method"] == RATER:
+        spearman = json.loads(run["config"])["spearman"]
+        found = "unknown" if spearman is None else f"{spearman:.2f}"
+        log.warning(
+            "the dots of run %d are predictions of a rater (Spearman with dots of held-out samples: %s)", run_id, found
+        )
+
+
+def _check_model(store: Store, name: str, command: str) -> None:
+    known = [row["name"] for row in store.rows("store/list_models")]
+    if name not in known:
+        raise UsageError(f"no model named `{name}` in `{store.path}`", did_you_mean(name, known) or f"run `{command}`")
+
+
+def _one_run(
+    store: Store,
+    candidates: list[dict[str, Any]],
+    asked: int | None,
+    wanted: str,
+    data: dict[str, Any],
+    command: str,
+    option: str,
+) -> int:
+    if asked is not None:
+        candidates = [one for one in candidates if one["run_id"] == asked]
+        wanted += f" in run {asked}"
+    if not candidates:
+        raise MissingScoresError(
+            f"no {wanted} on dataset `{data['name']}`: found 0 of {data['n_samples']} samples", f"run `{command}`"
+        )
+    sealed = [one for one in candidates if one["state"] == "sealed"]
+    if len(sealed) == 1:
+        return int(sealed[0]["run_id"])
+    listed = sealed or candidates[:1]
+    counts = {
+        row["run_id"]: row["n"]
+        for row in store.rows(
+            "selection/count_scored_samples", dataset_id=data["dataset_id"], run_ids=[one["run_id"] for one in listed]
+        )
+    }
+    if not sealed:
+        raise MissingScoresError(
+            f"the {wanted} on dataset `{data['name']}` are not finished: "
+            f"found {counts.get(listed[0]['run_id'], 0)} of {data['n_samples']} samples",
+            f"run `{command}` again: it goes on where it stopped",
+        )
+    text = "; ".join(
+        f"{one['run_id']} ({one['method']}, {counts.get(one['run_id'], 0)} samples, {one['created_at']:%Y-%m-%d %H:%M})"
+        for one in listed
+    )
+    raise MissingScoresError(
+        f"dataset `{data['name']}` has {wanted} from {len(sealed)} runs: {text}",
+        f"name one with {option} {sealed[-1]['run_id']}",
+    )
+
+
+def settled_weights(store: Store, request: Request, runs: Runs, asked: Sequence[str]) -> dict[str, float] | None:
+    """Weight of each validation set that ``NAME`` or ``NAME=WEIGHT`` texts choose; None takes all of the run.
+
+    Raises:
+        UsageError: as :func:`diq.influence.choose_weights`, or ``cosine`` for a run that holds cosines.
+    """
+    run_id = runs.score if request.strategy == "similarity" else runs.influence
+    if run_id is None:
+        return None
+    sets = store.rows("store/validation_sets_of_run", run_id=run_id)
+    if request.influence == "cosine" and takes_largest(sets):
+        raise UsageError(f"run {run_id} of method `less` holds cosines already", "leave out --influence cosine")
+    return choose_weights(asked, sets)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Columns of a dataset, one row a sample in the order of its positions; NaN where a score is missing.
+
+    Attributes:
+        position: ``[n]``.
+        level: ``[n]`` difficulty.
+        dot: ``[n]`` dots, or dots over gradient norms for the influence ``cosine``.
+        score: ``[n]`` perplexities or similarities.
+        halves: ``[n]`` what ``dot`` would be by the even and by the odd folds of the validation sets; None where a
+            sample with a dot lacks them.
+        half_sizes: validation samples of the two halves; None without them.
+    """
+
+    position: npt.NDArray[np.int64]
+    level: Floats
+    dot: Floats
+    score: Floats
+    halves: tuple[Floats, Floats] | None = None
+    half_sizes: tuple[int, int] | None = None
+
+    def without(self, positions: npt.NDArray[np.int64]) -> Scores:
+        """The rows of all other positions."""
+        if not len(positions):
+            return self
+        kept = ~np.isin(self.position, positions)
+        halves = (self.halves[0][kept], self.halves[1][kept]) if self.halves else None
+        position, level, dot, score = self.position[kept], self.level[kept], self.dot[kept], self.score[kept]
+        return Scores(position, level, dot, score, halves, self.half_sizes)
+
+
+def read_scores(
+    store: Store, data: dict[str, Any], request: Request, runs: Runs, weights: dict[str, float] | None
+) -> Scores:
+    """Read what a request ranks by.
+
+    Raises:
+        MissingScoresError: the influence ``cosine``, and a sample with a dot lacks its gradient norm.
+    """
+    dataset_id = data["dataset_id"]
+    position = store.arrow("store/positions_of_dataset", dataset_id=dataset_id).column("position").to_numpy()
+    missing = np.full(len(position), np.nan)
+    level = dot = score = missing
+    halves = half_sizes = None
+    if runs.difficulty is not None:
+        found = store.arrow(
+            "selection/levels_of_dataset",
+            dataset_id=dataset_id,
+            difficulty=request.difficulty,
+            difficulty_run=runs.difficulty,
+        )
+        level = _scattered(position, found.column("position").to_numpy(), found.column("level").to_numpy())
+    if runs.influence is not None:
+        read = read_influence(
+            store, dataset_id=dataset_id, run_id=runs.influence, weights=weights, norms=request.influence == "cosine"
+        )
+        dot, halves, half_sizes = read.dot, read.halves, read.half_sizes
+        if read.norm is not None:
+            _check_norms(data, request, runs, dot, read.norm)
+            dot = _divided(dot, read.norm)
+            halves = (_divided(halves[0], read.norm), _divided(halves[1], read.norm)) if halves else None
+        scored = np.isfinite(dot)
+        if halves and all(np.isfinite(half[scored]).all() for half in halves):
+            # whatever has no dot is in no ranking by a half of it either
+            halves = (np.where(scored, halves[0], np.nan), np.where(scored, halves[1], np.nan))
+        else:
+            # also where some samples were scored before there were folds
+            halves = half_sizes = None
+    if request.strategy == "similarity" and runs.score is not None:
+        score = read_similarity(store, dataset_id=dataset_id, run_id=runs.score, weights=weights)
+    elif runs.score is not None:
+        found = store.arrow("selection/perplexity_of_dataset", dataset_id=dataset_id, run_id=runs.score)
+        score = _scattered(position, found.column("position").to_numpy(), found.column("perplexity").to_numpy())
+    return Scores(position, level, dot, score, halves, half_sizes)
+
+
+def _scattered(position: npt.NDArray[np.int64], where: npt.NDArray[np.int64], values: Floats) -> Floats:
+    column = np.full(len(position), np.nan)
+    column[np.searchsorted(position, where)] = values
+    return column
+
+
+def _check_norms(data: dict[str, Any], request: Request, runs: Runs, dot: Floats, norm: Floats) -> None:
+    scored = np.isfinite(dot)
+    n_missing = int(np.count_nonzero(scored & np.isnan(norm)))
+    if n_missing:
+        raise MissingScoresError(
+            f"influence `cosine` needs gradient norms: {n_missing:,} of the {np.count_nonzero(scored):,} samples of "
+            f"dataset `{data['name']}` with a dot have none in run {runs.influence}",
+            f"run `diq score influence {data['name']} --model {request.model} --norms`, "
+            "or leave out --influence cosine",
+        )
+
+
+def _divided(dot: Floats, norm: Floats) -> Floats:
+    # a gradient of zero has no direction: its quotient is NaN, and the sample counts as unscored
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.asarray(dot / norm, np.float64)

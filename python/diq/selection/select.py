@@ -1,0 +1,295 @@
+"""Select: the first floor(N * ratio) samples of a ranking, written and recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from diq.base.config import DIFFICULTY_DIMENSIONS, STRATEGIES
+from diq.base.errors import UsageError
+from diq.base.progress import Progress
+from diq.base.text import Ratio, did_you_mean
+from diq.influence.stored import INFLUENCES
+from diq.selection.output import check_output, written
+from diq.selection.quadrants import QUADRANTS
+from diq.selection.ranking import Ranking, find_ranking
+from diq.selection.scores import TEXT_STRATEGIES, Request, Runs, choose_runs, settled_weights
+from diq.store.store import Store, now
+
+log = logging.getLogger(__name__)
+
+# above this share of flips between two halves of the validation samples, more of a selection is chance than not
+_MOST_FLIPS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A selection that was made and recorded.
+
+    Attributes:
+        selection_id: number in the store.
+        name: name in the store.
+        dataset: dataset.
+        strategy: strategy.
+        n: samples selected.
+        n_target: floor(N * ratio).
+        ratio: as typed.
+        thresholds: ``tau`` of difficulty and ``median`` of the dots; None where the strategy uses none.
+        counts: samples in each quadrant of the dataset and of the selection; empty where the strategy uses none.
+        n_scored: N, the samples with the scores that the strategy needs.
+        n_unscored: samples without them.
+        n_excluded: samples that guards left out, which are in neither.
+        guards: what each guard left out and why.
+        flip_share: share of the selection that differs between two halves of the validation samples; None where the
+            strategy uses no dots or their folds are missing.
+        ranking_id: number of the ranking that it is a part of.
+        ranking: ``stored`` (read from the store), ``new``, or ``renewed``: scores changed since the last selection.
+        output: file that was written, or None.
+    """
+
+    selection_id: int
+    name: str
+    dataset: str
+    strategy: str
+    n: int
+    n_target: int
+    ratio: float
+    thresholds: dict[str, float | None]
+    counts: dict[str, dict[str, int]]
+    n_scored: int
+    n_unscored: int
+    n_excluded: int
+    guards: list[dict[str, Any]]
+    flip_share: float | None
+    ranking_id: int
+    ranking: str
+    output: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def select(
+    dataset: str,
+    *,
+    ratio: str | float | Decimal,
+    store: Path,
+    model: str | None = None,
+    encoder: str | None = None,
+    difficulty: str = "overall",
+    percentile: float = 0.5,
+    threshold: float | None = None,
+    validation_sets: Sequence[str] = (),
+    strategy: str = "diq",
+    influence: str = "dot",
+    influence_run: int | None = None,
+    difficulty_run: int | None = None,
+    seed: int = 0,
+    dedupe: str | None = None,
+    dedupe_threshold: float = 0.8,
+    decontaminate: Sequence[str] = (),
+    decontaminate_share: float = 0.0,
+    output: Path | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Selection:
+    """Select floor(N * ratio) samples of a dataset, write them in rank order and record the selection.
+
+    The ranking is stored on the first call, and read on every later one with the same settings and scores.
+
+    Args:
+        dataset: name of a dataset in the store.
+        ratio: in (0, 1], as text so that the decimal that was typed counts exactly.
+        store: the store file.
+        model: name of a scored model in the store; needed by strategies that use dots.
+        encoder: name of the encoder of the similarities, when the dataset has those of several.
+        difficulty: ``knowledge``, ``reasoning`` or ``overall``.
+        percentile: p of the difficulty threshold, 0 to 1.
+        threshold: an absolute difficulty threshold in place of the percentile.
+        validation_sets: ``NAME`` or ``NAME=WEIGHT`` texts; empty pools all sets of the run (Eq. 3).
+        strategy: one of ``diq.config.STRATEGIES``; docs/method.md has the formula of each.
+        influence: ``dot``, or ``cosine``: the dot over the norm of the sample's gradient, which orders like the cosine
+            with the validation gradient. It takes the place of the dot everywhere, in the file too.
+        influence_run: which run's dots (perplexities, similarities), when the model has several on this dataset.
+        difficulty_run: which run's difficulty, when there are several.
+        seed: of the strategy ``random``.
+        dedupe: ``exact`` or ``near``: leave out samples that repeat an earlier one.
+        dedupe_threshold: least Jaccard similarity of near duplicates.
+        decontaminate: benchmarks (datasets or validation sets of the store, or files) of whose questions no sample may
+            hold 13 words in a row; those of every validation set of the store come along.
+        decontaminate_share: share of the question's words that must lie in such runs; 0: one run is enough.
+        output: ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file; None only records.
+        name: name of the selection in the store; default dataset, strategy and ratio.
+        progress: called while guards read the dataset.
+
+    Raises:
+        UsageError: an unknown name, a ratio outside (0, 1], a ratio that selects nothing.
+        MissingScoresError: scores that the strategy needs are missing, unfinished or ambiguous.
+    """
+    parsed = Ratio.parse(ratio)
+    _check(strategy, difficulty, influence, percentile, threshold, seed, output)
+    request = Request.of(
+        strategy,
+        model=model,
+        encoder=encoder,
+        difficulty=difficulty,
+        percentile=percentile,
+        threshold=threshold,
+        influence=influence,
+        seed=seed,
+    )
+
+    def look_up(opened: Store) -> tuple[dict[str, Any], Runs, dict[str, float] | None]:
+        data = opened.dataset(dataset)
+        if data["n_samples"] == 0:
+            raise UsageError(f"the dataset `{dataset}` has no samples", "see `diq sql 'from rejects'`")
+        runs = choose_runs(opened, data, request, influence_run, difficulty_run)
+        return data, runs, settled_weights(opened, request, runs, validation_sets)
+
+    guards = []
+    if dedupe or decontaminate:
+        # only who asks for guards waits for what they load
+        from diq.selection.exclusions import find_exclusions
+
+        with Store(store, read_only=True) as opened:
+            # a wrong name is told at once, not after the minutes that guards may take
+            look_up(opened)
+        guards = find_exclusions(
+            store,
+            dataset,
+            dedupe=dedupe,
+            near_threshold=dedupe_threshold,
+            decontaminate=decontaminate,
+            min_share=decontaminate_share,
+            progress=progress,
+        )
+    with Store(store) as opened:
+        data, runs, weights = look_up(opened)
+        ranking = find_ranking(opened, data, request, runs, weights, [guard.run_id for guard in guards])
+        n_target = parsed.of(ranking.n_scored)
+        if n_target == 0:
+            raise UsageError(
+                f"a ratio of {parsed.text} of {ranking.n_scored} scored samples selects none",
+                f"give at least {1 / ranking.n_scored:.3g}",
+            )
+        first, n = ranking.part(strategy, n_target)
+        flips = ranking.flip_share(opened, strategy, n_target)
+        _warn(data, ranking, flips, parsed, n)
+        label = name or f"{dataset}-{strategy}-{parsed.text}"
+        place = {"dataset_id": data["dataset_id"], "ranking_id": ranking.ranking_id, "first": first, "n": n}
+        score = strategy if strategy in TEXT_STRATEGIES else None
+        with contextlib.ExitStack() as stack:
+            pending = stack.enter_context(written(opened, output, score=score, **place)) if output else None
+            with opened.transaction():
+                selection_id = _record(opened, ranking, strategy, parsed, n_target, first, n, label, output)
+            if pending and output:
+                # the file appears whole, and only when the store knows of it
+                pending.replace(output)
+    return Selection(
+        selection_id=selection_id,
+        name=label,
+        dataset=dataset,
+        strategy=strategy,
+        n=n,
+        n_target=n_target,
+        ratio=float(parsed.text),
+        thresholds={"tau": ranking.tau, "median": ranking.median},
+        counts=_counts(ranking.counts, first, n),
+        n_scored=ranking.n_scored,
+        n_unscored=ranking.n_unscored,
+        n_excluded=ranking.n_excluded,
+        guards=[asdict(guard) for guard in guards],
+        flip_share=flips,
+        ranking_id=ranking.ranking_id,
+        ranking=ranking.state,
+        output=str(output) if output else None,
+    )
+
+
+def _check(
+    strategy: str,
+    difficulty: str,
+    influence: str,
+    percentile: float,
+    threshold: float | None,
+    seed: int,
+    output: Path | None,
+) -> None:
+    for noun, value, known in (
+        ("strategy", strategy, STRATEGIES),
+        ("difficulty", difficulty, DIFFICULTY_DIMENSIONS),
+        ("influence", influence, INFLUENCES),
+    ):
+        if value not in known:
+            raise UsageError(f"there is no {noun} `{value}`", did_you_mean(value, known))
+    if not 0 <= percentile <= 1:
+        raise UsageError(f"the difficulty percentile {percentile} is outside [0, 1]", "give 0.5 for the median")
+    if threshold is not None and not math.isfinite(threshold):
+        raise UsageError(f"the difficulty threshold {threshold} is not a finite number", "give a value such as 3")
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"the seed {seed} is outside [0, 2**64)", "give a number such as 0")
+    if output is not None:
+        check_output(output)
+
+
+def _warn(data: dict[str, Any], ranking: Ranking, flips: float | None, ratio: Ratio, n: int) -> None:
+    """Say what a user must know of a selection before training on it."""
+    if ranking.n_unscored:
+        log.warning(
+            "%s of %s samples of dataset `%s` lack a finite score and are left out: "
+            "`diq status` shows which, and the same `diq score` command computes what is missing",
+            f"{ranking.n_unscored:,}",
+            f"{ranking.n_unscored + ranking.n_scored:,}",
+            data["name"],
+        )
+    if flips is not None and flips > _MOST_FLIPS and ranking.half_sizes is not None:
+        log.warning(
+            "the validation samples are too few for a ratio of %s: halves of them (%s and %s) select %s samples each "
+            "and disagree on %.0f %%; take more validation samples or a larger ratio",
+            ratio.text,
+            *(f"{size:,}" for size in ranking.half_sizes),
+            f"{n:,}",
+            100 * flips,
+        )
+
+
+def _counts(counts: tuple[int, ...] | None, first: int, n: int) -> dict[str, dict[str, int]]:
+    """Samples of each quadrant, of a dataset and of a part of its ranking."""
+    if counts is None:
+        return {}
+    taken, start = {}, 0
+    for quadrant, count in zip(QUADRANTS, counts, strict=True):
+        taken[quadrant] = max(0, min(first + n, start + count) - max(first, start))
+        start += count
+    return {"dataset": dict(zip(QUADRANTS, counts, strict=True)), "selection": taken}
+
+
+def _record(
+    store: Store,
+    ranking: Ranking,
+    strategy: str,
+    ratio: Ratio,
+    n_target: int,
+    first: int,
+    n: int,
+    name: str,
+    output: Path | None,
+) -> int:
+    key = {"ranking_id": ranking.ranking_id, "name": name, "strategy": strategy, "ratio": ratio.text}
+    text = str(output) if output else None
+    same = store.row("selection/get_selection", **key)
+    if same is not None:
+        store.run("selection/update_selection_output", selection_id=same["selection_id"], output=text)
+        return int(same["selection_id"])
+    store.run("selection/insert_selection", **key, n_target=n_target, first=first, n=n, output=text, created_at=now())
+    made = store.row("selection/get_selection", **key)
+    assert made is not None
+    store.run("selection/update_selection_digest", selection_id=made["selection_id"])
+    return int(made["selection_id"])

@@ -1,0 +1,324 @@
+"""The store: one DuckDB file with every dataset, score, ranking and selection.
+
+Stages hold a connection only while they read or write, so that a scoring of many hours leaves the file free for
+``diq status`` and for any DuckDB client in between. All statements are files under ``sql/``; rows enter as Arrow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from diq.base import config
+from diq.base.errors import DiqError, StoreError, UsageError
+from diq.base.text import did_you_mean, first_line
+from diq.store import queries
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FULL_DISK = ("No space left", "Could not write", "ailed to offload", "max_temp_directory_size")
+_LOCKED = re.compile(r"Conflicting lock is held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
+
+
+def now() -> datetime.datetime:
+    """The current time in UTC, without a zone: reading zoned times would need another package."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+
+
+class Store:
+    """One open store.
+
+    Args:
+        path: the DuckDB file.
+        read_only: open without the right to write; several readers may share a file.
+        create: make the file when it is missing (only ``diq ingest`` does).
+        wait_s: seconds to wait for another process that holds the file; 0 fails at once.
+
+    Raises:
+        StoreError: the file is missing, held by another process, not a store, or made by a newer DIQ.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, read_only: bool = False, create: bool = False, wait_s: float = 0.0
+    ) -> None:
+        self.path = Path(path)
+        if not create and not self.path.exists():
+            raise StoreError(
+                f"there is no store at `{self.path}`",
+                f"run `diq ingest` first, or name the store with --store or ${config.STORE_VARIABLE}",
+            )
+        self.connection = self._connect(read_only=read_only, wait_s=wait_s)
+        try:
+            if not read_only:
+                self._migrate()
+            elif self._check_version() < queries.migrations()[-1][0]:
+                # a reader of an older store migrates it first, then reads
+                self.connection.close()
+                Store(self.path, wait_s=wait_s).close()
+                self.connection = self._connect(read_only=True, wait_s=wait_s)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what is committed stays, anything else is gone."""
+        self.connection.close()
+
+    # opening -----------------------------------------------------------------------------------------------------
+
+    def _connect(self, *, read_only: bool, wait_s: float) -> duckdb.DuckDBPyConnection:
+        settings = {} if read_only else {"storage_compatibility_version": config.STORAGE_VERSION}
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                connection = duckdb.connect(str(self.path), read_only=read_only, config=settings)
+                break
+            except duckdb.Error as error:
+                held = _LOCKED.search(str(error))
+                if held is None:
+                    raise StoreError(
+                        f"`{self.path}` cannot be opened as a store: {first_line(error)}",
+                        "name a DuckDB file that diq made, or another path",
+                    ) from error
+                if time.monotonic() >= deadline:
+                    raise StoreError(
+                        f"the store `{self.path}` is held by process {held['pid']} ({held['program']})",
+                        "wait until that process has finished, or close the DuckDB client that has the file open",
+                    ) from error
+                time.sleep(0.05)
+        connection.execute("SET enable_progress_bar = false")
+        return connection
+
+    def _check_version(self) -> int:
+        have, known = _version(self.connection, self.path), queries.migrations()[-1][0]
+        if have > known:
+            raise StoreError(
+                f"the store `{self.path}` has schema version {have}, this diq knows up to {known}",
+                "upgrade diq: `pip install --upgrade diq`",
+            )
+        return have
+
+    def _migrate(self) -> None:
+        migrations = queries.migrations()
+        have = self._check_version()
+        for version, name, text in migrations[have:]:
+            with self.transaction():
+                self.connection.execute(text)
+                self.run("store/insert_migration", version=version, name=name, applied_at=now())
+        if have < migrations[-1][0] or self._macros_changed():
+            with self.transaction():
+                for _, text in queries.macros():
+                    self.connection.execute(text)
+                self.run("store/upsert_setting", name="macros", value=_macros_text())
+
+    def _macros_changed(self) -> bool:
+        row = self.row("store/get_setting", name="macros")
+        return row is None or row["value"] != _macros_text()
+
+    # statements --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing: commits at the end, rolls back on any error (a full disk included)."""
+        self.connection.execute("BEGIN TRANSACTION")
+        try:
+            yield
+            self.connection.execute("COMMIT")
+        except BaseException as error:
+            # after a failed commit there is nothing left to roll back
+            with contextlib.suppress(duckdb.Error):
+                self.connection.execute("ROLLBACK")
+            if isinstance(error, duckdb.Error):
+                raise self.translate(error) from error
+            raise
+
+    def translate(self, error: duckdb.Error) -> DiqError:
+        """A DuckDB error as one line with a hint."""
+        text = first_line(error)
+        if any(sign in text for sign in _FULL_DISK):
+            return StoreError(f"the disk of `{self.path}` is full: {text}", "free some space; nothing was half-written")
+        return StoreError(f"the store `{self.path}` refused a statement: {text}")
+
+    def run(self, query: str, **params: Any) -> None:
+        """Run ``sql/queries/<query>.sql``."""
+        # fetched to the end: duckdb refuses further statements while an answer is half read
+        self.connection.execute(queries.query(query), params or None).fetchall()
+
+    def execute_count(self, query: str, **params: Any) -> int:
+        """Run a statement that changes rows; returns how many."""
+        rows = self.connection.execute(queries.query(query), params or None).fetchall()
+        return int(rows[0][0]) if rows else 0
+
+    def insert(self, query: str, incoming: pa.Table | pa.RecordBatch, **params: Any) -> int:
+        """Run an INSERT that reads the Arrow table ``incoming``; returns how many rows it inserted."""
+        # DuckDB finds the table by the name of this function's argument; a registered view would keep every batch of a
+        # transaction in memory until it ends
+        rows = self.connection.execute(queries.query(query), params or None).fetchall()
+        return int(rows[0][0]) if rows else 0
+
+    def rows(self, query: str, **params: Any) -> list[dict[str, Any]]:
+        """All rows of a small result as dicts."""
+        cursor = self.connection.execute(queries.query(query), params or None)
+        names = [column[0] for column in cursor.description or []]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def row(self, query: str, **params: Any) -> dict[str, Any] | None:
+        """The first row, or None."""
+        found = self.rows(query, **params)
+        return found[0] if found else None
+
+    def arrow(self, query: str, **params: Any) -> pa.Table:
+        """The whole result as an Arrow table."""
+        return self.connection.sql(queries.query(query), params=params or None).to_arrow_table()
+
+    @contextlib.contextmanager
+    def batches(self, query: str, *, rows: int = 10_000, **params: Any) -> Iterator[Iterator[pa.RecordBatch]]:
+        """The result as a stream of Arrow batches, for a ``with`` block; one stream at a time a connection.
+
+        The block ends the stream: an open one keeps the file held after ``close``, and the next opening would wait.
+        """
+        reader = self.connection.sql(queries.query(query), params=params or None).to_arrow_reader(rows)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+    # nouns -------------------------------------------------------------------------------------------------------
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """The dataset's row.
+
+        Raises:
+            UsageError: no dataset has that name.
+        """
+        row = self.row("store/get_dataset", name=name)
+        if row is None:
+            known = [one["name"] for one in self.rows("store/list_datasets")]
+            raise UsageError(
+                f"no dataset named `{name}` in `{self.path}`", did_you_mean(name, known) or "run `diq ingest` first"
+            )
+        return row
+
+    def validation_set(self, name: str) -> dict[str, Any]:
+        """The validation set's row.
+
+        Raises:
+            UsageError: no validation set has that name.
+        """
+        row = self.row("store/get_validation_set", name=name)
+        if row is None:
+            known = [one["name"] for one in self.rows("store/list_validation_sets")]
+            raise UsageError(
+                f"no validation set named `{name}` in `{self.path}`",
+                did_you_mean(name, known) or "make one with `diq ingest FILE --dataset NAME --validation`",
+            )
+        return row
+
+    def find_selection(self, text: str) -> dict[str, Any] | None:
+        """``selection_id``, ``name`` and ``n`` of the selection that a number or a name means, or None."""
+        number = int(text) if text.isdecimal() and len(text) < 19 else None
+        return self.row("store/find_selection", selection_id=number, name=text)
+
+    def selection(self, text: str) -> dict[str, Any]:
+        """As ``find_selection``.
+
+        Raises:
+            UsageError: no selection has that number or name.
+        """
+        row = self.find_selection(text)
+        if row is None:
+            known = self.rows("store/list_selections")
+            if not known:
+                hint = "make one with `diq select`"
+            elif text.isdecimal():
+                hint = f"numbers go up to {known[0]['selection_id']}; `diq status` lists them"
+            else:
+                hint = did_you_mean(text, sorted({one["name"] for one in known}))
+            raise UsageError(f"no selection `{text}` in `{self.path}`", hint)
+        return row
+
+    def add_model(
+        self, *, model_id: str, name: str, source: str, architecture: str | None, n_parameters: int | None
+    ) -> None:
+        """Record a model unless it is known."""
+        self.run(
+            "store/insert_model",
+            model_id=model_id,
+            name=name,
+            source=source,
+            architecture=architecture,
+            n_parameters=n_parameters,
+            added_at=now(),
+        )
+
+    def open_run(
+        self,
+        *,
+        kind: str,
+        method: str,
+        model_id: str | None,
+        fingerprint: str,
+        settings: Mapping[str, Any],
+        environment: Mapping[str, Any],
+    ) -> int:
+        """The run with this configuration, made when it is new; the same configuration is the same run."""
+        self.run(
+            "store/insert_run",
+            kind=kind,
+            method=method,
+            model_id=model_id,
+            fingerprint=fingerprint,
+            config=json.dumps(settings, sort_keys=True),
+            environment=json.dumps(environment, sort_keys=True),
+            created_at=now(),
+        )
+        row = self.row("store/get_run_by_fingerprint", fingerprint=fingerprint)
+        assert row is not None
+        return int(row["run_id"])
+
+    def start_scoring(self, run_id: int, dataset_id: int) -> None:
+        """Mark the run open on the dataset: nothing is selected from it until ``seal``."""
+        self.run("store/delete_run_dataset", run_id=run_id, dataset_id=dataset_id)
+        self.run("store/insert_run_dataset", run_id=run_id, dataset_id=dataset_id, started_at=now())
+
+    def seal(self, run_id: int, dataset_id: int) -> None:
+        """Mark the run complete on the dataset, also where all its scores came with another dataset."""
+        ids = {"run_id": run_id, "dataset_id": dataset_id}
+        if not self.execute_count("store/seal_run_dataset", **ids, sealed_at=now()):
+            self.start_scoring(run_id, dataset_id)
+            self.run("store/seal_run_dataset", **ids, sealed_at=now())
+
+
+def _macros_text() -> str:
+    # the texts themselves, not a version: an edited macro is noticed without anybody raising a number
+    return "\n".join(text for _, text in queries.macros())
+
+
+def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Schema version of a store; 0 for an empty file."""
+    tables = {row[0] for row in connection.execute(queries.query("store/list_tables")).fetchall()}
+    if "schema_migrations" not in tables:
+        if tables:
+            raise StoreError(
+                f"`{path}` is a DuckDB file, but not a diq store (it holds {', '.join(sorted(tables)[:3])})",
+                "name another path with --store",
+            )
+        return 0
+    ((version,),) = connection.execute(queries.query("store/get_schema_version")).fetchall()
+    return int(version)

@@ -1,0 +1,381 @@
+"""Scoring end to end on real (small) models: what is missing, nothing else; killed runs; reasons; difficulty."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import build_llama, build_tokenizer, save_model, write_jsonl
+from diq.base.errors import ModelError, RunFailedError, StoreError, UsageError
+from diq.difficulty.score import score_difficulty
+from diq.gradients.backward import score_batch
+from diq.gradients.dots import Dots
+from diq.gradients.validation import ValidationGradient, mean_gradient
+from diq.influence.score import score_influence
+from diq.models.layers import linear_modules
+from diq.models.network import load_causal_lm
+from diq.models.source import find_model
+from diq.models.tokens import Tokenization, Tokens, collate
+from diq.samples.ingest import ingest
+from diq.store.store import Store
+
+Conversations = list[list[dict[str, str]]]
+
+
+def fill(store: Path, pool: Conversations, validation: dict[str, Conversations], folder: Path) -> None:
+    """Ingest a pool and validation sets."""
+    rows = [{"messages": messages, "level": i % 5 + 1, "tag": "x"} for i, messages in enumerate(pool)]
+    ingest([write_jsonl(folder / "pool.jsonl", rows)], dataset="pool", store=store)
+    for name, conversations in validation.items():
+        path = write_jsonl(folder / f"{name}.jsonl", [{"messages": messages} for messages in conversations])
+        ingest([path], dataset=name, store=store, validation=True)
+
+
+@pytest.fixture
+def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
+    store = tmp_path / "s.duckdb"
+    pool = make_samples(60, seed=1, reasoning=True)
+    fill(store, pool, {"a": make_samples(5, seed=2), "b": make_samples(3, seed=3)}, tmp_path)
+    return store
+
+
+def influence_rows(store: Path) -> list[tuple[Any, ...]]:
+    with Store(store, read_only=True) as opened:
+        return opened.connection.execute(
+            "SELECT run_id, sample_id::VARCHAR, v.name, dot, loss, answer_tokens, reason FROM influence_scores "
+            "JOIN validation_sets AS v USING (validation_set_id) ORDER BY 1, 2, 3"
+        ).fetchall()
+
+
+def slow_dots(folder: Path, pool: Conversations, validation: Conversations) -> np.ndarray:
+    """Dots in float64, one sample a batch."""
+    source = find_model(str(folder))
+    model = load_causal_lm(source, dtype="float64")
+    from transformers import AutoTokenizer
+
+    tokenization = Tokenization(AutoTokenizer.from_pretrained(folder), max_length=512)
+    modules = linear_modules(model)
+
+    def encode(conversations: Conversations) -> list[Tokens]:
+        found = tokenization.encode(conversations)
+        assert all(isinstance(one, Tokens) for one in found)
+        return found  # type: ignore[return-value]
+
+    gradient = mean_gradient(model, modules, [collate([one]) for one in encode(validation)])
+    dots = Dots(modules, [ValidationGradient((gradient,), (1,))])
+    return np.asarray([score_batch(model, modules, collate([one]), [dots]).values[0].item() for one in encode(pool)])
+
+
+@pytest.mark.parametrize("kind", ["tiny_llama_folder", "tiny_llama_chat_folder"])
+def test_stored_dots_equal_the_slow_form(
+    filled: Path, make_samples: Callable[..., Conversations], request: pytest.FixtureRequest, kind: str
+) -> None:
+    folder = request.getfixturevalue(kind)
+    summary = score_influence("pool", model=str(folder), store=filled, token_budget=300)
+    assert (summary.n_samples, summary.n_scored, summary.n_cached, summary.n_no_score) == (60, 60, 0, 0)
+    pool = make_samples(60, seed=1, reasoning=True)
+    with Store(filled, read_only=True) as store:
+        for name, n, seed in (("a", 5, 2), ("b", 3, 3)):
+            found = store.connection.execute(
+                "SELECT i.dot FROM influence_scores AS i JOIN validation_sets AS v USING (validation_set_id) "
+                "JOIN dataset_samples AS d USING (sample_id) JOIN datasets ON datasets.dataset_id = d.dataset_id "
+                "WHERE v.name = ? AND datasets.name = 'pool' ORDER BY d.position",
+                [name],
+            ).fetchnumpy()["dot"]
+            expected = slow_dots(folder, pool, make_samples(n, seed=seed))
+            assert np.abs(found - expected).max() < 1e-5 * expected.std()
+
+
+def test_the_same_command_again_scores_nothing(filled: Path, tiny_llama_folder: Path) -> None:
+    first = score_influence("pool", model=str(tiny_llama_folder), store=filled)
+    before = influence_rows(filled)
+    again = score_influence("pool", model=str(tiny_llama_folder), store=filled)
+    assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, 0, 60)
+    assert influence_rows(filled) == before
+
+
+def test_a_grown_dataset_and_a_further_validation_set_compute_what_is_missing(
+    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+) -> None:
+    score_influence("pool", model=str(tiny_llama_folder), store=filled, validation_sets=["a"])
+    before = {row[1]: row for row in influence_rows(filled)}
+    more = write_jsonl(tmp_path / "more.jsonl", [{"messages": one} for one in make_samples(7, seed=9)])
+    ingest([more], dataset="pool", store=filled)
+    grown = score_influence("pool", model=str(tiny_llama_folder), store=filled, validation_sets=["a"])
+    assert (grown.n_samples, grown.n_scored, grown.n_cached) == (67, 7, 60)
+    rows = influence_rows(filled)
+    assert {row[1]: row for row in rows if row[1] in before} == before
+    both = score_influence("pool", model=str(tiny_llama_folder), store=filled)
+    assert both.run_id == grown.run_id
+    rows = influence_rows(filled)
+    assert len(rows) == len({(row[1], row[2]) for row in rows}) == 134
+    # a second dataset that shares samples finds their scores
+    ingest([more], dataset="other", store=filled)
+    assert score_influence("other", model=str(tiny_llama_folder), store=filled).n_cached == 7
+    with Store(filled, read_only=True) as store:
+        states = store.connection.execute(
+            "SELECT d.name, r.state FROM run_datasets AS r JOIN datasets AS d USING (dataset_id) ORDER BY 1"
+        ).fetchall()
+    assert states == [("other", "sealed"), ("pool", "sealed")]
+
+
+@pytest.mark.parametrize(
+    "change", [{"params": "all-linear"}, {"loss_reduction": "sum"}, {"max_length": 200}, {"dtype": "float64"}]
+)
+def test_whatever_changes_a_score_is_another_run(filled: Path, tiny_llama_folder: Path, change: dict[str, Any]) -> None:
+    first = score_influence("pool", model=str(tiny_llama_folder), store=filled)
+    other = score_influence("pool", model=str(tiny_llama_folder), store=filled, **change)
+    assert other.run_id != first.run_id
+    assert other.n_scored == 60
+
+
+def test_a_changed_checkpoint_is_another_model(filled: Path, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", build_llama(seed=5), build_tokenizer())
+    first = score_influence("pool", model=str(folder), store=filled)
+    copy = save_model(tmp_path / "copy", build_llama(seed=5), build_tokenizer())
+    assert score_influence("pool", model=str(copy), store=filled).n_scored == 0
+    save_model(folder, build_llama(seed=6), build_tokenizer())
+    changed = score_influence("pool", model=str(folder), store=filled)
+    assert changed.run_id != first.run_id
+    assert changed.n_scored == 60
+
+
+def test_batch_size_does_not_move_the_dots(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    dots = []
+    for i, budget in enumerate((1, 100, 4096)):
+        store = tmp_path / f"copy{i}.duckdb"
+        shutil.copy(filled, store)
+        score_influence("pool", model=str(tiny_llama_folder), store=store, token_budget=budget)
+        dots.append(np.asarray([row[3] for row in influence_rows(store)]))
+    for other in dots[1:]:
+        assert np.abs(other - dots[0]).max() < 1e-5 * dots[0].std()
+
+
+def test_samples_without_a_dot_have_a_reason_and_are_not_ranked(filled: Path, tiny_llama_folder: Path) -> None:
+    from diq.selection.select import select
+
+    summary = score_influence("pool", model=str(tiny_llama_folder), store=filled, max_length=70)
+    reason = "no answer token is left within the maximum length"
+    assert 0 < summary.reasons[reason] < 60
+    rows = [row for row in influence_rows(filled) if row[6]]
+    assert len(rows) == 2 * summary.n_no_score
+    assert all(row[3] is None and row[4] is None for row in rows)
+    score_difficulty("pool", store=filled, columns={"overall": "level"})
+    made = select("pool", ratio=1, store=filled, model="tiny-llama")
+    assert made.n_unscored == summary.n_no_score
+
+
+def test_nan_losses_are_reported_not_ranked(filled: Path, tmp_path: Path) -> None:
+    model = build_llama()
+    with torch.no_grad():
+        # one token poisons every sample that holds it; the validation set is clean of it
+        model.model.embed_tokens.weight[5] = float("nan")
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["§"])
+    folder = save_model(tmp_path / "nan", model, tokenizer)
+    with pytest.raises(RunFailedError, match="not finite"):
+        # tied embeddings: the poisoned row is a logit of every sample, the validation set's too
+        score_influence("pool", model=str(folder), store=filled)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import diq, diq.scoring.summary
+diq.scoring.summary.SHARD_SECONDS = 0.0
+mode, store, model = sys.argv[1:]
+print("started", flush=True)
+if mode == "influence":
+    diq.score_influence("pool", model=model, store=Path(store), token_budget=64, device="cpu")
+else:
+    diq.score_difficulty("pool", classifier=model, store=Path(store), token_budget=64, device="cpu")
+"""
+
+
+def difficulty_rows(store: Path) -> list[tuple[Any, ...]]:
+    with Store(store, read_only=True) as opened:
+        return opened.connection.execute(
+            "SELECT * REPLACE (sample_id::VARCHAR AS sample_id) FROM difficulty_scores ORDER BY 1, 2"
+        ).fetchall()
+
+
+@pytest.mark.parametrize("mode", ["influence", "difficulty"])
+def test_killed_at_random_moments_it_ends_with_the_same_rows(
+    mode: str,
+    tmp_path: Path,
+    make_samples: Callable[..., Conversations],
+    tiny_llama_folder: Path,
+    tiny_classifier_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("diq.scoring.summary.SHARD_SECONDS", 0.0)
+    monkeypatch.setattr("diq.scoring.summary.READ_ROWS", 20)
+    model = str(tiny_llama_folder if mode == "influence" else tiny_classifier_folder)
+    pool, validation = make_samples(150, seed=1), {"a": make_samples(4, seed=2)}
+    undisturbed, killed = tmp_path / "u.duckdb", tmp_path / "k.duckdb"
+    for store in (undisturbed, killed):
+        fill(store, pool, validation, tmp_path)
+
+    def score(store: Path) -> Any:
+        if mode == "influence":
+            return score_influence("pool", model=model, store=store, token_budget=64)
+        return score_difficulty("pool", classifier=model, store=store, token_budget=64)
+
+    score(undisturbed)
+    rows_of = influence_rows if mode == "influence" else difficulty_rows
+    rng = random.Random(0)
+    partial = 0
+    code = KILLED.replace("SHARD_SECONDS = 0.0", "SHARD_SECONDS = 0.0\ndiq.scoring.summary.READ_ROWS = 20")
+    for _ in range(3):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, mode, str(killed), model],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        # the first kills come early, the later ones in the middle of the scoring
+        time.sleep(rng.uniform(0.2, 6))
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        partial += 0 < len(rows_of(killed)) < 150
+    summary = score(killed)
+    assert rows_of(killed) == rows_of(undisturbed)
+    assert summary.n_cached + summary.n_scored == 150
+
+
+def test_difficulty_of_a_classifier_is_the_expected_likert_value(
+    filled: Path, tiny_classifier_folder: Path, make_samples: Callable[..., Conversations]
+) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    summary = score_difficulty("pool", store=filled, classifier=str(tiny_classifier_folder))
+    assert summary.n_scored == 60
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_classifier_folder).double().eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_classifier_folder)
+    with Store(filled, read_only=True) as store:
+        found = store.connection.execute(
+            "SELECT f.knowledge, f.reasoning, f.overall, f.knowledge_level, f.reasoning_level, f.overall_level "
+            "FROM difficulty_scores AS f JOIN dataset_samples AS d USING (sample_id) "
+            "JOIN datasets USING (dataset_id) WHERE name = 'pool' ORDER BY position"
+        ).fetchall()
+    assert len({row[0] for row in found}) > 10
+    for messages, row in zip(make_samples(60, seed=1, reasoning=True), found, strict=True):
+        ids = tokenizer(messages[0]["content"], truncation=True, max_length=64, return_tensors="pt")
+        with torch.no_grad():
+            p = model(**ids).logits[0].reshape(3, 5).softmax(dim=-1)
+        expected = (p * torch.arange(1, 6)).sum(dim=-1).tolist()
+        np.testing.assert_allclose(row[:3], expected, atol=1e-5)
+        assert list(row[3:]) == (p.argmax(dim=-1) + 1).tolist()
+    assert score_difficulty("pool", store=filled, classifier=str(tiny_classifier_folder)).n_scored == 0
+
+
+def test_outputs_in_another_order_are_found_by_their_labels(
+    tiny_classifier_folder: Path, filled: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    score_difficulty("pool", store=filled, classifier=str(tiny_classifier_folder))
+    before = [row[2:8] for row in difficulty_rows(filled)]
+    shuffled = tmp_path / "shuffled"
+    shutil.copytree(tiny_classifier_folder, shuffled)
+    order = random.Random(0).sample(range(15), 15)
+    config = json.loads((shuffled / "config.json").read_text())
+    labels = {int(k): v for k, v in config["id2label"].items()}
+    config["id2label"] = {str(i): labels[j] for i, j in enumerate(order)}
+    config["label2id"] = {v: int(k) for k, v in config["id2label"].items()}
+    (shuffled / "config.json").write_text(json.dumps(config))
+    weights = load_file(shuffled / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][order].contiguous()
+    save_file(weights, shuffled / "model.safetensors", metadata={"format": "pt"})
+    run = score_difficulty("pool", store=filled, classifier=str(shuffled)).run_id
+    after = [row[2:8] for row in difficulty_rows(filled) if row[0] == run]
+    assert np.allclose(np.asarray(after, float), np.asarray(before, float), atol=1e-6)
+
+
+def test_three_models_make_one_classifier(filled: Path, tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = tmp_path / "three"
+    for seed, dimension in enumerate(("knowledge", "reasoning", "overall")):
+        torch.manual_seed(seed)
+        config = BertConfig(
+            vocab_size=400, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+            max_position_embeddings=64, num_labels=5, initializer_range=0.5,
+        )  # fmt: skip
+        save_model(folder / dimension, BertForSequenceClassification(config), build_tokenizer())
+    summary = score_difficulty("pool", store=filled, classifier=str(folder))
+    assert summary.n_scored == 60
+    rows = np.asarray([row[2:5] for row in difficulty_rows(filled)])
+    assert rows.min() >= 1
+    assert rows.max() <= 5
+    assert not np.allclose(rows[:, 0], rows[:, 1])
+
+
+def test_difficulty_from_columns(filled: Path) -> None:
+    summary = score_difficulty("pool", store=filled, columns={"overall": "level", "knowledge": "tag"})
+    assert (summary.n_scored, summary.n_no_score) == (60, 0)
+    rows = difficulty_rows(filled)
+    assert sorted({row[4] for row in rows}) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert all(row[2] is None for row in rows)
+    for columns, message in (({"overall": "levl"}, "no column `levl`"), ({"hard": "level"}, "not a dimension")):
+        with pytest.raises(UsageError, match=message):
+            score_difficulty("pool", store=filled, columns=columns)
+    unusable = score_difficulty("pool", store=filled, columns={"overall": "tag"})
+    assert unusable.n_no_score == 60
+
+
+def test_bad_requests(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    model = str(tiny_llama_folder)
+    without_tokenizer = tmp_path / "without"
+    shutil.copytree(tiny_llama_folder, without_tokenizer)
+    for one in without_tokenizer.glob("tokenizer*"):
+        one.unlink()
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llama_folder, broken)
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:5000])
+    (tmp_path / "empty").mkdir()
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"model": str(tmp_path / "nowhere")}, ModelError, "there is no model folder"),
+        ({"model": str(tmp_path / "empty")}, ModelError, "no config.json"),
+        ({"model": str(without_tokenizer)}, ModelError, "no usable tokenizer"),
+        ({"model": str(broken)}, ModelError, "cannot be loaded"),
+        ({"model": model, "params": "nothing_like_this"}, ModelError, "no linear module"),
+        ({"model": model, "params": "("}, ModelError, "not a regular expression"),
+        ({"model": model, "validation_sets": ["zz"]}, UsageError, "no validation set named `zz`"),
+        ({"model": model, "max_length": 1}, UsageError, "max-length"),
+        ({"model": model, "device": "cuda:7"}, ModelError, "cuda"),
+        ({"model": model, "device": "toaster"}, ModelError, "toaster"),
+        ({"model": model, "store": tmp_path / "none.duckdb"}, StoreError, "there is no store"),
+    ]
+    for change, kind, message in cases:
+        with pytest.raises(kind, match=message) as caught:
+            score_influence("pool", **{"store": filled, **change})
+        assert "\n" not in caught.value.message  # type: ignore[attr-defined]
+        assert caught.value.hint or "regular expression" in message  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="no dataset named `pol`"):
+        score_influence("pol", model=model, store=filled)
+    with pytest.raises(ModelError, match=r"sequence classifier|15|outputs"):
+        score_difficulty("pool", store=filled, classifier=model)
+    with pytest.raises(UsageError, match="one of a classifier and columns"):
+        score_difficulty("pool", store=filled)

@@ -1,0 +1,454 @@
+"""Influence through a gradient index, end to end: built once, asked often, repaired, moved and refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import build_llama, build_tokenizer, save_model, write_jsonl
+from diq.base.errors import InputError, UsageError
+from diq.gradient_index.index import GradientIndex, ShardRecord
+from diq.influence.score import score_influence
+from diq.samples.ingest import ingest
+from diq.store.store import Store
+from influence.test_score import Conversations, fill, influence_rows
+from influence.test_score_methods import column, scores_of
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "rademacher": {"kind": "rademacher", "dim": 2048},
+    "sparse": {"kind": "sparse", "dim": 16384},
+    "subspace": {"kind": "subspace", "rank": 32},
+}
+
+
+@pytest.fixture
+def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
+    store = tmp_path / "s.duckdb"
+    fill(store, make_samples(40, seed=1), {"a": make_samples(6, seed=2), "b": make_samples(3, seed=3)}, tmp_path)
+    return store
+
+
+def index_of(store: Path, run_id: int) -> tuple[GradientIndex, list[ShardRecord]]:
+    with Store(store, read_only=True) as opened:
+        row = opened.row("influence/get_gradient_index", run_id=run_id)
+        assert row is not None
+        records = [ShardRecord(**one) for one in opened.rows("influence/list_gradient_shards", run_id=run_id)]
+    return GradientIndex.open(row["folder"]), records
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_projected_dots_stand_for_the_exact_ones(filled: Path, tiny_llama_folder: Path, name: str) -> None:
+    model = str(tiny_llama_folder)
+    exact = scores_of(filled, score_influence("pool", model=model, store=filled).run_id)
+    summary = score_influence("pool", model=model, store=filled, method="projected", **OPTIONS[name])
+    assert (summary.n_scored, summary.n_cached, summary.n_no_score) == (40, 0, 0)
+    for validation_set, scores in scores_of(filled, summary.run_id).items():
+        assert np.corrcoef(column(scores, "dot"), column(exact[validation_set], "dot"))[0, 1] > 0.95
+        for sample, row in scores.items():
+            other = exact[validation_set][sample]
+            assert (row["answer_tokens"], row["reason"]) == (other["answer_tokens"], None)
+            assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+            assert len(row["fold_dots"]) == 2
+    if name == "subspace":
+        assert all(0 <= share < 0.2 for share in summary.details["residual_share"].values())
+        # two layers of q, k and v; k and v are 24 wide
+        assert (summary.details["rank"], summary.details["dim"]) == (32, 2 * (32 * 32 + 2 * 24 * 32))
+
+
+def test_the_default_is_what_the_table_over_the_real_run_says(filled: Path, tiny_llama_folder: Path) -> None:
+    summary = score_influence("pool", model=str(tiny_llama_folder), store=filled, method="projected")
+    assert (summary.details["kind"], summary.details["dim"], summary.details["element"]) == ("sparse", 65536, "float16")
+
+
+def test_the_dots_are_those_of_the_rows_of_the_index(filled: Path, tiny_llama_folder: Path) -> None:
+    """By the book: dequantise, multiply, in float64; and the folds are folds."""
+    run = score_influence(
+        "pool", model=str(tiny_llama_folder), store=filled, method="projected", dim=256, element="float32"
+    ).run_id
+    index, records = index_of(filled, run)
+    (record,) = records
+    rows = index.read(record)
+    scores = scores_of(filled, run)["a"]
+    folds = np.asarray([scores[sample]["fold_dots"] for sample in rows.sample_ids])
+    # 40 equations for the 256 numbers of each fold's vector: a solution exists, and it is a linear map of the rows
+    vectors, *_ = np.linalg.lstsq(rows.gradients.astype(np.float64), folds, rcond=None)
+    assert np.abs(rows.gradients @ vectors - folds).max() < 1e-4 * folds.std()
+    norms = np.linalg.norm(rows.gradients.astype(np.float64), axis=1)
+    exact = score_influence("pool", model=str(tiny_llama_folder), store=filled, norms=True).run_id
+    lengths = np.asarray([scores_of(filled, exact)["a"][sample]["gradient_norm"] for sample in rows.sample_ids])
+    assert np.corrcoef(norms, lengths)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("element", ["bfloat16", "int8"])
+def test_other_elements_lose_little(filled: Path, tiny_llama_folder: Path, element: str) -> None:
+    model = str(tiny_llama_folder)
+    runs = [
+        score_influence("pool", model=model, store=filled, method="projected", dim=1024, element=one).run_id
+        for one in ("float32", element)
+    ]
+    one, two = (column(scores_of(filled, run)["a"], "dot") for run in runs)
+    assert np.corrcoef(one, two)[0, 1] > 0.9995
+
+
+def never(*_: Any, **__: Any) -> None:
+    raise AssertionError("the dataset went through the model")
+
+
+def test_a_new_validation_set_costs_no_pass_over_the_dataset(
+    filled: Path, tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": filled, "method": "projected", "dim": 512}
+    both = score_influence("pool", **options)
+    expected = scores_of(filled, both.run_id)
+    with Store(filled) as store:
+        store.connection.execute("DELETE FROM influence_scores")
+    first = score_influence("pool", **options, validation_sets=["a"])
+    monkeypatch.setattr("diq.gradients.engine.Engine.score", never)
+    second = score_influence("pool", **options, validation_sets=["b"])
+    assert first.run_id == second.run_id == both.run_id
+    assert second.tokens == 0
+    found = scores_of(filled, both.run_id)
+    assert found == expected
+    again = score_influence("pool", **options)
+    assert (again.n_scored, again.n_cached) == (0, 40)
+
+
+def test_an_index_is_scored_from_another_store(
+    filled: Path,
+    tiny_llama_folder: Path,
+    tmp_path: Path,
+    make_samples: Callable[..., Conversations],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = str(tiny_llama_folder)
+    options = {"method": "projected", "kind": "subspace", "rank": 16}
+    original = score_influence("pool", model=model, store=filled, **options)  # type: ignore[arg-type]
+    folder, _ = index_of(filled, original.run_id)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder.folder, copy)
+    elsewhere = tmp_path / "elsewhere.duckdb"
+    more = make_samples(40, seed=1) + make_samples(3, seed=77)
+    (tmp_path / "e").mkdir()
+    fill(elsewhere, more, {"a": make_samples(6, seed=2), "new": make_samples(4, seed=9)}, tmp_path / "e")
+    monkeypatch.setattr("diq.gradients.engine.Engine.score", never)
+    summary = score_influence("pool", model=model, store=elsewhere, from_index=copy)
+    assert (summary.n_scored, summary.n_samples, summary.details["not_in_the_index"]) == (40, 43, 3)
+    assert "3 of 43 samples are not in the gradient index" in caplog.text
+    # the basis comes from other tasks: the new one is told what it loses
+    assert 0.05 < summary.details["residual_share"]["new"] < 1
+    there, here = scores_of(filled, original.run_id)["a"], scores_of(elsewhere, summary.run_id)["a"]
+    assert here == there
+    with Store(elsewhere, read_only=True) as store:
+        assert {row["state"] for row in store.rows("cli/coverage")} == {"open"}
+
+
+def test_an_index_made_for_something_else_is_refused_with_both_values(
+    filled: Path, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    model = str(tiny_llama_folder)
+    dense: dict[str, Any] = {"model": model, "store": filled, "method": "projected", "kind": "rademacher", "dim": 64}
+    made = score_influence("pool", **dense, seed=5)
+    index, _ = index_of(filled, made.run_id)
+    other = save_model(tmp_path / "other", build_llama(seed=9), build_tokenizer())
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"model": str(other)}, r"model_id is '[0-9a-f]{32}' there, '[0-9a-f]{32}' asked"),
+        ({"seed": 6}, "seed is 5 there, 6 asked"),
+        ({"dim": 128}, "dim is 64 there, 128 asked"),
+        ({"params": "all-linear"}, "parameters is 'qkv' there, 'all-linear' asked"),
+        ({"kind": "sparse"}, "kind is 'rademacher' there, 'sparse' asked"),
+        ({"max_length": 100}, "max_length is 512 there, 100 asked"),
+        ({"loss_reduction": "sum"}, "loss_reduction is 'mean' there, 'sum' asked"),
+        ({"element": "int8"}, "element is 'float16' there, 'int8' asked"),
+        ({"kind": "subspace", "rank": 4}, "dim is 64 there, 4 asked"),
+    ]
+    for change, message in cases:
+        with pytest.raises(UsageError, match=message) as caught:
+            score_influence("pool", **{"model": model, "store": filled, "from_index": index.folder, **change})
+        assert "\n" not in caught.value.message
+        assert caught.value.hint
+    # the same settings are not refused
+    assert score_influence("pool", model=model, store=filled, from_index=index.folder, seed=5).n_cached == 40
+    # nor is another run allowed to write into the folder
+    with pytest.raises(UsageError, match=r"seed is 5 there, 6 asked|holds other gradients"):
+        score_influence("pool", **dense, seed=6, index=index.folder)
+    (index.folder / "index.json").write_text("{")
+    with pytest.raises(InputError, match=r"index\.json"):
+        score_influence("pool", model=model, store=filled, from_index=index.folder)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_only_a_damaged_shard_is_scored_again(
+    filled: Path,
+    tiny_llama_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    monkeypatch.setattr("diq.scoring.summary.SHARD_SECONDS", 0.0)
+    options: dict[str, Any] = {
+        "model": str(tiny_llama_folder), "store": filled, "method": "projected", "dim": 64, "token_budget": 128
+    }  # fmt: skip
+    made = score_influence("pool", **options, validation_sets=["a"])
+    expected = scores_of(filled, made.run_id)["a"]
+    index, records = index_of(filled, made.run_id)
+    assert len(records) > 5
+    victim = records[2]
+    path = index.folder / victim.file
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-9] ^= 1
+        path.write_bytes(content)
+    elif damage == "truncate":
+        path.write_bytes(content[:-9])
+    else:
+        path.unlink()
+    with Store(filled) as store:
+        store.connection.execute("DELETE FROM influence_scores")
+    caplog.set_level(logging.WARNING)
+    summary = score_influence("pool", **options, validation_sets=["a"])
+    assert f"its {victim.n_rows} samples are scored again" in caplog.text
+    found = scores_of(filled, summary.run_id)["a"]
+    assert found.keys() == expected.keys()
+    # the same samples in the same batch: the same bits
+    assert found == expected
+    _, after = index_of(filled, made.run_id)
+    assert {one.shard for one in after} == ({one.shard for one in records} - {victim.shard}) | {max(
+        one.shard for one in after)}  # fmt: skip
+
+
+def test_a_moved_index_is_found_or_asked_for(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "method": "projected", "kind": "subspace", "rank": 4}
+    made = score_influence("pool", store=filled, **options)
+    index, _ = index_of(filled, made.run_id)
+    # the store and what lies beside it, moved together
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.move(filled, home / "s.duckdb")
+    shutil.move(f"{filled}.gradients", home / "s.duckdb.gradients")
+    moved = home / "s.duckdb"
+    assert score_influence("pool", store=moved, **options).n_cached == 40
+    shutil.move(home / "s.duckdb.gradients", tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="is no longer in"):
+        score_influence("pool", store=moved, **options)
+    folder = tmp_path / "elsewhere" / index.folder.name
+    assert score_influence("pool", store=moved, index=folder, **options).n_cached == 40
+    # an empty folder builds it again, and changes no score that is there
+    before = influence_rows(moved)
+    again = score_influence("pool", store=moved, index=tmp_path / "anew", **options)
+    assert (again.n_cached, again.tokens) == (40, 0)
+    with Store(moved) as store:
+        store.connection.execute("DELETE FROM influence_scores")
+    assert score_influence("pool", store=moved, index=tmp_path / "anew", **options).n_scored == 40
+    assert influence_rows(moved) == before
+
+
+def test_a_kill_before_the_basis_was_written_does_no_harm(filled: Path, tiny_llama_folder: Path) -> None:
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "method": "projected", "kind": "subspace", "rank": 4}
+    made = score_influence("pool", store=filled, **options)
+    expected = influence_rows(filled)
+    index, records = index_of(filled, made.run_id)
+    for path in [index.folder / "basis.safetensors", *(index.folder / one.file for one in records)]:
+        path.unlink()
+    with Store(filled) as store:
+        for table in ("influence_scores", "gradient_rows", "gradient_shards"):
+            store.connection.execute(f"DELETE FROM {table}")
+    score_influence("pool", store=filled, **options)
+    assert influence_rows(filled) == expected
+
+
+def test_a_grown_dataset_adds_its_new_samples(
+    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": filled, "method": "projected", "dim": 64}
+    score_influence("pool", **options)
+    more = write_jsonl(tmp_path / "more.jsonl", [{"messages": one} for one in make_samples(7, seed=9)])
+    ingest([more], dataset="pool", store=filled)
+    grown = score_influence("pool", **options)
+    assert (grown.n_scored, grown.n_cached) == (7, 40)
+    _, records = index_of(filled, grown.run_id)
+    assert sum(one.n_rows for one in records) == 47
+
+
+def test_samples_without_a_gradient_have_a_reason(
+    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+) -> None:
+    long = [{"role": "user", "content": "what is the cause " * 300}, {"role": "assistant", "content": "aspirin"}]
+    ingest([write_jsonl(tmp_path / "l.jsonl", [{"messages": long}])], dataset="pool", store=filled)
+    for options in ({}, {"devices": 2, "device": "cpu", "seed": 1}):
+        summary = score_influence(
+            "pool", model=str(tiny_llama_folder), store=filled, method="projected", dim=64, **options  # type: ignore[arg-type]
+        )  # fmt: skip
+        assert summary.reasons == {"no answer token is left within the maximum length": 1}
+        assert summary.n_scored == 41
+
+
+def test_two_processes_build_the_index_of_one(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(filled, tmp_path / "two.duckdb")
+    options: dict[str, Any] = {"method": "projected", "kind": "sparse", "dim": 4096, "token_budget": 64}
+    model = str(tiny_llama_folder)
+    one = score_influence("pool", model=model, store=filled, **options)
+    two = score_influence("pool", model=model, store=tmp_path / "two.duckdb", devices=2, device="cpu", **options)
+    assert scores_of(filled, one.run_id) == scores_of(tmp_path / "two.duckdb", two.run_id)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import diq, diq.scoring.summary
+if __name__ == "__main__":
+    diq.scoring.summary.SHARD_SECONDS = 0.0
+    store, model, devices = sys.argv[1:]
+    print("started", flush=True)
+    diq.score_influence(
+        "pool", model=model, store=Path(store), token_budget=64, device="cpu", method="projected", dim=64,
+        devices=int(devices),
+    )
+"""
+
+
+def test_killed_at_random_moments_the_index_ends_with_every_sample_once(
+    tmp_path: Path, make_samples: Callable[..., Conversations], tiny_llama_folder: Path
+) -> None:
+    undisturbed, killed = tmp_path / "u.duckdb", tmp_path / "k.duckdb"
+    for store in (undisturbed, killed):
+        fill(store, make_samples(150, seed=1), {"a": make_samples(4, seed=2)}, tmp_path)
+    script = tmp_path / "run.py"
+    script.write_text(KILLED)
+    model = str(tiny_llama_folder)
+    rng = random.Random(1)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for devices in ("1", "2", "1"):
+        child = subprocess.Popen(
+            [sys.executable, str(script), str(killed), model, devices],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+        )  # fmt: skip
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(rng.uniform(4, 9))
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    options: dict[str, Any] = {"model": model, "token_budget": 64, "method": "projected", "dim": 64}
+    score_influence("pool", store=killed, **options)
+    run = score_influence("pool", store=undisturbed, **options).run_id
+    assert influence_rows(killed) == influence_rows(undisturbed)
+    index, records = index_of(killed, run)
+    ids = [sample for record in records for sample in index.read(record).sample_ids]
+    assert len(ids) == len(set(ids)) == 150
+    assert not list(index.folder.glob(".*.part"))
+
+
+# less --------------------------------------------------------------------------------------------------------------
+
+
+def trained(base: Path, folder: Path, conversations: Conversations) -> list[Path]:
+    """Two checkpoints of a real LoRA training by the Trainer, with its own optimizer state."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    torch.manual_seed(0)
+    network = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj"])
+    )
+    rows = []
+    for messages in conversations:
+        ids = tokenizer(" ".join(one["content"] for one in messages), truncation=True, max_length=40)["input_ids"]
+        rows.append({"input_ids": ids, "labels": ids})
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=1, max_steps=8, save_steps=4, logging_steps=1,
+        learning_rate=1e-2, report_to=[], use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    Trainer(model=network, args=arguments, train_dataset=rows).train()
+    return [folder / "checkpoint-4", folder / "checkpoint-8"]
+
+
+def test_less_end_to_end_against_the_slow_form(
+    filled: Path, tiny_llama_folder: Path, tmp_path: Path, make_samples: Callable[..., Conversations]
+) -> None:
+    from diq.gradients.adam import adam_direction
+    from diq.gradients.adam_state import read_adam_moments
+    from diq.gradients.kernels import reference
+    from diq.models.layers import linear_modules
+    from diq.models.network import load_causal_lm
+    from diq.models.source import find_adapter, find_model
+    from diq.models.tokens import Tokenization
+    from gradients.test_gradients import oracle
+
+    pool = make_samples(40, seed=1)
+    checkpoints = trained(tiny_llama_folder, tmp_path / "out", pool[:8])
+    summary = score_influence(
+        "pool", model=str(tiny_llama_folder), store=filled, method="less", dim=128, element="float32",
+        checkpoints=[f"{one}:{weight}" for one, weight in zip(checkpoints, (3, 1), strict=True)],
+    )  # fmt: skip
+    found = scores_of(filled, summary.run_id)
+
+    from transformers import AutoTokenizer
+
+    source = find_model(str(tiny_llama_folder))
+    tokenization = Tokenization(AutoTokenizer.from_pretrained(tiny_llama_folder), max_length=512)
+    expected = {"a": np.zeros(40), "b": np.zeros(40)}
+    for checkpoint, weight in zip(checkpoints, (0.75, 0.25), strict=True):
+        network = load_causal_lm(source, adapter=find_adapter(str(checkpoint), source), dtype="float64")
+        modules = linear_modules(network, "lora")
+        parameters = dict(network.named_parameters())
+        names = {name: next(k for k, v in parameters.items() if v is one.weight) for name, one in modules.items()}
+        moments = read_adam_moments(checkpoint, network)
+
+        def project(gradient: torch.Tensor, *, adam: bool) -> np.ndarray:
+            total, at = np.zeros((len(gradient), 128)), 0
+            for name, module in modules.items():  # noqa: B023
+                shape = module.weight.shape
+                part = gradient[:, at : at + shape.numel()].reshape(-1, *shape)
+                at += shape.numel()
+                if adam:
+                    where = names[name]  # noqa: B023
+                    part = adam_direction(
+                        part, moments.first[where].double(), moments.second[where].double(),  # noqa: B023
+                        step=moments.steps[where], betas=moments.betas, eps=moments.eps,  # noqa: B023
+                    )  # fmt: skip
+                key = reference.parameter_key(0, f"{name}.weight")
+                total += reference.project_rademacher(part.flatten(1).numpy(), 128, key=key)
+            return total / np.linalg.norm(total, axis=1, keepdims=True)
+
+        train = project(oracle(network, modules, tokenization.encode(pool), "mean"), adam=True)  # type: ignore[arg-type]
+        for name, n, seed in (("a", 6, 2), ("b", 3, 3)):
+            encoded = tokenization.encode(make_samples(n, seed=seed))
+            task = project(oracle(network, modules, encoded, "mean"), adam=False)  # type: ignore[arg-type]
+            expected[name] += weight * (train @ task.T).mean(axis=1)
+    for name, values in expected.items():
+        with Store(filled, read_only=True) as store:
+            order = [
+                row[0]
+                for row in store.connection.execute(
+                    "SELECT sample_id::VARCHAR FROM dataset_samples JOIN datasets USING (dataset_id) "
+                    "WHERE name = 'pool' ORDER BY position"
+                ).fetchall()
+            ]
+        ours = np.asarray([found[name][sample]["dot"] for sample in order])
+        assert np.abs(ours - values).max() < 1e-4
+        assert values.std() > 0.01
+    # the largest task counts
+    with Store(filled, read_only=True) as store:
+        pooled = store.connection.execute(
+            f"SELECT sample_id::VARCHAR, dot FROM diq_scores('pool', 'tiny-llama', run := {summary.run_id})"
+        ).fetchall()
+    for sample, dot in pooled:
+        assert dot == max(found[name][sample]["dot"] for name in found)
+    with Store(filled, read_only=True) as store:
+        config = json.loads(store.row("store/get_run", run_id=summary.run_id)["config"])  # type: ignore[index]
+    assert [one["weight"] for one in config["checkpoints"]] == [0.75, 0.25]

@@ -1,0 +1,449 @@
+"""Every method of influence end to end: folds, norms, rank, forward mode, adapters, checkpoints, several processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT, build_llama, build_tokenizer, save_model
+from diq.base.errors import DiqError, ModelError, UsageError
+from diq.influence.score import score_influence
+from diq.store.store import Store
+from influence.test_score import Conversations, fill, influence_rows
+
+COLUMNS = ("dot", "fold_dots", "gradient_norm", "loss", "answer_tokens", "reason")
+
+
+@pytest.fixture
+def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
+    store = tmp_path / "s.duckdb"
+    fill(store, make_samples(40, seed=1), {"a": make_samples(6, seed=2), "b": make_samples(3, seed=3)}, tmp_path)
+    return store
+
+
+def scores_of(store: Path, run_id: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Validation set to sample to columns."""
+    with Store(store, read_only=True) as opened:
+        rows = opened.connection.execute(
+            f"SELECT v.name, sample_id::VARCHAR, {', '.join(COLUMNS)} FROM influence_scores "
+            "JOIN validation_sets AS v USING (validation_set_id) WHERE run_id = ? ORDER BY 1, 2",
+            [run_id],
+        ).fetchall()
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, sample, *values in rows:
+        assert sample not in found.setdefault(name, {})
+        found[name][sample] = dict(zip(COLUMNS, values, strict=True))
+    return found
+
+
+def column(scores: dict[str, dict[str, Any]], name: str) -> np.ndarray:
+    return np.asarray([row[name] for row in scores.values()], np.float64)
+
+
+@pytest.fixture
+def exact(filled: Path, tiny_llama_folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    return scores_of(filled, score_influence("pool", model=str(tiny_llama_folder), store=filled).run_id)
+
+
+def test_folds_are_stored_with_their_sizes_and_their_mean_is_the_dot(
+    filled: Path, exact: dict[str, dict[str, dict[str, Any]]], tiny_llama_folder: Path
+) -> None:
+    four = score_influence("pool", model=str(tiny_llama_folder), store=filled, folds=4)
+    found = scores_of(filled, four.run_id)
+    with Store(filled, read_only=True) as store:
+        sizes = {row["name"]: row["fold_sizes"] for row in store.rows("influence/facts_of_run", run_id=four.run_id)}
+        norms = [row["gradient_norm"] for row in store.rows("influence/facts_of_run", run_id=four.run_id)]
+    # a set of three has three folds
+    assert sizes == {"a": [2, 2, 1, 1], "b": [1, 1, 1]}
+    assert all(norm > 0 for norm in norms)
+    for name, scores in found.items():
+        folds = np.asarray([row["fold_dots"] for row in scores.values()])
+        dots = column(scores, "dot")
+        np.testing.assert_allclose(np.average(folds, axis=1, weights=sizes[name]), dots, rtol=1e-12)
+        assert np.abs(dots - column(exact[name], "dot")).max() < 1e-5 * dots.std()
+        assert folds.std(axis=1).min() > 0
+    assert all(len(row["fold_dots"]) == 2 for row in exact["a"].values())
+
+
+def test_norms_bound_the_dots_and_go_with_the_cosine(filled: Path, tiny_llama_folder: Path) -> None:
+    run = score_influence("pool", model=str(tiny_llama_folder), store=filled, norms=True).run_id
+    with Store(filled, read_only=True) as store:
+        validation = {row["name"]: row["gradient_norm"] for row in store.rows("influence/facts_of_run", run_id=run)}
+    for name, scores in scores_of(filled, run).items():
+        cosine = column(scores, "dot") / column(scores, "gradient_norm") / validation[name]
+        assert np.abs(cosine).max() < 1
+        assert np.abs(cosine).max() > 0.05
+
+
+def test_forward_and_central_give_the_exact_dots(
+    filled: Path, exact: dict[str, dict[str, dict[str, Any]]], tiny_llama_folder: Path
+) -> None:
+    for method, bound in (("forward", 1e-4), ("central", 2e-2)):
+        summary = score_influence("pool", model=str(tiny_llama_folder), store=filled, method=method)
+        for name, scores in scores_of(filled, summary.run_id).items():
+            dots = column(exact[name], "dot")
+            assert np.abs(column(scores, "dot") - dots).max() < bound * dots.std()
+            assert all(len(row["fold_dots"]) == 1 for row in scores.values())
+    with Store(filled, read_only=True) as store:
+        methods = [row["method"] for row in store.rows("cli/coverage") if row["score"] == "influence"]
+    assert set(methods) == {"exact", "forward", "central"}
+
+
+def test_a_rank_tells_what_it_leaves_out(
+    filled: Path, exact: dict[str, dict[str, dict[str, Any]]], tiny_llama_folder: Path
+) -> None:
+    low = score_influence("pool", model=str(tiny_llama_folder), store=filled, rank=2)
+    high = score_influence("pool", model=str(tiny_llama_folder), store=filled, rank=64)
+    assert all(0 < share < 1 for share in low.details["residual_share"].values())
+    assert all(abs(share) < 1e-3 for share in high.details["residual_share"].values())
+    for name, scores in scores_of(filled, high.run_id).items():
+        dots = column(exact[name], "dot")
+        assert np.abs(column(scores, "dot") - dots).max() < 1e-4 * dots.std()
+        found = column(scores_of(filled, low.run_id)[name], "dot")
+        assert 0.5 < np.corrcoef(found, dots)[0, 1] < 0.99999
+
+
+@pytest.mark.parametrize("options", [{"packed": True}, {"checkpointing": True}, {"token_budget": 64}], ids=str)
+def test_how_batches_are_laid_out_changes_no_score_and_no_run(
+    filled: Path, exact: dict[str, dict[str, dict[str, Any]]], tiny_llama_folder: Path, options: dict[str, Any]
+) -> None:
+    with Store(filled) as store:
+        store.connection.execute("DELETE FROM influence_scores")
+    summary = score_influence("pool", model=str(tiny_llama_folder), store=filled, **options)
+    assert summary.n_scored == 40
+    for name, scores in scores_of(filled, summary.run_id).items():
+        dots = column(exact[name], "dot")
+        assert np.abs(column(scores, "dot") - dots).max() < 1e-5 * dots.std()
+    with Store(filled, read_only=True) as store:
+        assert store.connection.execute("SELECT count(*) FROM runs").fetchall() == [(1,)]
+
+
+def test_bfloat16_on_a_cpu(filled: Path, exact: dict[str, dict[str, dict[str, Any]]], tiny_llama_folder: Path) -> None:
+    summary = score_influence("pool", model=str(tiny_llama_folder), store=filled, dtype="bfloat16")
+    assert summary.details["dtype"] == "bfloat16"
+    for name, scores in scores_of(filled, summary.run_id).items():
+        assert np.corrcoef(column(scores, "dot"), column(exact[name], "dot"))[0, 1] > 0.999
+
+
+def test_attention_that_mixes_packed_samples_is_refused(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    # a state-space model carries its state across the border of two samples
+    config = MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=1, state_size=4, initializer_range=0.5)
+    folder = save_model(tmp_path / "mamba", MambaForCausalLM(config), build_tokenizer())
+    with pytest.raises(ModelError, match="across the borders of packed samples"):
+        score_influence("pool", model=str(folder), store=filled, params="in_proj", packed=True)
+
+
+# checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def save_adapter(base: Path, folder: Path, *, seed: int, rate: float | None = None) -> Path:
+    """A LoRA adapter with both matrices away from zero, as a Trainer's checkpoint folder."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    wrapped = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    )
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    wrapped.save_pretrained(folder)
+    if rate is not None:
+        state = {"global_step": 1, "epoch": 1.0, "log_history": [{"step": 1, "learning_rate": rate}]}
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+    return folder
+
+
+@pytest.mark.parametrize("params", ["qkv", "lora"])
+def test_checkpoints_add_up_times_their_weights(
+    filled: Path, tiny_llama_folder: Path, tmp_path: Path, params: str
+) -> None:
+    first = save_adapter(tiny_llama_folder, tmp_path / "checkpoint-1", seed=1)
+    second = save_adapter(tiny_llama_folder, tmp_path / "checkpoint-2", seed=2, rate=0.5)
+    model = str(tiny_llama_folder)
+    both = score_influence("pool", model=model, store=filled, params=params, checkpoints=[f"{first}:2", str(second)])
+    with Store(filled, read_only=True) as store:
+        query = "SELECT part_run_id, weight FROM run_parts WHERE run_id = ? ORDER BY part_run_id"
+        parts = dict(store.connection.execute(query, [both.run_id]).fetchall())
+        assert store.connection.execute("SELECT name FROM models ORDER BY name").fetchall() == [
+            ("tiny-llama",), ("tiny-llama+checkpoint-1",), ("tiny-llama+checkpoint-2",)
+        ]  # fmt: skip
+    assert sorted(parts.values()) == [0.5, 2.0]
+    found = scores_of(filled, both.run_id)
+    for name, scores in found.items():
+        alone = {run: scores_of(filled, run)[name] for run in parts}
+        expected = sum(weight * column(alone[run], "dot") for run, weight in parts.items())
+        np.testing.assert_allclose(column(scores, "dot"), expected, rtol=1e-12)
+        folds = sum(w * np.asarray([row["fold_dots"] for row in alone[run].values()]) for run, w in parts.items())
+        np.testing.assert_allclose(np.asarray([row["fold_dots"] for row in scores.values()]), folds, rtol=1e-12)
+        one, two = (column(scores_of(filled, run)[name], "dot") for run in parts)
+        assert abs(np.corrcoef(one, two)[0, 1]) < 0.9999
+    assert (both.n_scored, both.n_cached) == (40, 0)
+    # nothing is recomputed: the runs of the checkpoints are there, only the sum is new
+    again = score_influence("pool", model=model, store=filled, params=params, checkpoints=[f"{first}:1", f"{second}:1"])
+    assert again.tokens == 0
+    assert again.run_id != both.run_id
+    rows = influence_rows(filled)
+    assert len(rows) == len({row[:3] for row in rows})
+
+
+def test_an_adapter_scores_as_its_merged_model_does(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    adapter = save_adapter(tiny_llama_folder, tmp_path / "adapter", seed=3)
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama_folder), adapter)
+    full = save_model(tmp_path / "merged", merged.merge_and_unload(), build_tokenizer())
+    model = str(tiny_llama_folder)
+    runs = [
+        score_influence("pool", model=model, store=filled, checkpoints=[f"{folder}:1"]).run_id
+        for folder in (adapter, full)
+    ]
+    one, two = (column(scores_of(filled, run)["a"], "dot") for run in runs)
+    assert np.abs(one - two).max() < 1e-4 * one.std()
+
+
+# several processes -------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_give_the_bits_of_one(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(filled, tmp_path / "two.duckdb")
+    model = str(tiny_llama_folder)
+    one = score_influence("pool", model=model, store=filled, norms=True, token_budget=64)
+    two = score_influence(
+        "pool", model=model, store=tmp_path / "two.duckdb", norms=True, token_budget=64, devices=2, device="cpu"
+    )
+    assert two.n_scored == 40
+    assert scores_of(filled, one.run_id) == scores_of(tmp_path / "two.duckdb", two.run_id)
+
+
+SCORE = """
+import sys, logging
+from pathlib import Path
+import diq, diq.scoring.summary
+if __name__ == "__main__":
+    logging.basicConfig(level="INFO")
+    diq.scoring.summary.SHARD_SECONDS = 0.0
+    store, model, devices = sys.argv[1:4]
+    print("started", flush=True)
+    summary = diq.score_influence(
+        "pool", model=model, store=Path(store), token_budget=64, devices=int(devices), device="cpu"
+    )
+    print(summary.n_scored, flush=True)
+"""
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the workers of a process."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+                command = (folder / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if int(fields[1]) == pid and "spawn_main" in command:
+                found.append(int(folder.name))
+    return sorted(found)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
+def test_a_killed_worker_is_replaced_by_the_others_and_a_killed_parent_resumes(
+    tmp_path: Path, make_samples: Callable[..., Conversations], tiny_llama_folder: Path
+) -> None:
+    undisturbed, disturbed = tmp_path / "u.duckdb", tmp_path / "d.duckdb"
+    fill(undisturbed, make_samples(300, seed=1), {"a": make_samples(4, seed=2)}, tmp_path)
+    shutil.copy(undisturbed, disturbed)
+    script = tmp_path / "run.py"
+    script.write_text(SCORE)
+    model = str(tiny_llama_folder)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(script), str(disturbed), model, "2"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    def n_rows() -> int:
+        with Store(disturbed, read_only=True, wait_s=60) as store:
+            return len(store.connection.execute("SELECT 1 FROM influence_scores").fetchall())
+
+    parent = started()
+    while n_rows() < 10:
+        assert parent.poll() is None, parent.communicate()
+        time.sleep(0.05)
+    victim = children(parent.pid)[0]
+    os.kill(victim, signal.SIGKILL)
+    at_death = n_rows()
+    while n_rows() < at_death + 30 and parent.poll() is None:
+        time.sleep(0.05)
+    # then the parent dies between two shards: its workers end with it
+    left = children(parent.pid)
+    parent.kill()
+    _, log = parent.communicate()
+    assert "died with exit code -9" in log
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in left):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.1)
+    parent = started()
+    _, log = parent.communicate()
+    assert parent.returncode == 0, log
+    score_influence("pool", model=model, store=undisturbed, token_budget=64)
+    assert influence_rows(disturbed) == influence_rows(undisturbed)
+
+
+def test_what_a_worker_meets_reaches_the_caller(filled: Path, tiny_llama_folder: Path) -> None:
+    with pytest.raises(ModelError, match="no linear module"):
+        score_influence("pool", model=str(tiny_llama_folder), store=filled, params="nope", devices=2, device="cpu")
+
+
+# bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_options_that_do_not_go_together(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    cases: list[tuple[dict[str, Any], type[DiqError], str]] = [
+        ({"method": "exakt"}, UsageError, "--method `exakt`"),
+        ({"kind": "sparse"}, UsageError, "--kind goes with --method projected"),
+        ({"dim": 64}, UsageError, "--dim goes with"),
+        ({"method": "projected", "kind": "subspace", "dim": 64}, UsageError, "--dim goes with a random kind"),
+        ({"method": "projected", "rank": 4}, UsageError, "--rank goes with"),
+        ({"method": "forward", "norms": True}, UsageError, "--norms goes with"),
+        ({"method": "less"}, UsageError, "--checkpoint DIR"),
+        ({"index": tmp_path}, UsageError, "--index goes with"),
+        ({"method": "projected", "dim": 100}, UsageError, "--dim 100"),
+        ({"seed": 1}, UsageError, "--seed goes with"),
+        ({"method": "projected", "kind": "subspace", "seed": 1}, UsageError, "--seed goes with a random kind"),
+        ({"element": "int8"}, UsageError, "--element goes with"),
+        ({"folds": 0}, UsageError, "--folds 0"),
+        ({"rank": 0}, UsageError, "--rank 0"),
+        ({"devices": 0}, UsageError, "--devices 0"),
+        ({"devices": 2, "device": "cpu:0"}, ModelError, "which is one device"),
+        ({"params": "lora"}, ModelError, "needs an adapter"),
+        ({"checkpoints": [str(plain)]}, ModelError, "is not a checkpoint"),
+        ({"checkpoints": [f"{plain}:-1"]}, UsageError, "not a positive number"),
+        ({"from_index": plain}, UsageError, "no gradient index"),
+    ]
+    for change, kind, message in cases:
+        with pytest.raises(kind, match=message) as caught:
+            score_influence("pool", **{"model": str(tiny_llama_folder), "store": filled, **change})
+        assert "\n" not in caught.value.message
+        assert caught.value.hint
+
+
+def test_a_sample_that_does_not_fit_into_memory_is_one_line(
+    tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+) -> None:
+    """A real limit on memory in a process of its own: halving the batch does not help one sample."""
+    store = tmp_path / "s.duckdb"
+    fill(store, make_samples(8, seed=1), {"a": make_samples(2, seed=2)}, tmp_path)
+    torch.manual_seed(0)
+    folder = save_model(tmp_path / "wide", build_llama(vocabulary=400), build_tokenizer())
+    code = """
+import sys, torch
+from pathlib import Path
+from diq import gradients
+from diq.errors import RunFailedError
+from diq.score import score_influence
+def greedy(x, delta, stacked, n):
+    # more than any machine has: the allocator of torch refuses it
+    torch.empty(1 << 50)
+gradients.token_terms = greedy
+try:
+    score_influence("pool", model=sys.argv[2], store=Path(sys.argv[1]), device="cpu")
+except RunFailedError as error:
+    print(error.message, "|", error.hint)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store), str(folder)], capture_output=True, text=True, check=True
+    )
+    assert "out of memory on one sample of" in done.stdout, (done.stdout, done.stderr)
+    assert "halving the batches" in done.stderr
+
+
+def test_a_finished_scoring_loads_no_model(
+    filled: Path, tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = score_influence("pool", model=str(tiny_llama_folder), store=filled)
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("LOAD_CAUSAL_LM", never)
+    again = score_influence("pool", model=str(tiny_llama_folder), store=filled)
+    assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, 0, 40)
+
+
+PACK = """
+import sys
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+base, folder, bits = sys.argv[1:]
+options = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32} if bits == "4" else {"load_in_8bit": True}
+packed = AutoModelForCausalLM.from_pretrained(
+    base, quantization_config=BitsAndBytesConfig(**options), device_map={"": "cpu"}
+)
+packed.save_pretrained(folder)
+"""
+
+
+@pytest.mark.parametrize("bits", ["4", "8"])
+def test_a_quantised_base_model_has_dots_of_its_adapter_alone(filled: Path, tmp_path: Path, bits: str) -> None:
+    """Real packed weights of bitsandbytes, on the CPU; `make setup` puts it into a folder of its own."""
+    library = ROOT / ".venv" / "bitsandbytes"
+    if not library.is_dir():
+        pytest.skip("bitsandbytes is not installed in .venv/bitsandbytes")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
+    base = save_model(tmp_path / "base", LlamaForCausalLM(config), build_tokenizer())
+    folder = tmp_path / "packed"
+    build_tokenizer().save_pretrained(folder)
+    adapter = save_adapter(base, tmp_path / "adapter", seed=1)
+    environment = {**os.environ, "PYTHONPATH": str(library), "OMP_NUM_THREADS": "1", "DIQ_STORE": str(filled)}
+
+    def ran(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment)
+
+    made = ran("-c", PACK, str(base), str(folder), bits)
+    assert made.returncode == 0, made.stderr
+    score = ("-m", "diq", "score", "influence", "pool", "--device", "cpu", "--json", "--model")
+    refused = ran(*score, str(folder))
+    assert refused.returncode == 2
+    assert "is quantised" in refused.stderr
+    assert "--params lora" in refused.stderr
+    runs = []
+    for model in (folder, base):
+        done = ran(*score, str(model), "--params", "lora", "--checkpoint", f"{adapter}:1")
+        assert done.returncode == 0, done.stderr
+        runs.append(json.loads(done.stdout)["run_id"])
+    found, whole = (column(scores_of(filled, run)["a"], "dot") for run in runs)
+    assert np.isfinite(found).all()
+    # the rounded weights are other weights, but close ones
+    assert np.corrcoef(found, whole)[0, 1] > (0.9 if bits == "8" else 0.5)

@@ -1,0 +1,395 @@
+"""The client against a real HTTP server that fails as it is told: what is repeated, what is a problem, what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chat_server import ScriptedServer, Step, completion
+from diq.base.errors import DiqError, RunFailedError, UsageError
+from diq.judging import chat
+from diq.judging.chat import Chat, Reply, Server, read_completion
+
+KEY = "sk-very-secret-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(chat, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+
+
+def ask(server: Server, questions: Sequence[str] = ("why?",)) -> list[Reply]:
+    """Ask one question after the other."""
+
+    async def work() -> list[Reply]:
+        async with Chat(server) as client:
+            return [await client.ask([{"role": "user", "content": one}]) for one in questions]
+
+    return asyncio.run(work())
+
+
+@contextmanager
+def steps(*what: Step | str, **more: Any) -> Iterator[ScriptedServer]:
+    """A server that does one thing after the other, and the last one from then on."""
+    with ScriptedServer(lambda _, before: what[min(before, len(what) - 1)], **more) as server:
+        yield server
+
+
+def test_a_reply_and_what_is_sent() -> None:
+    with steps("because") as server:
+        (reply,) = ask(Server(server.url, "m", max_tokens=77))
+    assert (reply.content, reply.problem, reply.finish_reason, reply.retries) == ("because", None, "stop", 0)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (100, 20)
+    assert reply.seconds > 0
+    assert server.bodies == [
+        {"model": "m", "messages": [{"role": "user", "content": "why?"}], "max_tokens": 77, "temperature": 0.0}
+    ]
+
+
+def test_no_temperature_is_sent_where_none_is_wanted() -> None:
+    with steps("because") as server:
+        ask(Server(server.url, "m", temperature=None))
+    assert "temperature" not in server.bodies[0]
+
+
+def test_the_limit_is_sent_under_the_name_that_the_model_takes(caplog: pytest.LogCaptureFixture) -> None:
+    def script(body: dict[str, Any], _: int) -> Step | str:
+        if "max_tokens" in body:
+            return Step(status=400, body={"error": {"message": "no 'max_tokens', use 'max_completion_tokens'"}})
+        return "because"
+
+    with ScriptedServer(script) as server, caplog.at_level(logging.INFO, logger="diq"):
+        assert [one.content for one in ask(Server(server.url, "m", max_tokens=9), ["a", "b"])] == ["because"] * 2
+    assert [body.get("max_completion_tokens") for body in server.bodies] == [None, 9, 9]
+    assert "max_completion_tokens" in caplog.text
+    # a server that wants neither is asked once with each
+    neither = Step(status=400, body={"detail": "max_tokens and max_completion_tokens are not known"})
+    with steps(neither) as server:
+        assert ask(Server(server.url, "m"))[0].is_refusal
+        assert server.n_requests == 2
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Step(status=429, headers={"Retry-After": "0.02"}),
+        Step(status=500),
+        Step(status=503, body="<html>overloaded</html>"),
+        Step(status=408),
+        Step("half an answer", cut=40),
+        Step("nothing at all", cut=0),
+        Step("too late", delay_s=2.0),
+    ],
+    ids=["429", "500", "503", "408", "half", "cut", "late"],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_what_may_pass_is_repeated(failure: Step, first: bool) -> None:
+    with ScriptedServer(
+        lambda body, before: failure if "why" in body["messages"][0]["content"] and before < 2 else "because"
+    ) as server:
+        asked = ["why?"] if first else ["hello", "why?"]
+        reply = ask(Server(server.url, "m", retries=3, timeout_s=0.5), asked)[-1]
+    assert (reply.content, reply.problem, reply.retries) == ("because", None, 2)
+    assert server.counts["why?"] == 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "problem"),
+    [
+        (Step(status=500, body={"error": {"message": "out of\nmemory"}}), "HTTP 500: out of memory"),
+        (Step(status=502, body="<html>bad gateway</html>"), "HTTP 502: <html>bad gateway</html>"),
+        (Step("half an answer", cut=40), "the connection broke: "),
+        (Step("too late", delay_s=2.0), "no reply within 0.3 seconds"),
+        (Step(status=429, body={"message": "slow down"}), "HTTP 429: slow down"),
+    ],
+    ids=["500", "502", "half", "late", "429"],
+)
+def test_a_lasting_failure_is_this_replys_problem_alone(
+    failure: Step, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "RATE_PAUSES_S", ())
+    with ScriptedServer(lambda body, _: failure if "why" in str(body) else "because") as server:
+        good, bad, after = ask(Server(server.url, "m", retries=2, timeout_s=0.3), ["hello", "why?", "again"])
+    assert (good.content, after.content) == ("because", "because")
+    assert bad.content is None
+    assert bad.problem is not None
+    assert bad.problem.startswith(problem)
+    assert bad.retries == 2
+    assert server.counts["why?"] == 3
+
+
+def test_a_request_that_the_server_calls_bad_is_not_repeated() -> None:
+    wrong = Step(status=400, body={"error": {"message": "the prompt is longer than the context"}})
+    with ScriptedServer(lambda body, _: wrong if "why" in str(body) else "because") as server:
+        bad, good = ask(Server(server.url, "m"), ["why?", "hello"])
+    assert (bad.problem, bad.is_refusal, bad.retries) == ("HTTP 400: the prompt is longer than the context", True, 0)
+    assert good.content == "because"
+    assert server.counts["why?"] == 1
+
+
+def test_a_long_phase_of_429_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(chat, "RATE_PAUSES_S", (0.05, 0.1))
+    with (
+        ScriptedServer(
+            lambda body, before: Step(status=429) if "why" in str(body) and before < 5 else "because"
+        ) as one,
+        caplog.at_level(logging.WARNING, logger="diq"),
+    ):
+        # two requests a round: the client repeats once, then there is a pause
+        reply = ask(Server(one.url, "m", retries=1), ["hello", "why?"])[-1]
+    assert (reply.content, reply.retries) == ("because", 5)
+    assert one.counts["why?"] == 6
+    assert [record.getMessage() for record in caplog.records].count(
+        "the server is asked too often (429): waiting 0 s"
+    ) == 2
+
+
+def test_a_quota_of_a_day_is_not_waited_for() -> None:
+    with steps("because", Step(status=429, headers={"Retry-After": "86400"}, body={"message": "tomorrow"})) as server:
+        assert ask(Server(server.url, "m"), ["why?", "why?"])[1] == Reply(
+            problem="HTTP 429: tomorrow", seconds=pytest.approx(0, abs=60)
+        )
+    assert server.n_requests == 2
+    empty = Step(status=429, body={"error": {"message": "pay", "code": "insufficient_quota"}})
+    with steps(empty) as server, pytest.raises(RunFailedError, match="no quota left"):
+        ask(Server(server.url, "m", retries=0))
+    assert server.n_requests == 1
+
+
+def test_no_retries_means_one_request() -> None:
+    for failure in (Step(status=429), Step(status=500)):
+        with steps(failure) as server:
+            first, second = ask(Server(server.url, "m", retries=0), ["why?", "hello"])
+        assert first.content is second.content is None
+        assert server.counts == {"why?": 1, "hello": 1}
+
+
+def ends(server: Server, kind: type[DiqError]) -> DiqError:
+    """The error that ends it, asked by eight at once."""
+
+    async def work() -> None:
+        async with Chat(server) as client:
+            await asyncio.gather(*(client.ask([{"role": "user", "content": str(i)}]) for i in range(8)))
+
+    with pytest.raises(kind) as caught:
+        asyncio.run(work())
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize(("key", "known"), [(KEY, "is set"), (None, "is not set"), ("", "is not set")])
+def test_a_wrong_key_names_the_variable_and_never_the_value(
+    key: str | None, known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if key is not None:
+        monkeypatch.setenv("OTHER_KEY", key)
+    with steps("because", key="the right one") as server:
+        error = ends(Server(server.url, "m", api_key_variable="OTHER_KEY"), UsageError)
+        assert f"$OTHER_KEY {known}" in error.message
+        assert KEY not in repr((error.message, error.hint, error.args, error.__cause__))
+    # seven others waited and were not sent
+    assert server.n_requests == 1
+
+
+def test_a_key_that_is_refused_in_the_middle_ends_it_too() -> None:
+    with ScriptedServer(lambda _, before: "because" if before == 0 else Step(status=403)) as server:
+        with pytest.raises(UsageError, match="403"):
+            ask(Server(server.url, "m"), ["why?", "why?", "hello"])
+        assert server.n_requests == 2
+
+
+def test_the_right_key_works_with_the_line_break_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
+    with steps("because", key=KEY) as server:
+        assert ask(Server(server.url, "m"))[0].content == "because"
+
+
+def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (f"{KEY}\n{KEY}", f"“{KEY}”"):
+        monkeypatch.setenv("OPENAI_API_KEY", value)
+        with pytest.raises(UsageError, match="OPENAI_API_KEY") as caught:
+            ask(Server("http://127.0.0.1:1/v1", "m"))
+        assert KEY not in str(caught.value)
+
+
+def test_a_server_that_repeats_the_key_has_it_struck_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    # also where a message is cut off within the key
+    texts = [f"{'x' * n}{KEY}" for n in (0, 70, 80, 90, 180, 190)]
+    for step in (
+        *(Step(text) for text in texts),
+        *(Step(body=text) for text in texts),
+        *(Step(body={"error": text}) for text in texts),
+        *(Step(status=400, body={"detail": text}) for text in texts),
+        *(Step(status=400, body=[{"error": {"message": text}}]) for text in texts),
+        Step(body={"choices": [{"message": {"content": "x"}, "finish_reason": KEY}]}),
+    ):
+        with steps(step) as server:
+            (reply,) = ask(Server(server.url, "m"))
+        assert KEY[:6] not in repr(reply)
+
+
+def test_an_unknown_model_and_a_wrong_path_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with steps("because", model="good") as server:
+        error = ends(Server(server.url, "bad"), UsageError)
+        assert "`bad`" in error.message
+        assert "no model bad" in error.message
+        assert server.n_requests == 1
+        error = ends(Server(server.url.removesuffix("/v1"), "good"), UsageError)
+        assert "no such path" in error.message
+        assert "/v1" in error.hint
+        assert server.n_requests == 2
+
+
+def test_nobody_at_the_address_ends_it_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    error = ends(Server(url, "m", retries=6), RunFailedError)
+    assert url in error.message
+    assert "--base-url" in error.hint
+
+
+def test_a_server_that_goes_away_later_is_a_problem_of_its_replies() -> None:
+    async def work() -> list[Reply]:
+        async with Chat(Server(server.url, "m", retries=1)) as client:
+            first = await client.ask([{"role": "user", "content": "why?"}])
+            await asyncio.to_thread(server.stop)
+            return [first, await client.ask([{"role": "user", "content": "why?"}])]
+
+    server = ScriptedServer(lambda *_: "because").__enter__()
+    first, second = asyncio.run(work())
+    assert first.content == "because"
+    assert second.content is None
+    assert second.problem is not None
+    assert second.problem.startswith("the connection broke")
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "", "ftp://host/v1", "file:///etc/passwd"])
+def test_an_address_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url or "nonsense")
+    with pytest.raises(UsageError, match="http://"):
+        ask(Server(url or None, "m"))
+
+
+def test_the_address_comes_from_the_option_then_the_environment_then_openai(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Server(None, "m").url == "https://api.openai.com/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://one/v1")
+    assert Server(None, "m").url == "http://one/v1"
+    assert Server("http://two/v1", "m").url == "http://two/v1"
+    assert Server(f"http://me:{KEY}@two:81/v1?key={KEY}", "m").shown_url == "http://two:81/v1"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"concurrency": 0},
+        {"max_tokens": 0},
+        {"retries": -1},
+        {"timeout_s": 0.0},
+        {"timeout_s": float("nan")},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"price_prompt": -1.0},
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong)).removesuffix("_s").replace("_", "-")):
+        Server(None, "m", **wrong)
+
+
+def test_costs_are_by_the_million() -> None:
+    assert Server(None, "m").cost(10, 10) is None
+    assert Server(None, "m", price_prompt=2.0).cost(500_000, 10**9) == 1.0
+    assert Server(None, "m", price_prompt=2.0, price_completion=8.0).cost(10**6, 250_000) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("body", "content"),
+    [
+        (completion("because"), "because"),
+        (completion(None), ""),
+        (completion(""), ""),
+        (completion(None, reasoning_content="thought without end"), ""),
+        (completion("<think>so</think>\nbecause", reasoning_content="so"), "<think>so</think>\nbecause"),
+        (completion(None, refusal="I will not"), "I will not"),
+        (completion([{"type": "text", "text": "be"}, {"type": "text", "text": "cause"}, 3]), "because"),
+        (completion("\ud800 half a pair"), "? half a pair"),
+        ({"choices": [{"message": {"content": "because"}}]}, "because"),
+    ],
+)
+def test_contents(body: Any, content: str) -> None:
+    reply = read_completion(json.dumps(body))
+    assert (reply.content, reply.problem) == (content, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("", "no JSON"),
+        ("<!doctype html><html>hello</html>", "no JSON: <!doctype html>"),
+        ('{"choices": [{"message": {"content": "hal', "no JSON"),
+        ("\ufffd\ufffd\x00", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ("null", "no choices: null"),
+        ("{}", "no choices"),
+        ("[1]", "no choices"),
+        ('{"error": {"message": "busy"}}', "busy"),
+        ('{"choices": []}', "no choices"),
+        ('{"choices": null}', "no choices"),
+        ('{"choices": [null]}', "no choices"),
+        ('{"choices": {"0": 1}}', "no choices"),
+        ('{"choices": [{"text": "of another endpoint"}]}', "no choices"),
+    ],
+)
+def test_what_is_no_completion_is_a_problem(body: str, problem: str) -> None:
+    with ScriptedServer(lambda *_: Step(body=body)) as server:
+        found = read_completion(body)
+        assert found.content is None
+        assert found.problem is not None
+        assert problem in found.problem
+        # and it comes through the client as that reply's problem, without a repetition
+        assert ask(Server(server.url, "m"))[0].problem == found.problem
+        assert server.n_requests == 1
+
+
+@pytest.mark.parametrize(
+    "usage", [None, [], {}, {"prompt_tokens": "7"}, {"prompt_tokens": -1}, {"prompt_tokens": True}]
+)
+def test_tokens_that_are_not_counted_are_none(usage: Any) -> None:
+    reply = read_completion(json.dumps(completion("x") | {"usage": usage}))
+    assert (reply.content, reply.prompt_tokens, reply.completion_tokens) == ("x", None, None)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "message", "content", "usage", "finish_reason", "prompt_tokens"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(JSON | st.builds(lambda message: {"choices": [{"message": message}]}, JSON))
+def test_no_body_raises(value: Any) -> None:
+    reply = read_completion(json.dumps(value))
+    assert (reply.content is None) == (reply.problem is not None)
+    for text in (reply.content, reply.problem, reply.finish_reason):
+        (text or "").encode()

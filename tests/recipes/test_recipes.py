@@ -1,0 +1,934 @@
+"""Recipes: what is wrong is found before anything runs, what is done is not done again, a kill changes nothing."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import duckdb
+import pytest
+import yaml
+
+from conftest import write_jsonl
+from diq.base.errors import InputError, RunFailedError, UsageError
+from diq.recipes import text as reading
+from diq.recipes.check import CHOICES
+from diq.recipes.run import RecipeSummary, load, run_recipe, shipped
+from diq.recipes.text import Recipe
+from diq.recipes.verbs import GIVEN, RECORDS, VERBS, command, convert, parameters
+
+SamplesMaker = Callable[..., list[list[dict[str, str]]]]
+
+
+def read(text: str, *, settings: Sequence[str] = (), output: str = "out") -> Recipe:
+    return reading.read(text, source="`r.yaml`", name="r", settings=settings, output=output)
+
+
+def problems(text: str, *, settings: Sequence[str] = (), output: str = "out") -> list[str]:
+    """What reading and checking find, without a store."""
+    from diq.recipes.check import check_steps
+
+    found = read(text, settings=settings, output=output)
+    check_steps(found, None)
+    return [str(one) for one in found.problems.found]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_loops_unroll_in_order_and_placeholders_keep_types() -> None:
+    found = read("""
+vars:
+  ratios: [0.01, 0.5]
+  sets: {a: {file: x}, b: {file: y}}
+  flag: true
+  folder: "{output}/data"
+steps:
+  - for: {ratio: "{ratios}", strategy: [diq, random]}
+    select: {dataset: pool, ratio: "{ratio}", strategy: "{strategy}", name: "s-{strategy}-{ratio}"}
+  - for: {one: "{sets}"}
+    steps:
+      - ingest: {sources: "{folder}/{one.value.file}.jsonl", dataset: "{one.key}", validation: "{flag}"}
+      - for: {n: [1, 2]}
+        score perplexity: {dataset: "{one.key}", model: "{{m}}-{flag}-{n}"}
+  - for: {nothing: []}
+    train: {}
+""")
+    assert not found.problems.found
+    steps = [(step.number, step.verb, step.options) for step in found.steps]
+    selects = [
+        {"dataset": "pool", "ratio": ratio, "strategy": strategy, "name": f"s-{strategy}-{ratio}"}
+        for ratio in (0.01, 0.5)
+        for strategy in ("diq", "random")
+    ]
+    rest = []
+    for name, file in (("a", "x"), ("b", "y")):
+        rest.append({"sources": f"out/data/{file}.jsonl", "dataset": name, "validation": True})
+        rest += [{"dataset": name, "model": f"{{m}}-true-{n}"} for n in (1, 2)]
+    assert [options for _, _, options in steps] == selects + rest
+    assert [number for number, _, _ in steps] == list(range(1, 11))
+
+
+def test_defaults_fill_what_a_step_leaves_out() -> None:
+    found = read("""
+vars: {n: 3}
+defaults:
+  train: {epochs: "{n}", seed: 1}
+steps:
+  - train: {selection: a, model: m, output: o}
+  - for: {n2: [5]}
+    train: {selection: a, model: m, output: o, epochs: "{n2}", seed: null}
+""")
+    assert not found.problems.found
+    assert [(one.options["epochs"], one.options["seed"]) for one in found.steps] == [(3, 1), (5, None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4), ("5", 5), ("-2", -2), ("010", 10), ("1.", 1.0), (".5", 0.5), ("true", True), ("null", None),
+        ("no", "no"), ("on", "on"), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"), ("0x1f", "0x1f"), ("'7'", "7"),
+        ("1_000", "1_000"),
+    ],
+)  # fmt: skip
+def test_plain_values_are_those_of_yaml_1_2(text: str, value: Any) -> None:
+    found = read(f"vars: {{a: {text}}}\nsteps: [{{x: {{b: '{{a}}'}}}}]").variables["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value"),
+    [
+        (["n=5"], "n", 5),
+        (["n=abc: d"], "n", "abc: d"),
+        (["n=*.jsonl"], "n", "*.jsonl"),
+        (["n=[1, a]"], "n", [1, "a"]),
+        (["n={output}/x"], "n", "out/x"),
+        (["n="], "n", None),
+        (["n=a=b"], "n", "a=b"),
+        (["m.k=2", "m.new=3"], "m", {"k": 2, "l": 1, "new": 3}),
+        (["m={z: 1}"], "m", {"z": 1}),
+        (["n='5'"], "n", "5"),
+    ],
+)
+def test_settings_replace_variables(settings: list[str], name: str, value: Any) -> None:
+    found = read("vars: {n: 1, m: {k: 1, l: 1}, later: '{n}'}\nsteps: [{x: {}}]", settings=settings)
+    assert not found.problems.found
+    assert found.variables[name] == value
+    assert found.variables["later"] == found.variables["n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("steps:\n  - a: [1", "line 2, column 10"),
+        ("steps:\n  - train: {output: {output}/x}", "line 2"),
+        ("a: 1\n b: 2", "line 2, column 3"),
+        ("vars: &x {a: 1}", "anchors and aliases"),
+        ("vars: {a: *x}", "anchors and aliases"),
+        ("", "not a mapping"),
+        ("- 1", "not a mapping"),
+        ("a: \x00", "not YAML"),
+        ("[" * 5000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_yaml_mapping_is_one_line_with_its_place(text: str, where: str) -> None:
+    with pytest.raises(InputError, match=re.escape(where)) as caught:
+        read(text)
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("stesp: []", "stesp (line 1): no such key; did you mean `steps`?"),
+        ("vars: {a: 1}", "steps: a recipe needs steps"),
+        ("steps: 5", "steps (line 1): steps are a list: each begins with `- `"),
+        ("vars: [a]\nsteps: [{x: {}}]", "vars (line 1): variables are names with values"),
+        ("vars: {a: 1, a: 2}\nsteps: [{x: {}}]", "vars.a (line 1): the key is there twice"),
+        ("vars: {output: 1}\nsteps: [{x: {}}]", "vars.output (line 1): this name stands for the output folder; "
+         "the key `output` sets it"),
+        ("vars: {a-b: 1}\nsteps: [{x: {}}]", "vars.a-b (line 1): a variable's name is made of letters, digits and _"),
+        ("vars: {a: '{b}', b: 1}\nsteps: [{x: {}}]", "vars.a (line 1): nothing is called `b`; known: `output`"),
+        ("vars: {a: !!python/name:os.system x}\nsteps: [{x: {}}]", "vars.a (line 1): the tag tag:yaml.org,2002:python"),
+        ("vars: {a: null}\nsteps: [{x: {b: 'c-{a}'}}]", "steps[1].x.b (line 2): `a` has no value"),
+        ("vars: {a: [1]}\nsteps: [{x: {b: 'c-{a}'}}]", "steps[1].x.b (line 2): `a` is a list"),
+        ("vars: {aa: {k: 1}}\nsteps: [{x: {b: '{aa.kk}'}}]", "nothing is called `aa.kk`; did you mean `k`?"),
+        ("steps: [{}]", "steps[1] (line 1): a step is a verb with its options"),
+        ("steps: [{a: {}, b: {}}]", "steps[1] (line 1): a step has one verb; here are `a`, `b`"),
+        ("steps: [{for: {a: [1]}}]", "a step has one verb; here are none"),
+        ("steps: [{steps: []}]", "steps[1] (line 1): `steps` belongs to a `for`"),
+        ("steps: [{for: {a: [1]}, steps: [], x: {}}]", "`steps` belongs to a `for` and stands alone with it"),
+        ("steps: [{x: [1]}]", "steps[1].x (line 1): the options of a step are keys with values"),
+        ("steps: [{for: [1], x: {}}]", "steps[1].for (line 1): a loop is names with lists"),
+        ("steps: [{for: {a: 3}, x: {}}]", "steps[1].for.a (line 1): `3` is neither a list nor a mapping to loop over"),
+        ("vars: {a: 1}\nsteps: [{for: {a: [1]}, x: {}}]", "there is already a variable of this name"),
+        ("steps: [{for: {a: []}, x: {}}]", "steps (line 1): every loop is empty"),
+        ("recipe: [1]\nsteps: [{x: {}}]", "recipe (line 1): `[1]` is not a text"),
+        ("defaults: [1]\nsteps: [{x: {}}]", "defaults (line 1): defaults are verbs with options"),
+    ],
+    ids=range(24),
+)  # fmt: skip
+def test_what_is_wrong_with_the_file_is_told_with_its_place(text: str, expected: str) -> None:
+    assert any(one.startswith(expected) or expected in one for one in problems(text)), problems(text)
+
+
+def test_wrong_settings_are_told() -> None:
+    found = problems("vars: {rate: 1}\nsteps: [{x: {}}]", settings=["rte=2", "rate.a=1", "rate=[1", "rate"])
+    assert "--set rte: the recipe has no such variable; did you mean `rate`?" in found
+    assert "--set rate.a: the recipe has no such variable; did you mean `rate`?" in found
+    assert "--set rate: `[1` is neither a list nor a mapping in YAML" in found
+    assert "--set rate: is not of the form NAME=VALUE" in found
+
+
+def test_loops_cannot_explode() -> None:
+    loops = ", ".join(f"{name}: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]" for name in "abcdefgh")
+    assert problems(f"steps: [{{for: {{{loops}}}, train: {{selection: s, model: m, output: 'o{{a}}'}}}}]")
+
+
+# verbs -------------------------------------------------------------------------------------------------------------
+
+
+def stage(name: str) -> Callable[..., Any]:
+    return getattr(importlib.import_module(VERBS[name].module), VERBS[name].function)
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_the_arguments_of_a_verb_are_those_of_its_stage(name: str) -> None:
+    expected: dict[str, Any] = {}
+    for key, one in inspect.signature(stage(name)).parameters.items():
+        if key in RECORDS:
+            module, record = RECORDS[key]
+            expected |= inspect.signature(getattr(importlib.import_module(module), record)).parameters
+        elif key not in GIVEN and key not in VERBS[name].fixed:
+            expected[key] = one
+    found = parameters(name)
+    assert list(found) == list(expected)
+    for key, one in expected.items():
+        if not found[key].record:
+            assert found[key].required == (one.default is inspect.Parameter.empty), key
+        if found[key].default is not None:
+            assert found[key].default == one.default, key
+    assert set(VERBS[name].fixed) <= set(inspect.signature(stage(name)).parameters)
+    for key in (*VERBS[name].reads, *VERBS[name].writes, VERBS[name].positional):
+        assert key in found or key == ""
+    for key in VERBS[name].flags:
+        assert key in found or name.startswith("score"), key
+
+
+def click_command(name: str) -> click.Command:
+    first, *rest = VERBS[name].command
+    found = getattr(importlib.import_module(f"diq.cli.{first}"), first)
+    if rest:
+        assert isinstance(found, click.Group)
+        found = found.commands[rest[0]]
+    return found
+
+
+# a value for each kind of annotation, as YAML has it
+SAMPLES: dict[str, Any] = {"int": 3, "float": 0.25, "bool": True, "str": "text", "Path": "some/path"}
+
+
+def value_for(name: str, key: str) -> Any:
+    one = parameters(name)[key]
+    if (name, key) in CHOICES:
+        value = CHOICES[name, key][-1]
+        return [value] if "Sequence" in parameters(name)[key].annotation else value
+    if key == "temperature":
+        return 0.5
+    if key == "shares":
+        return [0.5, 0.25, 0.25]
+    for head in ("Sequence[tuple", "Mapping", "dict"):
+        if head in one.annotation:
+            return {"a": "b", "c": "d"}
+    if "Sequence" in one.annotation or "list[" in one.annotation:
+        return ["x", "y"]
+    if key == "ratio":
+        return "0.1"
+    if one.default is True:
+        return False
+    kind = one.annotation.partition(" ")[0]
+    return SAMPLES.get(kind, "auto" if key == "template" else "dpo" if key == "method" else "text")
+
+
+@pytest.mark.parametrize("name", sorted(one for one in VERBS if VERBS[one].command))
+def test_the_command_line_of_a_step_is_understood_by_the_command(name: str) -> None:
+    target = click_command(name)
+    for key in parameters(name):
+        options = {one.name: value_for(name, one.name) for one in parameters(name).values() if one.required}
+        options[key] = value_for(name, key)
+        words = command(name, options, Path("s.duckdb"))
+        assert words[: 1 + len(VERBS[name].command)] == ["diq", *VERBS[name].command]
+        context = target.make_context("x", words[1 + len(VERBS[name].command) :])
+        given = {
+            one.name
+            for one in target.params
+            if one.name and context.get_parameter_source(one.name) is not click.core.ParameterSource.DEFAULT
+        }
+        # each option of the step, the store, and nothing else
+        assert len(given) == len(options) + 1, (key, words, given)
+
+
+def test_the_choices_are_those_of_the_commands() -> None:
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in sorted(VERBS):
+        if not VERBS[name].command:
+            continue
+        flags = {f"--{VERBS[name].flags.get(key, key).replace('_', '-')}": key for key in parameters(name)}
+        for one in click_command(name).params:
+            key = next((flags[flag] for flag in one.opts if flag in flags), None)
+            if key and isinstance(one.type, click.Choice):
+                found[name, key] = list(one.type.choices)
+    assert found == {key: list(values) for key, values in CHOICES.items()}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "made"),
+    [
+        ("int", 3, 3),
+        ("float", 3, 3),
+        ("str", 3, "3"),
+        ("str | None", None, None),
+        ("str | float | Decimal", 0.01, "0.01"),
+        ("Path | None", "a/b", Path("a/b")),
+        ("Sequence[str]", "a", ["a"]),
+        ("Sequence[str]", ["a", 1], ["a", "1"]),
+        ("Mapping[str, str] | None", {"a": 1}, {"a": "1"}),
+        ("Sequence[tuple[str, str | os.PathLike[str]]]", {"a": "f"}, [("a", "f")]),
+        ("tuple[float, float, float]", [0.5, 0.25, 0.25], (0.5, 0.25, 0.25)),
+        ("Sequence[str | os.PathLike[str]] | str | os.PathLike[str]", "a", ["a"]),
+    ],
+)
+def test_values_become_arguments(annotation: str, value: Any, made: Any) -> None:
+    found = convert(value, annotation)
+    assert found == made
+    assert type(found) is type(made)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "text"),
+    [
+        ("int", 3.5, "needs a whole number, not `3.5`"),
+        ("int", True, "needs a whole number, not `True`"),
+        ("float", "much", "needs a number, not `much`"),
+        ("bool", "yes", "needs true or false, not `yes`"),
+        ("str", None, "needs a value"),
+        ("str", [1], "needs a text"),
+        ("Sequence[str]", {"a": 1}, "needs a text or a list of texts"),
+        ("dict[str, str] | None", "a", "needs names with values"),
+        ("tuple[float, float, float]", [1, 2], "needs a list of three numbers"),
+    ],
+)
+def test_values_of_another_type_are_refused(annotation: str, value: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(text)):
+        convert(value, annotation)
+
+
+# checking ----------------------------------------------------------------------------------------------------------
+
+GOOD = """
+steps:
+  - ingest: {sources: FILE, dataset: pool}
+  - ingest: {sources: FILE, dataset: val, validation: true}
+  - score difficulty: {dataset: pool, columns: {overall: level}}
+  - score influence: {dataset: pool, model: owner/model, validation_sets: val}
+  - select: {dataset: pool, model: owner/model, ratio: 0.5, name: half}
+  - train: {selection: half, model: owner/model, output: "{output}/adapter"}
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "data.jsonl", [{"instruction": "a", "output": "b"}])
+
+
+def test_a_good_recipe_has_no_problems(data: Path) -> None:
+    assert problems(GOOD.replace("FILE", str(data))) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("train:", "tran:", "steps[6].tran (line 8): no such verb; did you mean `train`?"),
+        ("selection: half", "selecton: half", "steps[6].train.selecton (line 8): `train` has no such option; "
+         "did you mean `selection`?"),
+        ("selection: half", "selection: half, epochs: many", "steps[6].train.epochs (line 8): needs a number, not"),
+        ("selection: half", "selection: half, epochs: 0", "steps[6].train.epochs (line 8): 0 is not more than 0"),
+        ("selection: half", "selection: half, batch_size: -1", "-1 is not 1 or more"),
+        ("selection: half", "selection: half, max_length: 1", "1 is not 2 or more"),
+        ("selection: half", "selection: half, warmup_ratio: 1.5", "1.5 is not a share from 0 to 1"),
+        ("selection: half", "selection: half, scheduler: cosin", "`cosin` is not known; did you mean `cosine`?"),
+        ("selection: half", "selection: half, store: x", "steps[6].train.store (line 8): the recipe gives this itself"),
+        ("selection: half, ", "", "steps[6].train (line 8): `selection` is missing"),
+        ("selection: half", "selection: hlf", "makes the selection `hlf`, and the store has none; did you mean `half`"),
+        ("name: half", "name: half, difficulty_threshold: 3", "did you mean `threshold`?"),
+        ("ratio: 0.5", "ratio: 1.5", "steps[5].select.ratio (line 7): the ratio 1.5 is outside (0, 1]"),
+        ("ratio: 0.5", "ratio: 0.5, output: x.txt", "steps[5].select.output (line 7): "),
+        ("ratio: 0.5", "ratio: 0.5, strategy: dic", "`dic` is not known; did you mean `diq`?"),
+        ("ratio: 0.5", "ratio: 0.5, strategy: perplexity", "computes perplexity scores of `pool` with the model"),
+        ("select: {dataset: pool, model: owner/model", "select: {dataset: pool, model: owner/modl",
+         "scores of `pool` with the model `owner/modl`, and the store has none; did you mean `owner/model`?"),
+        ("select: {dataset: pool", "select: {dataset: pol", "makes the dataset `pol`, and the store has none; did you"),
+        ("validation_sets: val", "validation_sets: [vl]", "makes the validation set `vl`, and the store has none"),
+        ("columns: {overall: level}", "columns: {overall: level}, classifier: a/b", "either `classifier` or `columns`"),
+        ("  - score difficulty: {dataset: pool, columns: {overall: level}}\n", "",
+         "no step before this one computes difficulty scores of `pool`"),
+        ("{sources: FILE, dataset: pool}", "{sources: missing.jsonl, dataset: pool}", "no such file or folder"),
+        ("{sources: FILE, dataset: pool}", "{sources: \"{output}/a.jsonl\", dataset: pool}",
+         "`out/a.jsonl` is not there, and no step before this one makes it"),
+        ("model: owner/model, output", "model: ./nowhere, output", "there is no folder `./nowhere`"),
+        ("{output}/adapter",
+         "{output}/adapter\"}\n  - train: {selection: pool, model: owner/model, output: \"{output}/adapter",
+         "is also made by step 6; put the loop's variables in"),
+    ],
+    ids=range(25),
+)  # fmt: skip
+def test_mistakes_in_steps_are_told_with_their_place(data: Path, old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    found = problems(GOOD.replace(old, new, 1).replace("FILE", str(data)))
+    assert any(expected in one for one in found), found
+    # one mistake is told once, and nothing else
+    assert len(found) == 1, found
+
+
+def test_defaults_are_checked_at_their_own_place(data: Path) -> None:
+    text = "defaults:\n  train: {epochz: 3}\n  judge clinical: {seed: 1, sampel: 3}\n  tran: {}" + GOOD.replace(
+        "FILE", str(data)
+    )
+    found = problems(text)
+    assert "defaults.train.epochz (line 2): `train` has no such option; did you mean `epochs`?" in found
+    assert (
+        "defaults.judge clinical.sampel (line 3): `judge clinical` has no such option; did you mean `sample`?" in found
+    )
+    assert "defaults.tran (line 4): no such verb; did you mean `train`?" in found
+
+
+def test_what_an_empty_loop_leaves_out_is_checked_too(data: Path) -> None:
+    text = GOOD.replace("FILE", str(data)) + "  - for: {x: []}\n    train: {selecton: half}\n"
+    assert problems(text) == [
+        "steps[7].train.selecton (line 10): `train` has no such option; did you mean `selection`?"
+    ]
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path, data: Path) -> None:
+    text = GOOD.replace("ratio: 0.5", "ratio: 7").replace("selection: half", "selection: half, epochs: -1, seeed: 1")
+    file = write(tmp_path / "r.yaml", text.replace("FILE", str(data)) + "more: 1\n")
+    with pytest.raises(InputError, match="has 3 problems:") as caught:
+        run_recipe(file, output=tmp_path / "out")
+    lines = caught.value.message.splitlines()
+    assert [line.split(" (line")[0].strip() for line in lines[1:]] == [
+        "steps[5].select.ratio",
+        "steps[6].train.seeed",
+        "more",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_variable_is_named(data: Path) -> None:
+    text = GOOD.replace("FILE", str(data)).replace("columns: {overall: level}", 'classifier: "{classifier}"')
+    for value in ("null", '"{output}/classifier"'):
+        (found,) = problems(f"vars: {{classifier: {value}}}" + text)
+        assert "(it is the variable `classifier`: --set classifier=VALUE)" in found
+
+
+def test_unknown_recipes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no recipe `dmeo`") as caught:
+        load("dmeo")
+    assert "did you mean `demo`?" in caught.value.hint
+    with pytest.raises(UsageError, match="there is no recipe file"):
+        load(tmp_path / "none.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "bytes.yaml")
+
+
+# running -----------------------------------------------------------------------------------------------------------
+
+SMALL = """
+vars: {data: null, tasks: null, model: null, ratios: [0.25], trained: [], epochs: 1, seed: 0}
+defaults:
+  train: {model: "{model}", model_name: tiny, epochs: "{epochs}", max_length: 64, learning_rate: 1e-3, device: cpu}
+steps:
+  - ingest: {sources: "{data}", dataset: pool}
+  - ingest: {sources: "{tasks}", dataset: task, validation: true, sample: 6, seed: "{seed}"}
+  - score difficulty: {dataset: pool, columns: {overall: level}}
+  - score influence: {dataset: pool, model: "{model}", model_name: tiny, max_length: 64, device: cpu}
+  - for: {ratio: "{ratios}", strategy: [diq, random]}
+    select:
+      dataset: pool
+      model: tiny
+      ratio: "{ratio}"
+      strategy: "{strategy}"
+      name: "{strategy}-{ratio}"
+      output: "{output}/selections/{strategy}-{ratio}.jsonl"
+  - for: {name: "{trained}"}
+    train: {selection: "{name}", output: "{output}/adapters/{name}"}
+"""
+BOTH = "trained=[diq-0.25, random-0.25]"
+
+
+@pytest.fixture
+def files(tmp_path: Path, make_samples: SamplesMaker) -> dict[str, Path]:
+    """A pool with levels, a validation file and the recipe."""
+    rows = [{"messages": one, "level": 1 + i % 5} for i, one in enumerate(make_samples(24, seed=1, longest=12))]
+    return {
+        "data": write_jsonl(tmp_path / "pool.jsonl", rows),
+        "tasks": write_jsonl(
+            tmp_path / "task.jsonl", [{"messages": one} for one in make_samples(8, seed=2, longest=12)]
+        ),
+        "recipe": write(tmp_path / "small.yaml", SMALL),
+    }
+
+
+class Small:
+    """The small recipe in a folder."""
+
+    def __init__(self, files: dict[str, Path], model: Path, output: Path) -> None:
+        self.file, self.output, self.store = files["recipe"], output, output / "diq.duckdb"
+        self.settings = [f"data={files['data']}", f"tasks={files['tasks']}", f"model={model}"]
+
+    def run(self, *more: str, dry_run: bool = False) -> RecipeSummary:
+        return run_recipe(self.file, settings=[*self.settings, *more], output=self.output, dry_run=dry_run)
+
+    def states(self, *more: str) -> list[str]:
+        return [step.state for step in self.run(*more, dry_run=True).steps]
+
+    def ran(self, *more: str) -> list[int]:
+        """Numbers of the steps that were run now."""
+        return [step.number for step in self.run(*more).steps if not step.was_done]
+
+
+@pytest.fixture
+def small(files: dict[str, Path], tiny_llama_folder: Path, tmp_path: Path) -> Small:
+    return Small(files, tiny_llama_folder, tmp_path / "out")
+
+
+def rows_of(store: Path) -> dict[str, Any]:
+    """What a store holds that must not depend on a stop: scores, rankings and selections."""
+    queries = {
+        "datasets": "SELECT name, kind FROM datasets ORDER BY ALL",
+        "samples": "SELECT dataset_id, position, sample_id FROM dataset_samples ORDER BY ALL",
+        "dots": "SELECT sample_id, validation_set_id, dot, fold_dots FROM influence_scores ORDER BY ALL",
+        "difficulty": "SELECT sample_id, overall FROM difficulty_scores ORDER BY ALL",
+        "selections": "SELECT name, strategy, ratio, n FROM selections ORDER BY ALL",
+        "trainings": "SELECT r.config FROM runs AS r WHERE kind = 'train' ORDER BY ALL",
+        "runs": "SELECT kind, method, count(*) FROM runs GROUP BY ALL ORDER BY ALL",
+        "models": "SELECT model_id, name FROM models ORDER BY ALL",
+    }
+    with duckdb.connect(str(store), read_only=True) as connection:
+        return {name: connection.execute(query).fetchall() for name, query in queries.items()}
+
+
+def test_a_dry_run_writes_nothing_and_a_run_is_done_once(small: Small) -> None:
+    plan = small.run(dry_run=True)
+    assert not small.output.exists()
+    assert [step.state for step in plan.steps] == ["to do"] * 6
+    assert plan.steps[4].command.startswith("diq select pool --model tiny --ratio 0.25 --strategy diq --name diq-0.25")
+    done = small.run()
+    assert [step.state for step in done.steps] == ["done"] * 6
+    assert [step.was_done for step in done.steps] == [False] * 6
+    assert done.steps[0].told == "24 samples, 0 duplicates, 0 rejects"
+    assert done.run_id is not None
+    before = rows_of(small.store)
+    stamps = {path: path.stat().st_mtime_ns for path in small.output.rglob("*.jsonl")}
+    assert len(stamps) == 2
+    assert small.states() == ["done"] * 6
+    assert small.ran() == []
+    assert rows_of(small.store) == before
+    assert {path: path.stat().st_mtime_ns for path in small.output.rglob("*.jsonl")} == stamps
+    with duckdb.connect(str(small.store), read_only=True) as connection:
+        ((method, config, result),) = connection.execute(
+            "SELECT method, config, result FROM runs WHERE kind = 'recipe'"
+        ).fetchall()
+    assert method == "small"
+    assert json.loads(config)["variables"]["ratios"] == [0.25]
+    assert [one["state"] for one in json.loads(result)["steps"]] == ["done"] * 6
+
+
+def test_what_changed_runs_again_and_all_that_depends_on_it(small: Small) -> None:
+    one = "trained=[diq-0.25]"
+    small.run(one)
+    # another ratio adds its own steps and leaves the others
+    assert small.states(one, "ratios=[0.25, 0.5]") == ["done"] * 6 + ["to do"] * 2 + ["done"]
+    # other epochs are another training; the stage itself refuses to mix the two in one folder
+    assert small.states(one, "epochs=2") == ["done"] * 6 + ["to do"]
+    with pytest.raises(RunFailedError, match=r"^step 7 of 7 \(train diq-0.25 to "):
+        small.run(one, "epochs=2")
+    # another draw of the validation set: everything that reads it
+    assert small.states(one, "seed=1") == ["done", "to do", "done", "to do", "to do", "done", "to do"]
+    assert small.states(one) == ["done"] * 7
+    # a file that was edited or removed is written again
+    selection = small.output / "selections" / "diq-0.25.jsonl"
+    good = selection.read_bytes()
+    selection.write_text("broken\n", encoding="utf-8")
+    assert small.ran(one) == [5]
+    assert selection.read_bytes() == good
+    selection.unlink()
+    assert small.states(one) == ["done"] * 4 + ["to do"] + ["done"] * 2
+    # without the record everything is looked at, and nothing is computed
+    before = rows_of(small.store)
+    (small.output / "recipe.json").unlink()
+    assert small.ran(one) == list(range(1, 8))
+    assert rows_of(small.store) == before
+
+
+def test_changed_data_is_not_mixed_into_what_was_read_before(small: Small, files: dict[str, Path]) -> None:
+    small.run()
+    with files["data"].open("a", encoding="utf-8") as file:
+        file.write(files["data"].read_text(encoding="utf-8").splitlines()[0].replace("the", "a") + "\n")
+    with pytest.raises(InputError, match="changed since it was read into the dataset `pool`; name another --output"):
+        small.run()
+    with pytest.raises(InputError, match=r"also holds `.*pool\.jsonl`, which this recipe does not read"):
+        small.run(f"data={files['tasks']}")
+
+
+def test_results_that_vanished_from_the_store_are_made_again(small: Small) -> None:
+    small.run()
+    before = rows_of(small.store)
+    with duckdb.connect(str(small.store)) as connection:
+        connection.execute("DELETE FROM run_datasets WHERE run_id = (SELECT run_id FROM runs WHERE kind = 'influence')")
+        connection.execute("DELETE FROM influence_scores")
+    assert 4 in small.ran()
+    after = rows_of(small.store)
+    assert after["dots"] == before["dots"]
+    assert after["selections"] == before["selections"]
+    small.store.unlink()
+    assert small.states() == ["to do"] * 6
+
+
+def test_a_failing_step_is_named_and_the_same_call_goes_on(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("diq.selection.select")
+    real = module.run
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        if options["strategy"] == "random":
+            raise UsageError("no such thing", "do otherwise")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "run", broken)
+    with pytest.raises(RunFailedError) as caught:
+        small.run()
+    assert caught.value.message == "step 6 of 6 (select pool random 0.25): no such thing"
+    assert caught.value.hint == "do otherwise; then the same command goes on"
+    assert caught.value.exit_code == 1
+    record = json.loads((small.output / "recipe.json").read_text(encoding="utf-8"))
+    states = [record["steps"][mark]["state"] for mark in record["order"] if mark in record["steps"]]
+    assert states == ["done"] * 5 + ["failed"]
+    monkeypatch.undo()
+    assert small.ran() == [6]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a bug")], ids=["ctrl-c", "bug"])
+def test_a_stop_is_recorded_and_passed_on(
+    small: Small, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    def stop(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("diq.difficulty.score"), "score_difficulty", stop)
+    with caplog.at_level("WARNING"), pytest.raises(type(error)):
+        small.run()
+    assert "step" in caplog.text
+    assert "3 of 6 (score difficulty pool)" in caplog.text
+    record = json.loads((small.output / "recipe.json").read_text(encoding="utf-8"))
+    assert [one["state"] for one in record["steps"].values()] == ["done", "done", "failed"]
+
+
+def test_a_damaged_record_is_refused(small: Small) -> None:
+    small.output.mkdir()
+    (small.output / "recipe.json").write_text('{"format": "diq recipe 1"', encoding="utf-8")
+    with pytest.raises(UsageError, match="is no record of a recipe"):
+        small.run()
+
+
+def test_a_folder_has_one_recipe_at_a_time(small: Small) -> None:
+    from diq.recipes.state import held
+
+    with held(small.output), pytest.raises(UsageError, match="another recipe is running in"):
+        small.run()
+
+
+def test_an_output_that_is_a_file_is_refused(small: Small) -> None:
+    small.output.write_text("x", encoding="utf-8")
+    with pytest.raises(UsageError, match="cannot be a folder"):
+        small.run()
+
+
+def test_two_recipes_of_one_store_score_once(small: Small, tmp_path: Path) -> None:
+    small.run()
+    other = run_recipe(small.file, settings=small.settings, output=tmp_path / "second", store=small.store)
+    assert other.steps[3].told.startswith("0 scored now, 24 in the store before")
+
+
+RUN = "import sys; from diq import recipe; recipe.run(sys.argv[1], settings=sys.argv[3:], output=sys.argv[2])"
+
+
+def start(small: Small, output: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(small.file), str(output), *small.settings],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(small: Small, tmp_path: Path) -> None:
+    small.settings.append(BOTH)
+    small.run()
+    killed = tmp_path / "killed"
+    record = killed / "recipe.json"
+    # killed again and again, each time in another step
+    for done in (3, 6):
+        process = start(small, killed)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if record.exists():
+                states = [one["state"] for one in json.loads(record.read_text(encoding="utf-8"))["steps"].values()]
+                if states.count("done") >= done and "running" in states:
+                    break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    again = Small({"recipe": small.file, "data": Path(), "tasks": Path()}, Path(), killed)
+    again.settings = small.settings
+    again.run()
+    first, second = rows_of(small.store), rows_of(again.store)
+    # folders are part of a training's place, not of its settings
+    assert first == second
+    for name in ("diq-0.25", "random-0.25"):
+        files = [folder / "selections" / f"{name}.jsonl" for folder in (small.output, killed)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        weights = [folder / "adapters" / name / "adapter_model.safetensors" for folder in (small.output, killed)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+# shipped recipes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_a_shipped_recipe_says_what_it_is(name: str) -> None:
+    text = shipped()[name]
+    found = yaml.safe_load(text)
+    assert found["recipe"] == name
+    assert 20 < len(found["about"]) < 120
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+# what makes a recipe of the paper small, beside the model and the data
+TINY = (
+    "benchmarks=[medqa]", "validation_sample=4", "splits={}", "max_length=400", "epochs=1", "repeat=1",
+    "temperature=0.0", "max_tokens=4", "limit=2", "ratios=[0.25]",
+)  # fmt: skip
+# of each recipe: its own settings, and how many steps it then has
+SHIPPED = {
+    "huatuo-llama31-8b": (["similarity_encoder={encoder}", "baseline_ratios=[0.25]", "warmup=[0.25]"], 28),
+    "huatuo-qwen3-8b": (["similarity_encoder={encoder}", "baseline_ratios=[0.25]", "baselines=[]", "warmup=[]"], 17),
+    "finemed-qwen3-8b-dpo": (["preference_data={pairs}", "strategies=[diq]"], 15),
+    "ultramedical-rater": (
+        ["medium={a: {source: {other}, split: null}}", "sample=1", "rater_encoder={encoder}", "rater_epochs=1",
+         "shares=[0.5, 0.25, 0.25]", "strategies=[diq]"],
+        16,
+    ),
+    "ablation-difficulty-dimension": (["alone=[influence, reasoning]", "dimensions=[knowledge]"], 15),
+    "ablation-validation-size": (["ratio=0.25", "sizes=[2, 4]"], 14),
+    "transfer-llama-to-qwen": (["scorers={a: {model}, b: {second}}", "targets={b: {second}}"], 16),
+    "pilot-quadrants": (["ratio=0.05", "threshold=2.5", "quadrants=[q1, q2]"], 12),
+    "qa-only": ([], 12),
+}  # fmt: skip
+# variables that only some recipes have
+OPTIONAL = ("validation_sample", "splits", "ratios", "epochs")
+
+
+def test_every_shipped_recipe_is_exercised() -> None:
+    assert set(shipped()) == {*SHIPPED, "demo"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SHIPPED))
+def test_a_shipped_recipe_runs_small(
+    name: str,
+    tmp_path: Path,
+    make_samples: SamplesMaker,
+    tiny_llama_chat_folder: Path,
+    tiny_llama_folder: Path,
+    tiny_classifier_folder: Path,
+    tiny_encoder_folder: Path,
+) -> None:
+    samples = make_samples(64, seed=3, reasoning=True, longest=12)
+    pairs = [{"prompt": one[0]["content"], "chosen": one[1]["content"], "rejected": "the"} for one in samples[:8]]
+    questions = [
+        {
+            "question": f"{one[0]['content']}?",
+            "options": {"A": "aspirin", "B": "insulin", "C": "metformin", "D": f"dose {i}"},
+            "answer_idx": "ABCD"[i % 4],
+            "answer": ["aspirin", "insulin", "metformin", f"dose {i}"][i % 4],
+            "meta_info": "step1",
+        }
+        for i, one in enumerate(make_samples(8, seed=4, longest=8))
+    ]
+    places = {
+        "model": tiny_llama_chat_folder,
+        "second": tiny_llama_folder,
+        "encoder": tiny_encoder_folder,
+        "pairs": write_jsonl(tmp_path / "pairs.jsonl", pairs),
+        "other": write_jsonl(tmp_path / "other.jsonl", [{"messages": one} for one in samples]),
+    }
+    data = write_jsonl(tmp_path / "data.jsonl", [{"messages": one} for one in samples[:40]])
+    exam = write_jsonl(tmp_path / "medqa.jsonl", questions)
+    own, n_steps = SHIPPED[name]
+    for key, place in places.items():
+        own = [one.replace(f"{{{key}}}", str(place)) for one in own]
+    variables = yaml.safe_load(shipped()[name])["vars"]
+    settings = [
+        *(one for one in TINY if one.partition("=")[0] in variables or one.partition("=")[0] not in OPTIONAL),
+        *([f"model={tiny_llama_chat_folder}", "model_name=tiny"] if "model" in variables else []),
+        f"data={data}",
+        f"sources.medqa={exam}",
+        f"classifier={tiny_classifier_folder}",
+        *own,
+    ]
+    output = tmp_path / "out"
+    plan = run_recipe(name, settings=settings, output=output, dry_run=True)
+    assert [step.state for step in plan.steps] == ["to do"] * n_steps
+    done = run_recipe(name, settings=settings, output=output)
+    assert [step.state for step in done.steps] == ["done"] * n_steps
+    table = (output / "results.md").read_text(encoding="utf-8")
+    assert table.count("**") >= 2
+    again = run_recipe(name, settings=settings, output=output)
+    assert [step.verb for step in again.steps if not step.was_done] == ["results"]
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_one_call(tmp_path: Path) -> None:
+    settings = [
+        "samples=150", "model_steps=3", "classifier_samples=200", "classifier_epochs=1", "epochs=1", "limit=4",
+        "max_tokens=4", "strategies=[diq]",
+    ]  # fmt: skip
+    output = tmp_path / "demo"
+    done = run_recipe("demo", settings=settings, output=output)
+    assert [step.verb for step in done.steps if step.was_done] == []
+    told = {step.title.partition(str(output))[0].strip(): step.result for step in done.steps}
+    assert told["train pairs to"]["method"] == "dpo"
+    assert told["select pool diq 0.1"]["n"] == 15
+    assert "DPO" in (output / "results.md").read_text(encoding="utf-8")
+    assert [step.verb for step in run_recipe("demo", settings=settings, output=output).steps if not step.was_done] == [
+        "results"
+    ]
+    # other sizes are other data, which must not be mixed into this folder
+    with pytest.raises(RunFailedError, match="holds data of another seed or other sizes"):
+        run_recipe("demo", settings=[*settings, "samples=151"], output=output)
+
+
+def exam_file(path: Path) -> Path:
+    rows = [
+        {"question": f"q {i}?", "options": ["a", "b", f"c {i}"], "answer": "ABC"[i % 3], "answer_index": i % 3,
+         "category": ["health", "law"][i % 2], "question_id": i, "cot_content": "", "src": "x"}
+        for i in range(20)
+    ]  # fmt: skip
+    return write_jsonl(path, rows)
+
+
+def test_questions_of_a_benchmark_leave_other_subjects_out(tmp_path: Path) -> None:
+    from diq import ingest
+    from diq.recipes.questions import write_questions
+
+    source = exam_file(tmp_path / "mmlu.jsonl")
+    drawn = {}
+    for n in (3, 6, None):
+        output = tmp_path / f"{n}.jsonl"
+        found = write_questions(
+            "mmlu_pro", output=output, sources={"mmlu_pro": str(source), "medqa": "nowhere"}, sample=n
+        )
+        assert (found.n, found.n_available) == (n or 10, 10)
+        drawn[n] = {json.loads(line)["question"] for line in output.read_text(encoding="utf-8").splitlines()}
+    # a larger draw holds the smaller one
+    assert drawn[3] < drawn[6] < drawn[None] == {f"q {i}?" for i in range(0, 20, 2)}
+    other = write_questions(
+        "mmlu_pro", output=tmp_path / "o.jsonl", sources={"mmlu_pro": str(source)}, sample=3, seed=1
+    )
+    assert other.n == 3
+    assert (tmp_path / "o.jsonl").read_bytes() != (tmp_path / "3.jsonl").read_bytes()
+    # and it is a layout that is known
+    made = ingest(str(tmp_path / "3.jsonl"), dataset="v", store=tmp_path / "s.duckdb", validation=True)
+    assert (made.n_samples, made.n_rejects) == (3, 0)
+    with pytest.raises(UsageError, match="11 questions of mmlu_pro were asked for, the source has 10"):
+        write_questions("mmlu_pro", output=tmp_path / "x.jsonl", sources={"mmlu_pro": str(source)}, sample=11)
+    with pytest.raises(UsageError, match="did you mean `mmlu_pro`"):
+        write_questions("mmlu_por", output=tmp_path / "x.jsonl")
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_results_need_a_suffix_and_evaluations(tmp_path: Path) -> None:
+    from diq.recipes.tables import write_results
+    from diq.store.store import Store
+
+    Store(tmp_path / "s.duckdb", create=True).close()
+    with pytest.raises(UsageError, match=r"neither .md, .csv nor .tex"):
+        write_results(tmp_path / "s.duckdb", output=tmp_path / "r.html")
+    with pytest.raises(UsageError, match="no model was evaluated"):
+        write_results(tmp_path / "s.duckdb", output=tmp_path / "r.md")
+    made = write_results(tmp_path / "s.duckdb", output=tmp_path / "r.md", published="13")
+    assert made.n_published == 8
+    assert "DPO" in (tmp_path / "r.md").read_text(encoding="utf-8")
+
+
+# costs -------------------------------------------------------------------------------------------------------------
+
+
+def test_costs_are_those_of_diq_cost(small: Small, files: dict[str, Path], tiny_llama_folder: Path) -> None:
+    cost = importlib.import_module("diq.costs.cost")
+
+    more = ["trained=[diq-0.25, random-0.25]", "epochs=3"]
+    plan = small.run(*more, dry_run=True)
+    size = cost.find_size(str(tiny_llama_folder))
+    lengths = cost.read_file_lengths(str(files["data"]), max_length=64)
+    training = cost.training_flops(size, lengths.scaled(0.25), epochs=3)
+    influence = cost.exact_flops(size, lengths, cost.Lengths.same(6, lengths.mean))
+    assert [step.cost for step in plan.steps] == [
+        "", "", "", f"{influence:.2e} FLOPs", "", "", *[f"{training:.2e} FLOPs"] * 2
+    ]  # fmt: skip
+    assert plan.cost.startswith(f"{influence + 2 * training:.2e} FLOPs; `diq cost")
+    # what is done costs nothing, and the store knows lengths as well as the files
+    small.run()
+    plan = small.run(*more, dry_run=True)
+    assert [step.cost for step in plan.steps] == [*[""] * 6, *[f"{training:.2e} FLOPs"] * 2]
+
+
+def test_a_cost_that_cannot_be_known_is_said_to_be_unknown(tmp_path: Path) -> None:
+    text = """
+steps:
+  - ingest: {sources: owner/data, dataset: pool}
+  - score perplexity: {dataset: pool, model: Qwen/Qwen3-8B}
+  - train: {selection: pool, model: owner/unknown, output: "{output}/a"}
+"""
+    plan = run_recipe(write(tmp_path / "r.yaml", text), output=tmp_path / "out", dry_run=True)
+    assert [step.cost for step in plan.steps] == ["", "cost not known", "cost not known"]
+    assert plan.cost == ""
+
+
+def test_the_light_parts_load_no_model_library() -> None:
+    code = (
+        "import sys; from diq.recipes import run as recipe; from diq.recipes.verbs import VERBS, parameters\n"
+        "[parameters(name) for name in VERBS]; recipe.run('demo', dry_run=True)\n"
+        "print({'torch', 'transformers', 'openai', 'lm_eval', 'scipy', 'datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
