@@ -25,8 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diq.difficulty.classifier import DifficultyClassifier, label_names, likert
-from diq.difficulty.score import find_classifier
+from diq.difficulty.classifier import DifficultyClassifier, find_classifier, label_names, likert
 from diq.encoders.network import Encoded
 from diq.models.tokens import plan_batches
 

@@ -13,8 +13,7 @@ import torch
 
 from conftest import WORDS, build_tokenizer, save_model, sentence
 from diq.base.errors import ModelError
-from diq.difficulty.classifier import DifficultyClassifier, label_names, likert
-from diq.difficulty.score import find_classifier
+from diq.difficulty.classifier import DifficultyClassifier, find_classifier, label_names, likert
 from diq.models.tokens import plan_batches
 
 CPU = torch.device("cpu")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +21,8 @@ import diq
 from conftest import write_jsonl
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import UsageError
-from diq.difficulty.score import find_classifier, score_difficulty
+from diq.difficulty.classifier import find_classifier
+from diq.difficulty.score import score_difficulty
 from diq.scoring.encoder import EMPTY, NOT_FINITE
 from diq.store.store import Store
 
@@ -165,6 +169,69 @@ def test_ties_of_columns_that_came_with_the_data(tmp_path: Path, make_samples: C
     assert details["on_the_median_value"] == {"overall": 0}
     assert details["on_the_commonest_value"] == {"overall": 5}
     assert "distinct_levels" not in details
+
+
+NAMES = [
+    'my "hard" level',
+    "a.b",
+    "$x",
+    "$.x",
+    "x[0]",
+    "*",
+    "0",
+    "é ü",
+    "a/b~c",
+    "~1",
+    "a\\b",
+    "it's",
+    "a, b=c",
+    "new\nline",
+]
+
+
+def test_any_name_of_a_column_will_do(tmp_path: Path, make_samples: Callable[..., Conversations]) -> None:
+    rows = [
+        {"messages": one, **{name: 10 * i + n for n, name in enumerate(NAMES)}}
+        for i, one in enumerate(make_samples(3, seed=3))
+    ]
+    store = tmp_path / "c.duckdb"
+    diq.ingest([write_jsonl(tmp_path / "c.jsonl", rows)], dataset="pool", store=store)
+    with Store(store) as opened:
+        # no ingest keeps a column without a name, but a store may hold one
+        opened.connection.execute("UPDATE dataset_samples SET attributes = replace(attributes, '\"0\":', '\"\":')")
+    for n, name in enumerate(name if name != "0" else "" for name in NAMES):
+        summary = score_difficulty("pool", store=store, columns={"overall": name})
+        assert [row[3] for row in rows_of(store, summary.run_id)] == [n, 10 + n, 20 + n], name
+    with pytest.raises(UsageError, match=r"no column `\$y`"):
+        score_difficulty("pool", store=store, columns={"overall": "$y"})
+
+
+COLUMNS = """
+import json, sys
+from diq.cli import main
+main(["score", "difficulty", "pool", "--columns", sys.argv[1], "--store", sys.argv[2], "--json"])
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+
+
+@pytest.mark.parametrize("asked", ['overall=my "hard" level', "overall=$.b, knowledge = a, b"])
+def test_columns_cost_no_model_library(asked: str, tmp_path: Path, make_samples: Callable[..., Conversations]) -> None:
+    rows = [
+        {"messages": one, 'my "hard" level': i, "$.b": 2 * i, "a, b": 3 * i}
+        for i, one in enumerate(make_samples(4, seed=3))
+    ]
+    store = tmp_path / "c.duckdb"
+    diq.ingest([write_jsonl(tmp_path / "c.jsonl", rows)], dataset="pool", store=store)
+    done = subprocess.run(
+        [sys.executable, "-c", COLUMNS, asked, str(store)], capture_output=True, text=True, check=True
+    )
+    *answer, loaded = done.stdout.splitlines()
+    assert json.loads("".join(answer))["n_scored"] == 4
+    assert not {"torch", "transformers", "scipy", "sklearn", "pandas"} & set(json.loads(loaded))
+    factors = (3, 2) if "knowledge" in asked else (None, 1)
+    assert [row[1:4:2] for row in rows_of(store)] == [
+        tuple(f if f is None else f * i for f in factors) for i in range(4)
+    ]
 
 
 def test_bfloat16_is_close_and_another_run(tmp_path: Path, pool: Conversations, tiny_classifier_folder: Path) -> None:

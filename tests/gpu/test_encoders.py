@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from conftest import WORDS
-from diq.difficulty.classifier import DifficultyClassifier, likert
-from diq.difficulty.score import find_classifier
+from diq.difficulty.classifier import DifficultyClassifier, find_classifier, likert
 from diq.encoders import fitting
 from diq.encoders import network as encoders
 from diq.encoders.fitting import Examples, FitSettings

@@ -21,7 +21,8 @@ from diq.models.memory import is_out_of_memory
 from diq.models.network import load_causal_lm
 from diq.models.source import find_adapter, find_model, is_adapter
 from diq.models.tokens import Template, Tokenization, Tokens, check_length, load_tokenization
-from diq.scoring.harness import TextJob, TextScore, check_budget, read_dataset, score_missing
+from diq.scoring.harness import TextJob, TextScore, score_missing
+from diq.scoring.job import check_budget, read_dataset
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)

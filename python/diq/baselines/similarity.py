@@ -23,7 +23,8 @@ from diq.encoders.embeddings import NO_DIRECTION, Encoder, Reduction, Text, simi
 from diq.influence.job import Request, read_request
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_model
-from diq.scoring.harness import TextJob, TextScore, check_budget, score_missing, without_score
+from diq.scoring.harness import TextJob, TextScore, score_missing, without_score
+from diq.scoring.job import check_budget
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)

@@ -112,16 +112,21 @@ def server_options(command: Command) -> Command:
 
 
 def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
-    """``a=b`` texts (repeated, or separated by commas) as a dict.
+    """``a=b`` texts (repeated, or separated by commas) as a dict; what follows a comma without ``=`` is still the name.
 
     Raises:
-        click.BadParameter: a text without ``=``.
+        click.BadParameter: a text without ``=``, or nothing on one side of it.
     """
-    found = {}
+    found: dict[str, str] = {}
     for value in values:
+        key = ""
         for part in value.split(","):
-            key, equals, name = part.partition("=")
-            if not equals or not key.strip() or not name.strip():
+            left, equals, right = part.partition("=")
+            if key and not equals:
+                found[key] += f",{part}"
+                continue
+            key = left.strip()
+            if not equals or not key or not right.strip():
                 raise click.BadParameter(f"`{part}` is not of the form NAME=COLUMN", param_hint=option)
-            found[key.strip()] = name.strip()
-    return found
+            found[key] = right
+    return {key: name.strip() for key, name in found.items()}

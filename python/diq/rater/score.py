@@ -22,7 +22,7 @@ from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import fingerprint_folder
 from diq.rater.model import RatedSet, Rater, RaterRecord, digest_of, predicted_dots
 from diq.scoring.encoder import EncoderJob, Outputs, score_missing
-from diq.scoring.harness import check_budget, read_dataset
+from diq.scoring.job import check_budget, read_dataset
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store, now
 

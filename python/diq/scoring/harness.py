@@ -19,7 +19,6 @@ import orjson
 import pyarrow as pa
 
 from diq.base.config import WAIT_S
-from diq.base.errors import UsageError
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import Progress
 from diq.base.sample import Message
@@ -89,29 +88,6 @@ class Scorer(Protocol):
     def score(self, chosen: Sequence[int], ids: Sequence[str]) -> list[TextScore]:
         """Rows of some samples of the block, computed as one batch."""
         ...
-
-
-def read_dataset(store: Path, dataset: str) -> dict[str, Any]:
-    """The dataset's row.
-
-    Raises:
-        UsageError: an unknown name, or an empty dataset.
-    """
-    with Store(store, read_only=True) as opened:
-        data = opened.dataset(dataset)
-    if data["n_samples"] == 0:
-        raise UsageError(f"the dataset `{dataset}` has no samples", "see `diq sql 'from rejects'`")
-    return data
-
-
-def check_budget(token_budget: int | None) -> None:
-    """Refuse a batch without a token.
-
-    Raises:
-        UsageError: the budget is not positive.
-    """
-    if token_budget is not None and token_budget < 1:
-        raise UsageError(f"--batch-tokens {token_budget} is not a positive number", "leave it out to have it chosen")
 
 
 def score_missing(job: TextJob, load: Callable[[], Scorer]) -> ScoreSummary:

@@ -1,13 +1,21 @@
 -- Take difficulty from columns that came with the data; a row without a finite number gets a reason instead.
 -- Params: $run_id BIGINT, $dataset_id INTEGER, $knowledge, $reasoning, $overall VARCHAR (column names or null)
 INSERT INTO difficulty_scores (run_id, sample_id, knowledge, reasoning, overall, reason)
-WITH picked AS (
+WITH columns AS (
+    -- as JSON pointers, where ~ and / alone are special: in a JSON path, quotes in a name are an error
+    SELECT
+        '/' || replace(replace(CAST($knowledge AS VARCHAR), '~', '~0'), '/', '~1') AS knowledge,
+        '/' || replace(replace(CAST($reasoning AS VARCHAR), '~', '~0'), '/', '~1') AS reasoning,
+        '/' || replace(replace(CAST($overall AS VARCHAR), '~', '~0'), '/', '~1') AS overall
+),
+picked AS (
     SELECT
         d.sample_id,
-        try_cast(json_extract_string(d.attributes, '$."' || CAST($knowledge AS VARCHAR) || '"') AS DOUBLE) AS knowledge,
-        try_cast(json_extract_string(d.attributes, '$."' || CAST($reasoning AS VARCHAR) || '"') AS DOUBLE) AS reasoning,
-        try_cast(json_extract_string(d.attributes, '$."' || CAST($overall AS VARCHAR) || '"') AS DOUBLE) AS overall
+        try_cast(json_extract_string(d.attributes, c.knowledge) AS DOUBLE) AS knowledge,
+        try_cast(json_extract_string(d.attributes, c.reasoning) AS DOUBLE) AS reasoning,
+        try_cast(json_extract_string(d.attributes, c.overall) AS DOUBLE) AS overall
     FROM dataset_samples AS d
+    CROSS JOIN columns AS c
     ANTI JOIN difficulty_scores AS f ON f.run_id = $run_id AND f.sample_id = d.sample_id
     WHERE d.dataset_id = $dataset_id
 )
