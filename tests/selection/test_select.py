@@ -12,10 +12,12 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from conftest import fill_store
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import Ratio
+from diq.cli.status import status
 from diq.selection.select import select
 from diq.store.store import Store
 
@@ -260,6 +262,38 @@ def test_bad_requests_are_one_line_with_a_hint(tmp_path: Path) -> None:
         assert caught.value.hint
     with pytest.raises(UsageError, match="no dataset named `pol`"):
         select("pol", **good)  # type: ignore[arg-type]
+
+
+def test_status_and_messages_count_a_sample_alike(tmp_path: Path) -> None:
+    """A row without a number, or with an infinite one, is no score, whoever counts."""
+    path = tmp_path / "s.duckdb"
+    dots = {"a": [1.0, math.nan, math.inf, 4.0, 5.0, 6.0], "b": [1.0, 2.0, 3.0, 4.0, math.nan, 6.0]}
+    fill_store(path, dots=dots, difficulty=[1, 2, math.inf, math.nan, 5, 6])
+    with Store(path) as store:
+        store.connection.execute("UPDATE difficulty_scores SET knowledge = NULL WHERE overall > 1")
+        # a sample that set b has not come to yet, in a run that is not finished
+        store.connection.execute(
+            "DELETE FROM influence_scores WHERE validation_set_id = 2 AND sample_id = "
+            "(SELECT sample_id FROM dataset_samples WHERE position = 5)"
+        )
+        store.connection.execute("UPDATE run_datasets SET state = 'open'")
+    done = CliRunner().invoke(status, ["--json", "--store", str(path)])
+    coverage = {
+        (row["score"], row["validation_set"], row["dimension"]): (row["n_scored"], row["n_samples"])
+        for row in json.loads(done.output)["coverage"]
+    }
+    assert coverage == {
+        ("influence", "a", None): (4, 6),
+        ("influence", "b", None): (4, 6),
+        ("difficulty", None, "knowledge"): (1, 6),
+        ("difficulty", None, "reasoning"): (4, 6),
+        ("difficulty", None, "overall"): (4, 6),
+    }
+    with pytest.raises(MissingScoresError, match=r"influence scores .* not finished: found 4 of 6 samples"):
+        select("pool", ratio=1, store=path, model="model")
+    for dimension, n in (("knowledge", 1), ("overall", 4)):
+        with pytest.raises(MissingScoresError, match=rf"difficulty scores .* not finished: found {n} of 6 samples"):
+            select("pool", ratio=1, store=path, strategy=dimension)
 
 
 def test_missing_unfinished_and_ambiguous_scores_are_told_apart(tmp_path: Path) -> None:

@@ -52,7 +52,18 @@ def status(scores: bool, as_json: bool, store: Path) -> None:
     _section(
         "coverage",
         found["coverage"],
-        ("dataset", "score", "model", "validation_set", "run_id", "method", "state", "n_scored", "n_samples"),
+        (
+            "dataset",
+            "score",
+            "dimension",
+            "model",
+            "validation_set",
+            "run_id",
+            "method",
+            "state",
+            "n_scored",
+            "n_samples",
+        ),
     )
     _section(
         "selections",

@@ -141,7 +141,14 @@ def choose_runs(
         candidates = store.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
         command = f"diq score difficulty {name} --model CLASSIFIER"
         difficulty = _one_run(
-            store, candidates, asked_difficulty, "difficulty scores", data, command, "--difficulty-run"
+            store,
+            candidates,
+            asked_difficulty,
+            "difficulty scores",
+            data,
+            command,
+            "--difficulty-run",
+            request.difficulty,
         )
     if strategy in TEXT_STRATEGIES:
         owner, option, example = (
@@ -181,6 +188,7 @@ def _one_run(
     data: dict[str, Any],
     command: str,
     option: str,
+    dimension: str | None = None,
 ) -> int:
     if asked is not None:
         candidates = [one for one in candidates if one["run_id"] == asked]
@@ -196,7 +204,10 @@ def _one_run(
     counts = {
         row["run_id"]: row["n"]
         for row in store.rows(
-            "selection/count_scored_samples", dataset_id=data["dataset_id"], run_ids=[one["run_id"] for one in listed]
+            "selection/count_scored_samples",
+            dataset=data["name"],
+            run_ids=[one["run_id"] for one in listed],
+            dimension=dimension,
         )
     }
     if not sealed:

@@ -1,13 +1,11 @@
--- How many samples of a dataset each run has a row for; only messages need it, since it reads all scores of the runs.
--- Params: $dataset_id INTEGER, $run_ids BIGINT[]
-WITH rows_here AS (
-    SELECT run_id, sample_id FROM influence_scores WHERE run_id IN (SELECT unnest($run_ids))
-    UNION ALL
-    SELECT run_id, sample_id FROM difficulty_scores WHERE run_id IN (SELECT unnest($run_ids))
-    UNION ALL
-    SELECT run_id, sample_id FROM text_scores WHERE run_id IN (SELECT unnest($run_ids))
-)
-SELECT s.run_id, count(DISTINCT s.sample_id) AS n
-FROM rows_here AS s
-JOIN dataset_samples AS d ON d.sample_id = s.sample_id AND d.dataset_id = $dataset_id
-GROUP BY s.run_id
+-- How many samples of a dataset have a score of each run: of the validation set that has the fewest, since a sample
+-- without a dot for one of them is not selected. Only messages need it: it reads all scores.
+-- Params:  $dataset VARCHAR, $run_ids BIGINT[], $dimension VARCHAR (of a difficulty; null for other scores)
+-- Returns: run_id BIGINT, n BIGINT
+SELECT c.run_id, min(c.n_scored) AS n
+FROM score_coverage AS c
+WHERE
+    c.dataset = $dataset
+    AND list_contains($run_ids, c.run_id)
+    AND c.dimension IS NOT DISTINCT FROM CAST($dimension AS VARCHAR)
+GROUP BY c.run_id
