@@ -339,7 +339,11 @@ def test_a_fold_that_is_missing_in_one_row_is_missing_there_alone(tmp_path: Path
     assert np.isnan(python.standard_error).tolist() == expected
     assert np.isnan(python.halves[0] + python.halves[1]).tolist() == expected
     assert np.isfinite(python.dot).all()
-    assert measure(python).n == 10
+    meters = measure(python)
+    assert meters.n == 10
+    # the six that have all their folds do not speak for the others
+    assert math.isnan(meters.half_spearman)
+    assert all(math.isnan(share) for share in meters.flips.values())
 
 
 def test_what_is_not_scored_and_what_has_no_dot_are_told_apart(tmp_path: Path) -> None:

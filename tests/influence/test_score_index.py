@@ -42,11 +42,21 @@ def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
     return store
 
 
+def index_run_of(opened: Store, run_id: int) -> int:
+    query = (
+        "SELECT i.run_id FROM runs AS i JOIN runs AS r ON i.fingerprint = r.config ->> 'gradients' WHERE r.run_id = ?"
+    )
+    ((index_run_id,),) = opened.connection.execute(query, [run_id]).fetchall()
+    return int(index_run_id)
+
+
 def index_of(store: Path, run_id: int) -> tuple[GradientIndex, list[ShardRecord]]:
+    """The index that a run of dots names."""
     with Store(store, read_only=True) as opened:
-        row = opened.row("influence/get_gradient_index", run_id=run_id)
+        index_run_id = index_run_of(opened, run_id)
+        row = opened.row("influence/get_gradient_index", run_id=index_run_id)
         assert row is not None
-        records = [ShardRecord(**one) for one in opened.rows("influence/list_gradient_shards", run_id=run_id)]
+        records = [ShardRecord(**one) for one in opened.rows("influence/list_gradient_shards", run_id=index_run_id)]
     return GradientIndex.open(row["folder"]), records
 
 
@@ -282,6 +292,116 @@ def test_a_grown_dataset_adds_its_new_samples(
     assert (grown.n_scored, grown.n_cached) == (7, 40)
     _, records = index_of(filled, grown.run_id)
     assert sum(one.n_rows for one in records) == 47
+
+
+# folds -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
+    store = tmp_path / "small.duckdb"
+    fill(
+        store,
+        make_samples(12, seed=1, longest=10),
+        {"a": make_samples(6, seed=2), "b": make_samples(3, seed=3)},
+        tmp_path,
+    )
+    return store
+
+
+def fold_counts(store: Path) -> dict[int, set[tuple[str, int]]]:
+    """Run to the validation sets and the lengths of their lists."""
+    with Store(store, read_only=True) as opened:
+        rows = opened.connection.execute(
+            "SELECT run_id, name, len(fold_dots) FROM influence_scores JOIN validation_sets USING (validation_set_id) "
+            "WHERE dot IS NOT NULL"
+        ).fetchall()
+    found: dict[int, set[tuple[str, int]]] = {}
+    for run_id, name, n in rows:
+        found.setdefault(run_id, set()).add((name, n))
+    return found
+
+
+def test_other_folds_are_another_run_from_the_same_index(
+    small: Path,
+    tiny_llama_folder: Path,
+    make_samples: Callable[..., Conversations],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": small, "method": "projected", "dim": 64}
+    two = score_influence("pool", **options, folds=2)
+    index, _ = index_of(small, two.run_id)
+    with monkeypatch.context() as patch:
+        patch.setattr("diq.gradients.engine.Engine.score", never)
+        four = score_influence("pool", **options, folds=4)
+        three = score_influence("pool", model=str(tiny_llama_folder), store=small, from_index=index.folder, folds=3)
+    assert len({two.run_id, four.run_id, three.run_id}) == 3
+    assert (four.n_scored, three.n_scored) == (12, 12)
+    assert index_of(small, four.run_id)[0].folder == index_of(small, three.run_id)[0].folder == index.folder
+    more = write_jsonl(tmp_path / "more.jsonl", [{"messages": one} for one in make_samples(5, seed=9)])
+    ingest([more], dataset="pool", store=small)
+    assert score_influence("pool", **options, folds=4).n_scored == 5
+    assert fold_counts(small) == {
+        two.run_id: {("a", 2), ("b", 2)}, four.run_id: {("a", 4), ("b", 3)}, three.run_id: {("a", 3), ("b", 3)}
+    }  # fmt: skip
+    again = score_influence("pool", **options, folds=2)
+    # the index has the new samples already
+    assert (again.run_id, again.n_scored, again.n_cached, again.tokens) == (two.run_id, 5, 12, 0)
+
+
+def as_the_first_release_wrote_it(store: Path, run_id: int) -> int:
+    """The run of the index is that of its dots too; returns it."""
+    with Store(store) as opened, opened.transaction():
+        index_run_id = index_run_of(opened, run_id)
+        for table in ("influence_scores", "run_validation_sets", "run_datasets"):
+            opened.connection.execute(f"UPDATE {table} SET run_id = ? WHERE run_id = ?", [index_run_id, run_id])
+        opened.connection.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
+        opened.connection.execute("UPDATE runs SET kind = 'influence' WHERE run_id = ?", [index_run_id])
+    return index_run_id
+
+
+def test_a_run_of_the_first_release_counts_for_the_folds_that_it_recorded(
+    small: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": small, "method": "projected", "dim": 64}
+    old = as_the_first_release_wrote_it(small, score_influence("pool", **options, folds=4).run_id)
+    more = write_jsonl(tmp_path / "more.jsonl", [{"messages": one} for one in make_samples(2, seed=9)])
+    ingest([more], dataset="pool", store=small)
+    four = score_influence("pool", **options, folds=4)
+    assert (four.run_id, four.n_scored, four.n_cached) == (old, 2, 12)
+    two = score_influence("pool", **options, folds=2)
+    assert (two.n_scored, two.tokens) == (14, 0)
+    assert fold_counts(small) == {old: {("a", 4), ("b", 3)}, two.run_id: {("a", 2), ("b", 2)}}
+    with Store(small) as opened:
+        # the folds of a second command were ignored there, but recorded
+        opened.connection.execute("UPDATE run_validation_sets SET fold_sizes = [3, 3] WHERE run_id = ?", [old])
+    anew = score_influence("pool", **options, folds=4)
+    assert anew.run_id not in (old, two.run_id)
+    assert (anew.n_scored, anew.tokens) == (14, 0)
+
+
+def test_checkpoints_of_other_folds_are_not_added_up(small: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+    other = save_model(tmp_path / "other", build_llama(seed=9), build_tokenizer())
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": small, "method": "projected", "dim": 64}
+    score_influence("pool", **options, checkpoints=[f"{other}:1"], folds=2)
+    both = score_influence("pool", **options, checkpoints=[f"{other}:1", f"{tiny_llama_folder}:2"], folds=4)
+    assert fold_counts(small)[both.run_id] == {("a", 4), ("b", 3)}
+    for name, weights in (("a", [2, 2, 1, 1]), ("b", [1, 1, 1])):
+        scores = scores_of(small, both.run_id)[name]
+        folds = np.asarray([row["fold_dots"] for row in scores.values()])
+        np.testing.assert_allclose(np.average(folds, axis=1, weights=weights), column(scores, "dot"), rtol=1e-6)
+    with Store(small) as opened:
+        opened.connection.execute("DELETE FROM influence_scores WHERE run_id = ?", [both.run_id])
+        opened.connection.execute(
+            "UPDATE influence_scores SET fold_dots = fold_dots[:2] "
+            "WHERE run_id = (SELECT min(part_run_id) FROM run_parts WHERE run_id = ?)",
+            [both.run_id],
+        )
+        with pytest.raises(Exception, match="checkpoints have different folds"):
+            opened.run(
+                "influence/insert_combined_influence", run_id=both.run_id, dataset_id=1, validation_set_ids=[1, 2]
+            )
 
 
 def test_samples_without_a_gradient_have_a_reason(

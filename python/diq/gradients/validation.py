@@ -27,6 +27,12 @@ class ValidationTokens:
         return [list(self.samples[i::k]) for i in range(k)]
 
 
+def fold_sizes(n_samples: int, folds: int) -> list[int]:
+    """Samples of each part that ``ValidationTokens.folds`` makes of so many."""
+    k = min(folds, n_samples)
+    return [len(range(i, n_samples, k)) for i in range(k)]
+
+
 @dataclass(frozen=True, slots=True)
 class ValidationFacts:
     """What is known of a validation set once its gradient is.

@@ -121,24 +121,34 @@ def count_missing(opened: Store, job: Job, run_id: int) -> int:
     return int(found["n"])
 
 
+def add_model(opened: Store, job: Job, facts: EngineFacts) -> None:
+    """Record what the scores belong to."""
+    target = job.target
+    opened.add_model(
+        model_id=target.model_id,
+        name=target.name,
+        source=target.source,
+        architecture=facts.architecture,
+        n_parameters=facts.n_parameters,
+    )
+
+
+def environment_of(facts: EngineFacts) -> dict[str, Any]:
+    """What is recorded of the machine and the model beside the settings of a run."""
+    return facts.environment | {"modules": sorted(facts.modules)}
+
+
 def open_run(job: Job, facts: EngineFacts, settings: dict[str, Any], fingerprint: str) -> int:
     """Record the model, the run and its validation sets, and mark the run open on the dataset."""
-    target = job.target
     with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
-        opened.add_model(
-            model_id=target.model_id,
-            name=target.name,
-            source=target.source,
-            architecture=facts.architecture,
-            n_parameters=facts.n_parameters,
-        )
+        add_model(opened, job, facts)
         run_id = opened.open_run(
             kind="influence",
             method=job.settings.method,
-            model_id=target.model_id,
+            model_id=job.target.model_id,
             fingerprint=fingerprint,
             settings=settings,
-            environment=facts.environment | {"modules": sorted(facts.modules)},
+            environment=environment_of(facts),
         )
         for number in job.set_ids:
             opened.run("store/insert_run_validation_set", run_id=run_id, validation_set_id=number)
@@ -222,7 +232,7 @@ def tokenize(job: Job, run_id: int, tokenization: Tokenization, tokens: TokenFil
                 "influence/samples_missing_gradients",
                 rows=shards.READ_ROWS,
                 dataset_id=job.data["dataset_id"],
-                run_id=run_id,
+                index_run_id=run_id,
             )
             if job.settings.method in ("projected", "less")
             else opened.batches(

@@ -162,7 +162,7 @@ class Meters:
         length_pearson: correlation of the dot with the number of answer tokens.
         length_spearman: likewise, of their ranks.
         half_sizes: validation samples of the even and of the odd folds; None without folds.
-        half_spearman: rank correlation of the dots with the two halves.
+        half_spearman: rank correlation of the dots with the two halves; NaN where a sample with a dot lacks them.
         full_spearman: rank correlation to expect between two validation sets of the full size (Spearman-Brown).
         flips: ratio to the share of the highest dots with one half that are not among the highest with the other.
         task_shares: ratio (``1``: every sample) to the share of the highest dots that each task is closest to; None
@@ -207,12 +207,14 @@ def measure(dots: Dots) -> Meters:
     half_spearman, flips = nan, dict.fromkeys(RATIOS, nan)
     if dots.halves is not None:
         both = np.flatnonzero(np.isfinite(dots.halves[0]) & np.isfinite(dots.halves[1]))
-        one, other = dots.halves[0][both], dots.halves[1][both]
-        half_spearman = spearman(one, other)
-        orders = order(one), order(other)
-        for text, ratio in RATIOS.items():
-            top = int(len(both) * ratio)
-            flips[text] = flip_share(orders[0][:top], orders[1][:top])
+        # those that have halves may be few, and other than the rest: they do not speak for all
+        if len(both) >= n:
+            one, other = dots.halves[0][both], dots.halves[1][both]
+            half_spearman = spearman(one, other)
+            orders = order(one), order(other)
+            for text, ratio in RATIOS.items():
+                top = int(len(both) * ratio)
+                flips[text] = flip_share(orders[0][:top], orders[1][:top])
     shares = None
     if len(dots.tasks) > 1:
         shares = {}

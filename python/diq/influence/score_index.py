@@ -1,4 +1,8 @@
-"""Influence through a gradient index: projected gradients are kept, so a new validation set costs no pass over data."""
+"""Influence through a gradient index: projected gradients are kept, so a new validation set costs no pass over data.
+
+The index is a run of kind ``gradients``, of everything that decides a projected gradient. The dots are a run of their
+own, of all that and of the folds of the validation sets: other folds are other dots, from the same index.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,19 @@ from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.gradient_index.index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord
-from diq.gradients.engine import common_settings
+from diq.gradients.engine import EngineFacts, common_settings
 from diq.gradients.engines import Engines
-from diq.gradients.validation import ValidationFacts, ValidationTokens
+from diq.gradients.validation import ValidationFacts, ValidationTokens, fold_sizes
 from diq.influence.job import (
     Job,
     Row,
     Scores,
+    add_model,
     check_packing,
     commit,
     count_missing,
     describe,
+    environment_of,
     finish,
     keep_facts,
     missing_batches,
@@ -136,10 +142,17 @@ def _score(
     *,
     build: bool,
 ) -> ScoreSummary:
-    fingerprint = run_fingerprint("influence", job.settings.method, job.target.model_id, settings)
-    with Store(job.store, wait_s=WAIT_S) as opened:
+    method, model_id = job.settings.method, job.target.model_id
+    gradients = fingerprint = run_fingerprint("influence", method, model_id, settings)
+    of_dots = settings | {"folds": job.settings.folds, "gradients": gradients}
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
+        owner = opened.row("store/get_run_by_fingerprint", fingerprint=gradients)
+        if owner is not None and _holds_dots(opened, owner, job.settings.folds):
+            of_dots = settings
+        else:
+            fingerprint = run_fingerprint("influence", method, model_id, of_dots)
         known = opened.row("store/get_run_by_fingerprint", fingerprint=fingerprint)
-        folder = _folder(opened, job, known, fingerprint)
+        folder = _folder(opened, job, owner, gradients)
     if known is not None:
         with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
             missing = count_missing(opened, job, known["run_id"])
@@ -149,13 +162,15 @@ def _score(
             finish(job, summary)
             summary.details |= _describe_index(job, folder, settings)
             return summary
+    if owner is not None:
         # only now: checksums read the whole index
-        _forget_broken(job, known["run_id"], folder)
+        _forget_broken(job, owner["run_id"], folder)
     if job.settings.kind == "subspace" and (folder / BASIS_FILE).exists():
         job = replace(job, settings=replace(job.settings, basis=GradientIndex.open(folder).read_basis()))
     with Engines(job.settings, devices=job.devices) as engines:
         engines.prepare(validation if job.settings.kind == "subspace" and job.settings.basis is None else [])
-        run_id = open_run(job, engines.facts, settings, fingerprint)
+        index_run_id = _open_index_run(job, engines.facts, settings, gradients)
+        run_id = open_run(job, engines.facts, of_dots, fingerprint)
         identity = {
             "model_id": job.target.model_id,
             "model": job.target.name,
@@ -167,17 +182,17 @@ def _score(
         index = GradientIndex.create(folder, identity, element=job.element)
         if job.settings.kind == "subspace" and job.settings.basis is None:
             index.write_basis(engines.ask("basis_arrays"))
-        _note_index(job, run_id, index, identity)
+        _note_index(job, index_run_id, index, identity)
         if not build:
-            _adopt_shards(job, run_id, index)
+            _adopt_shards(job, index_run_id, index)
         summary = ScoreSummary(run_id, job.data["name"], job.data["n_samples"])
         started = time.monotonic()
         if build:
-            _build(job, run_id, index, tokenization, engines, summary)
-        _dots(job, run_id, index, validation, engines, summary)
+            _build(job, index_run_id, index, tokenization, engines, summary)
+        _dots(job, run_id, index_run_id, index, validation, engines, summary)
         summary.seconds = time.monotonic() - started
         facts = engines.facts
-    left = _count_missing_gradients(job, run_id)
+    left = _count_missing_gradients(job, index_run_id)
     finish(job, summary, complete=not left)
     if left:
         log.warning(
@@ -203,8 +218,36 @@ def _describe_index(job: Job, folder: Path, settings: Mapping[str, Any]) -> dict
 # the index ---------------------------------------------------------------------------------------------------------
 
 
-def _folder(opened: Store, job: Job, known: dict[str, Any] | None, fingerprint: str) -> Path:
-    """Where the index of the run lies, or shall lie.
+def _holds_dots(opened: Store, owner: Mapping[str, Any], folds: int) -> bool:
+    """Whether the run of an index is also the run of its dots with so many folds, as in stores of the first release.
+
+    There folds were no part of what names a run, so it stands for those that it recorded.
+    """
+    if owner["kind"] != "influence":
+        return False
+    recorded = [row["fold_sizes"] for row in opened.rows("influence/facts_of_run", run_id=owner["run_id"])]
+    if any(sizes is not None and sizes != fold_sizes(sum(sizes), folds) for sizes in recorded):
+        return False
+    # one that was asked for other folds later holds lists of both lengths
+    (other,) = opened.rows("influence/count_other_folds", run_id=owner["run_id"])
+    return not other["n"]
+
+
+def _open_index_run(job: Job, facts: EngineFacts, settings: Mapping[str, Any], fingerprint: str) -> int:
+    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
+        add_model(opened, job, facts)
+        return opened.open_run(
+            kind="gradients",
+            method=job.settings.method,
+            model_id=job.target.model_id,
+            fingerprint=fingerprint,
+            settings=settings,
+            environment=environment_of(facts),
+        )
+
+
+def _folder(opened: Store, job: Job, owner: dict[str, Any] | None, fingerprint: str) -> Path:
+    """Where the index lies, or shall lie.
 
     Raises:
         UsageError: the store knows of an index that is no longer where it was.
@@ -212,14 +255,14 @@ def _folder(opened: Store, job: Job, known: dict[str, Any] | None, fingerprint: 
     if job.index is not None:
         return job.index
     beside = Path(f"{job.store}.gradients") / fingerprint[:12]
-    noted = opened.row("influence/get_gradient_index", run_id=known["run_id"]) if known else None
+    noted = opened.row("influence/get_gradient_index", run_id=owner["run_id"]) if owner else None
     # a store that was moved together with its indexes finds them again
     if noted is None or (beside / INDEX_FILE).exists():
         return beside
     folder = Path(noted["folder"])
-    if known is not None and not (folder / INDEX_FILE).exists() and _records(opened, known["run_id"]):
+    if owner is not None and not (folder / INDEX_FILE).exists() and _records(opened, owner["run_id"]):
         raise UsageError(
-            f"the gradient index of run {known['run_id']} is no longer in `{folder}`",
+            f"the gradient index of run {owner['run_id']} is no longer in `{folder}`",
             "name its new place with --index DIR; an empty DIR builds it again",
         )
     return folder
@@ -403,9 +446,11 @@ def _commit_rows(job: Job, run_id: int, record: ShardRecord | None, entries: Seq
 # dots --------------------------------------------------------------------------------------------------------------
 
 
-def _count_missing_gradients(job: Job, run_id: int) -> int:
+def _count_missing_gradients(job: Job, index_run_id: int) -> int:
     with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        (found,) = opened.rows("influence/count_missing_gradients", dataset_id=job.data["dataset_id"], run_id=run_id)
+        (found,) = opened.rows(
+            "influence/count_missing_gradients", dataset_id=job.data["dataset_id"], index_run_id=index_run_id
+        )
     return int(found["n"])
 
 
@@ -422,6 +467,7 @@ class _Wanted:
 def _dots(
     job: Job,
     run_id: int,
+    index_run_id: int,
     index: GradientIndex,
     validation: Sequence[ValidationTokens],
     engines: Engines,
@@ -430,10 +476,11 @@ def _dots(
     wanted: dict[int, list[_Wanted]] = {}
     without: list[Scores] = []
     with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        records = _records(opened, run_id)
+        records = _records(opened, index_run_id)
         table = opened.arrow(
             "influence/gradient_rows_missing_dots",
             dataset_id=job.data["dataset_id"],
+            index_run_id=index_run_id,
             run_id=run_id,
             validation_set_ids=job.set_ids,
         )

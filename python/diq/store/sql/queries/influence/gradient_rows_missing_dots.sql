@@ -1,5 +1,5 @@
--- Samples of a dataset that are in the gradient index of a run and lack a dot with any of the validation sets.
--- Params: $dataset_id INTEGER, $run_id BIGINT, $validation_set_ids INTEGER[]
+-- Samples of a dataset that are in a gradient index and lack a dot of a run with any of the validation sets.
+-- Params: $dataset_id INTEGER, $index_run_id BIGINT, $run_id BIGINT, $validation_set_ids INTEGER[]
 -- Returns: shard INTEGER (null: no gradient), row INTEGER, sample_id VARCHAR, loss DOUBLE, answer_tokens INTEGER, reason VARCHAR
 WITH have AS (
     SELECT sample_id, count(*) AS n
@@ -11,5 +11,5 @@ SELECT g.shard, g."row", CAST(g.sample_id AS VARCHAR) AS sample_id, g.loss, g.an
 FROM gradient_rows AS g
 JOIN dataset_samples AS d ON d.sample_id = g.sample_id AND d.dataset_id = $dataset_id
 LEFT JOIN have AS h ON h.sample_id = g.sample_id
-WHERE g.run_id = $run_id AND coalesce(h.n, 0) < len($validation_set_ids)
+WHERE g.run_id = $index_run_id AND coalesce(h.n, 0) < len($validation_set_ids)
 ORDER BY g.shard NULLS FIRST, g."row"

@@ -1,5 +1,6 @@
 -- Add up the dots of the runs of several checkpoints (TracIn): sum over checkpoints of weight times dot. A sample that any
--- checkpoint has no dot for has none, with that reason; loss and answer tokens are those of the last checkpoint.
+-- checkpoint has no dot for has none, with that reason; loss and answer tokens are those of the last checkpoint. Every
+-- part has the folds that were asked for; lists of different length are refused, since they cannot be added.
 -- Params: $run_id BIGINT, $dataset_id INTEGER, $validation_set_ids INTEGER[]
 WITH parts AS (
     SELECT part_run_id, weight FROM run_parts WHERE run_id = $run_id
@@ -13,6 +14,7 @@ summed AS (
         -- in the order of the runs, so that the sum has the same bits every time
         sum(i.dot * p.weight ORDER BY p.part_run_id) AS dot,
         list(list_transform(i.fold_dots, lambda x: x * p.weight) ORDER BY p.part_run_id) AS folds,
+        min(coalesce(len(i.fold_dots), 0)) = max(coalesce(len(i.fold_dots), 0)) AS alike,
         arg_max(i.loss, p.part_run_id) AS loss,
         max(i.answer_tokens) AS answer_tokens,
         min(i.reason) AS reason
@@ -29,6 +31,8 @@ SELECT
     s.validation_set_id,
     CASE WHEN s.n_dots = s.n THEN s.dot END,
     CASE
+        WHEN s.n_dots = s.n AND NOT s.alike
+        THEN error('the runs of the checkpoints have different folds')
         WHEN s.n_dots = s.n
         THEN list_transform(
             range(len(s.folds[1])), lambda f: list_sum(list_transform(s.folds, lambda one: one[f + 1]))

@@ -1,5 +1,5 @@
--- Every sample of a dataset in order, and whether the gradient index of a run lacks it.
--- Params: $dataset_id INTEGER, $run_id BIGINT
+-- Every sample of a dataset in order, and whether a gradient index lacks it.
+-- Params: $dataset_id INTEGER, $index_run_id BIGINT
 -- Returns: sample_id VARCHAR, messages VARCHAR, missing BOOLEAN
 SELECT
     CAST(d.sample_id AS VARCHAR) AS sample_id,
@@ -7,6 +7,6 @@ SELECT
     g.sample_id IS NULL AS missing
 FROM dataset_samples AS d
 JOIN samples AS s USING (sample_id)
-LEFT JOIN gradient_rows AS g ON g.sample_id = d.sample_id AND g.run_id = $run_id
+LEFT JOIN gradient_rows AS g ON g.sample_id = d.sample_id AND g.run_id = $index_run_id
 WHERE d.dataset_id = $dataset_id
 ORDER BY d.position
