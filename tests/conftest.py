@@ -358,6 +358,34 @@ def small_disk(tmp_path: Path) -> Any:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.fixture
+def read_only() -> Any:
+    """Makes a folder and what lies in it read-only for this user, as a colleague's folder is."""
+    import subprocess
+
+    mounted: list[Path] = []
+    changed: list[Path] = []
+
+    def seal(folder: Path) -> None:
+        if os.geteuid():
+            changed.extend([folder, *folder.iterdir()])
+            for path in changed:
+                path.chmod(path.stat().st_mode & ~0o222)
+            return
+        # permissions do not bind root, a read-only mount does
+        for options in (["--bind", str(folder)], ["-o", "remount,ro,bind"]):
+            if subprocess.run(["mount", *options, str(folder)], capture_output=True, check=False).returncode:
+                pytest.skip("a read-only folder needs the right to mount one")
+            if not mounted:
+                mounted.append(folder)
+
+    yield seal
+    for path in changed:
+        path.chmod(path.stat().st_mode | 0o200)
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Any:
     """A command that ran in this process leaves its log handler behind; the next test must not meet it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import subprocess
 import sys
@@ -19,8 +18,7 @@ from diq.base.errors import MissingScoresError, UsageError
 from diq.samples.ingest import ingest
 from diq.selection.select import Selection
 from diq.selection.select import select as run
-from diq.store import queries
-from diq.store.store import Store, now
+from diq.store.store import Store
 from selection.test_select import slow_ranking, tied
 
 
@@ -372,55 +370,6 @@ def test_unscored_samples_are_told_at_every_selection(tmp_path: Path, caplog: py
         caplog.clear()
         assert select(path, "1").n_unscored == 1
         assert "1 of 3 samples of dataset `pool` lack a finite score" in caplog.text
-
-
-def test_a_store_of_the_schema_before_keeps_its_selections(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "old.duckdb"
-    rows = [(1, r, i, f"Q{1 + r // 2}", 3.0, 1.0 - r) for r, i in enumerate((2, 0, 3, 1))]
-    with duckdb.connect(str(path)) as connection:
-        for version, name, text in queries.migrations()[:2]:
-            connection.execute(text)
-            connection.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", [version, name, now()])
-        connection.execute("INSERT INTO datasets VALUES (1, 'pool', 'training', now())")
-        connection.execute(
-            "INSERT INTO dataset_samples SELECT 1, i, uuid(), 1, i + 1, 'train', NULL FROM range(6) AS t(i)"
-        )
-        ids = dict(connection.execute("SELECT position, sample_id FROM dataset_samples").fetchall())
-        connection.execute(
-            "INSERT INTO rankings VALUES "
-            "(nextval('ranking_ids'), 1, 'diq', 1, 2, 'f', '{}', 3, 0, 6, 0, [2, 2, 1, 1], now()), "
-            "(nextval('ranking_ids'), 1, 'random', NULL, NULL, 'g', '{}', NULL, NULL, 6, 0, NULL, now())"
-        )
-        connection.execute(
-            "INSERT INTO selections VALUES (nextval('selection_ids'), 'two', 1, '0.4', 2, 2, NULL, now()), "
-            "(nextval('selection_ids'), 'four', 1, '0.7', 4, 4, NULL, now()), "
-            "(nextval('selection_ids'), 'chance', 2, '0.2', 1, 1, NULL, now())"
-        )
-        expected = []
-        for selection, n in ((1, 2), (2, 4)):
-            expected += [(selection, r, ids[i], i, q, d, v) for _, r, i, q, d, v in rows[:n]]
-        expected.append((3, 0, ids[5], 5, None, None, None))
-        for row in expected:
-            connection.execute("INSERT INTO selection_samples VALUES (?, ?, ?, ?, ?, ?, ?)", list(row))
-        connection.execute(
-            "INSERT INTO runs VALUES (1, 'text', 'external', NULL, 'x', ?, '{}', NULL, now())",
-            ['{"scores":["similarity"]}'],
-        )
-    caplog.set_level(logging.INFO)
-    with Store(path) as store:
-        found = store.connection.execute(
-            "SELECT selection_id, rank, sample_id, position, quadrant, difficulty, dot "
-            "FROM selection_samples ORDER BY selection_id, rank"
-        ).fetchall()
-        assert found == expected
-        assert store.connection.execute("SELECT strategy FROM selections ORDER BY selection_id").fetchall() == [
-            ("diq",),
-            ("diq",),
-            ("random",),
-        ]
-        assert store.connection.execute("SELECT kind FROM runs").fetchall() == [("similarity",)]
-    # the prefix of an old store is no whole ranking, so it is made anew
-    assert select(path, "0.5", strategy="random").ranking == "new"
 
 
 def test_guards_leave_samples_out_of_the_pool_and_say_why(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The store: migrations, comments, locks, and the SQL face in clients that never import diq."""
+"""The store: what it refuses, its transactions, and the SQL face in clients that never import diq."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 
 from conftest import fill_store
 from diq.base.errors import StoreError, UsageError
-from diq.store import queries
 from diq.store.store import Store
 
 PREVIOUS_DUCKDB = Path(sys.prefix) / "duckdb-previous"
@@ -29,41 +28,6 @@ def scored(tmp_path: Path) -> Path:
     dots = {"a": rng.normal(size=200), "b": rng.normal(size=200)}
     fill_store(path, dots=dots, difficulty=rng.integers(1, 6, 200), sizes={"a": 20, "b": 10})
     return path
-
-
-def test_every_table_view_and_column_has_a_comment(tmp_path: Path) -> None:
-    with Store(tmp_path / "s.duckdb", create=True) as store:
-        missing = store.connection.execute(
-            "SELECT table_name, NULL FROM duckdb_tables() WHERE comment IS NULL AND NOT internal "
-            "UNION ALL SELECT view_name, NULL FROM duckdb_views() WHERE comment IS NULL AND NOT internal "
-            "UNION ALL SELECT table_name, column_name FROM duckdb_columns() WHERE comment IS NULL AND NOT internal"
-        ).fetchall()
-    assert missing == []
-
-
-def test_migrations_are_recorded_once(tmp_path: Path) -> None:
-    path = tmp_path / "s.duckdb"
-    for _ in range(2):
-        with Store(path, create=True) as store:
-            rows = store.connection.execute("SELECT version, name FROM schema_migrations ORDER BY version").fetchall()
-            assert rows == [(version, name) for version, name, _ in queries.migrations()]
-
-
-def test_a_newer_store_is_refused_by_reader_and_writer(tmp_path: Path) -> None:
-    path = tmp_path / "s.duckdb"
-    with Store(path, create=True) as store:
-        store.connection.execute("INSERT INTO schema_migrations VALUES (99, 'from_the_future', TIMESTAMP '2026-01-01')")
-    for read_only in (False, True):
-        with pytest.raises(StoreError, match="schema version 99") as caught:
-            Store(path, read_only=read_only)
-        assert "upgrade" in caught.value.hint
-
-
-def test_a_reader_of_an_empty_store_file_migrates_it_first(tmp_path: Path) -> None:
-    path = tmp_path / "s.duckdb"
-    duckdb.connect(str(path)).close()
-    with Store(path, read_only=True) as store:
-        assert store.rows("store/list_datasets") == []
 
 
 def test_another_duckdb_file_and_another_kind_of_file_are_refused(tmp_path: Path) -> None:
@@ -83,15 +47,6 @@ def test_a_missing_store_is_not_made_by_a_reader(tmp_path: Path) -> None:
         Store(tmp_path / "none.duckdb", read_only=True)
     assert "diq ingest" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
-
-
-def test_changed_macros_are_renewed(scored: Path) -> None:
-    with duckdb.connect(str(scored)) as connection:
-        connection.execute("CREATE OR REPLACE MACRO diq_select(dataset) AS TABLE SELECT 1")
-        connection.execute("UPDATE settings SET value = 'older' WHERE name = 'macros'")
-    with Store(scored) as store:
-        row = store.connection.execute("SELECT count(*) FROM diq_select('pool', 'model', 0.1)").fetchone()
-    assert row == (20,)
 
 
 def test_a_failed_transaction_leaves_nothing(scored: Path) -> None:
@@ -125,27 +80,6 @@ def test_unknown_names_get_a_hint(scored: Path) -> None:
         with pytest.raises(UsageError, match="no validation set named `zzz`") as caught:
             store.validation_set("zzz")
         assert "`a`, `b`" in caught.value.hint
-
-
-def test_the_second_process_learns_who_holds_the_store(scored: Path) -> None:
-    code = (
-        "import sys, duckdb; connection = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.readline()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(scored)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        for read_only in (True, False):
-            with pytest.raises(StoreError, match=f"is held by process {holder.pid}") as caught:
-                Store(scored, read_only=read_only)
-            assert "\n" not in caught.value.message
-            assert "wait" in caught.value.hint
-    finally:
-        holder.communicate("\n")
-    with Store(scored, read_only=True, wait_s=5):
-        pass
 
 
 PLAIN_CLIENT = """

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import logging
 import os
-import re
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,14 @@ from diq.base import config
 from diq.base.errors import DiqError, StoreError, UsageError
 from diq.base.text import did_you_mean, first_line
 from diq.store import queries
+from diq.store.connection import COPY_HINT, connect, missing, write_protected
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _FULL_DISK = ("No space left", "Could not write", "ailed to offload", "max_temp_directory_size")
-_LOCKED = re.compile(r"Conflicting lock is held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
+
+log = logging.getLogger(__name__)
 
 
 def now() -> datetime.datetime:
@@ -40,32 +41,39 @@ class Store:
 
     Args:
         path: the DuckDB file.
-        read_only: open without the right to write; several readers may share a file.
+        read_only: open without the right to write; several readers may share a file. A store of an older schema is
+            brought up first, which needs a writer for a moment; apart from that, a reader leaves the file as it is.
         create: make the file when it is missing (only ``diq ingest`` does).
         wait_s: seconds to wait for another process that holds the file; 0 fails at once.
 
     Raises:
-        StoreError: the file is missing, held by another process, not a store, or made by a newer DIQ.
+        StoreError: the file is missing, held by another process, read-only, not a store, or made by a newer DIQ.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, read_only: bool = False, create: bool = False, wait_s: float = 0.0
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        create: bool = False,
+        wait_s: float = config.SHORT_WAIT_S,
     ) -> None:
         self.path = Path(path)
         if not create and not self.path.exists():
-            raise StoreError(
-                f"there is no store at `{self.path}`",
-                f"run `diq ingest` first, or name the store with --store or ${config.STORE_VARIABLE}",
-            )
-        self.connection = self._connect(read_only=read_only, wait_s=wait_s)
+            raise missing(self.path)
+        self.connection = connect(self.path, read_only=read_only, wait_s=wait_s)
         try:
             if not read_only:
                 self._migrate()
-            elif self._check_version() < queries.migrations()[-1][0]:
-                # a reader of an older store migrates it first, then reads
+                return
+            if (have := self._check_version()) < _known_version():
+                # only a writer can bring an older schema up, so it goes first
                 self.connection.close()
-                Store(self.path, wait_s=wait_s).close()
-                self.connection = self._connect(read_only=True, wait_s=wait_s)
+                self._migrate_for_a_reader(have, wait_s)
+                self.connection = connect(self.path, read_only=True, wait_s=wait_s)
+            if self._macros_changed():
+                # a reader writes nothing: its own connection gets the macros of this diq, the file keeps what it has
+                self.connection.execute(queries.temporary_macros())
         except BaseException:
             self.connection.close()
             raise
@@ -82,31 +90,8 @@ class Store:
 
     # opening -----------------------------------------------------------------------------------------------------
 
-    def _connect(self, *, read_only: bool, wait_s: float) -> duckdb.DuckDBPyConnection:
-        settings = {} if read_only else {"storage_compatibility_version": config.STORAGE_VERSION}
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                connection = duckdb.connect(str(self.path), read_only=read_only, config=settings)
-                break
-            except duckdb.Error as error:
-                held = _LOCKED.search(str(error))
-                if held is None:
-                    raise StoreError(
-                        f"`{self.path}` cannot be opened as a store: {first_line(error)}",
-                        "name a DuckDB file that diq made, or another path",
-                    ) from error
-                if time.monotonic() >= deadline:
-                    raise StoreError(
-                        f"the store `{self.path}` is held by process {held['pid']} ({held['program']})",
-                        "wait until that process has finished, or close the DuckDB client that has the file open",
-                    ) from error
-                time.sleep(0.05)
-        connection.execute("SET enable_progress_bar = false")
-        return connection
-
     def _check_version(self) -> int:
-        have, known = _version(self.connection, self.path), queries.migrations()[-1][0]
+        have, known = _version(self.connection, self.path), _known_version()
         if have > known:
             raise StoreError(
                 f"the store `{self.path}` has schema version {have}, this diq knows up to {known}",
@@ -114,22 +99,40 @@ class Store:
             )
         return have
 
+    def _migrate_for_a_reader(self, have: int, wait_s: float) -> None:
+        if closed := write_protected(self.path):
+            raise StoreError(
+                f"the store `{self.path}` has schema version {have}, this diq reads version {_known_version()}, and "
+                f"{closed} is read-only for you",
+                f"{COPY_HINT}; or have its owner run `diq status` once",
+            )
+        Store(self.path, wait_s=wait_s).close()
+
     def _migrate(self) -> None:
-        migrations = queries.migrations()
-        have = self._check_version()
-        for version, name, text in migrations[have:]:
+        have, known = self._check_version(), _known_version()
+        if have == 0:
             with self.transaction():
-                self.connection.execute(text)
-                self.run("store/insert_migration", version=version, name=name, applied_at=now())
-        if have < migrations[-1][0] or self._macros_changed():
+                self.connection.execute(queries.schema())
+                self._record_version(known, "create_store")
+        elif have < known:
+            text = "the store `%s` goes from schema version %d to %d; an older diq will not open it any more"
+            log.info(text, self.path, have, known)
+            for step in queries.migrations():
+                if step.version > have:
+                    with self.transaction():
+                        self.connection.execute(step.text)
+                        self._record_version(step.version, step.name)
+        if have < known or self._macros_changed():
             with self.transaction():
-                for _, text in queries.macros():
-                    self.connection.execute(text)
-                self.run("store/upsert_setting", name="macros", value=_macros_text())
+                self.connection.execute(queries.macros())
+                self.run("store/upsert_setting", name="macros", value=queries.macros())
+
+    def _record_version(self, version: int, name: str) -> None:
+        self.run("store/insert_migration", version=version, name=name, applied_at=now())
 
     def _macros_changed(self) -> bool:
         row = self.row("store/get_setting", name="macros")
-        return row is None or row["value"] != _macros_text()
+        return row is None or row["value"] != queries.macros()
 
     # statements --------------------------------------------------------------------------------------------------
 
@@ -305,9 +308,8 @@ class Store:
             self.run("store/seal_run_dataset", **ids, sealed_at=now())
 
 
-def _macros_text() -> str:
-    # the texts themselves, not a version: an edited macro is noticed without anybody raising a number
-    return "\n".join(text for _, text in queries.macros())
+def _known_version() -> int:
+    return queries.migrations()[-1].version
 
 
 def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:

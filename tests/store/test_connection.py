@@ -1,0 +1,217 @@
+"""Opening a store that something else holds: it waits, and then says who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from conftest import fill_store
+from diq.base.errors import StoreError
+from diq.store import connection
+from diq.store.store import Store
+from store.test_schema import make_old_store
+
+HOLDER = "import sys, duckdb; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.readline()"
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("filled") / "s.duckdb"
+    fill_store(path, dots={"a": np.arange(20.0)}, difficulty=np.arange(20) % 5 + 1)
+    return path
+
+
+@pytest.fixture
+def scored(filled: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(filled, tmp_path))
+
+
+@contextlib.contextmanager
+def holder(store: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the store open, until a line comes or the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.communicate("\n")
+
+
+def test_commands_wait_for_a_process_that_holds_the_store_for_a_moment(scored: Path) -> None:
+    # none is given a time to wait: what counts is the default
+    commands = (
+        ["status", "--json"],
+        ["sql", "select count(*) from samples"],
+        ["select", "pool", "--model", "model", "--ratio", "0.5"],
+    )
+    with holder(scored) as held:
+        waiting = [
+            subprocess.Popen(
+                [sys.executable, "-m", "diq", *command, "--store", str(scored)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for command in commands
+        ]
+        for one in waiting:
+            assert one.stderr is not None
+            assert f"is held by process {held.pid}" in one.stderr.readline()
+    for one in waiting:
+        _, text = one.communicate()
+        assert one.returncode == 0, text
+
+
+def test_after_the_wait_it_says_who_holds_the_store(scored: Path) -> None:
+    with holder(scored) as held:
+        for read_only in (True, False):
+            with pytest.raises(StoreError, match=f"is held by process {held.pid}") as caught:
+                Store(scored, read_only=read_only, wait_s=0)
+            assert "\n" not in caught.value.message
+            assert "wait" in caught.value.hint
+    Store(scored, read_only=True, wait_s=0).close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Conflicting lock is held in /usr/bin/python3.11 (PID 71). See also", "process 71 (/usr/bin/python3.11)"),
+        ("Conflicting lock is held in PID 71. See also", "process 71"),
+        # a process that is just ending has no command line any more
+        ("Conflicting lock is held in . (PID 71). See also", "process 71"),
+        ("Conflicting lock is held in PID 0. See also", "another process"),
+        ("Lock is already held in current process, likely another DuckDB instance", "this process"),
+        ("No locks available", None),
+    ],
+)
+def test_every_way_in_which_duckdb_says_who_holds_a_file(tmp_path: Path, text: str, expected: str | None) -> None:
+    assert connection.held_by(tmp_path, f'IO Error: Could not set lock on file "x": {text}') == expected
+
+
+@contextlib.contextmanager
+def opened_for_writing(path: Path) -> Iterator[None]:
+    with Store(path):
+        yield
+
+
+@contextlib.contextmanager
+def emptied(path: Path) -> Iterator[None]:
+    """As a file is between being made and being locked."""
+    made = path.with_name("made")
+    shutil.move(path, made)
+    path.touch()
+    yield
+    made.replace(path)
+
+
+@contextlib.contextmanager
+def deleted_by_its_holder(path: Path) -> Iterator[None]:
+    with holder(path):
+        yield
+        path.unlink()
+
+
+@contextlib.contextmanager
+def older_and_read_by_another(path: Path) -> Iterator[None]:
+    """Two may read at once, but an older schema needs a writer first."""
+    path.unlink()
+    make_old_store(path, 3)
+    with duckdb.connect(str(path), read_only=True):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("busy", "expected"),
+    [
+        (opened_for_writing, "1 dataset"),
+        (emptied, "1 dataset"),
+        (older_and_read_by_another, "0 dataset"),
+        (deleted_by_its_holder, "there is no store at"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_reader_waits_until_the_file_is_free(
+    scored: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    busy: Callable[[Path], contextlib.AbstractContextManager[None]],
+    expected: str,
+) -> None:
+    monkeypatch.setattr(connection, "TELL_S", 0.0)
+    found: list[str] = []
+    waits = threading.Event()
+
+    def read() -> None:
+        try:
+            with Store(scored, read_only=True) as store:
+                found.append(f"{len(store.rows('store/list_datasets'))} dataset")
+        except StoreError as error:
+            found.append(error.message)
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting" in record.getMessage():
+                waits.set()
+
+    heard = Heard()
+    connection.log.addHandler(heard)
+    monkeypatch.setattr(connection.log, "level", logging.INFO)
+    try:
+        with busy(scored):
+            reader = threading.Thread(target=read)
+            reader.start()
+            assert waits.wait(30)
+        reader.join(30)
+    finally:
+        connection.log.removeHandler(heard)
+    assert [one.startswith(expected) for one in found] == [True]
+
+
+def test_a_process_that_has_the_store_open_itself_is_told_so(scored: Path) -> None:
+    with Store(scored), pytest.raises(StoreError, match="is held by this process") as caught:
+        Store(scored, read_only=True, wait_s=0)
+    assert "close the connection" in caught.value.hint
+
+
+def test_a_file_that_stays_empty_is_no_store(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    path.touch()
+    with pytest.raises(StoreError, match="cannot be opened as a store"):
+        Store(path, wait_s=0)
+
+
+def test_a_read_only_store_is_read_and_refused_to_writers(scored: Path, read_only: Callable[[Path], None]) -> None:
+    read_only(scored.parent)
+    with Store(scored, read_only=True) as store:
+        assert store.dataset("pool")["n_samples"] == 20
+    with pytest.raises(StoreError, match="cannot be written: the file is read-only") as caught:
+        Store(scored)
+    assert "copy the file" in caught.value.hint
+    with pytest.raises(StoreError, match="cannot be written: its folder is read-only"):
+        Store(scored.with_name("new.duckdb"), create=True)
+
+
+def test_what_a_killed_writer_left_in_the_log_is_read_from_a_read_only_folder(
+    scored: Path, read_only: Callable[[Path], None]
+) -> None:
+    code = (
+        "import sys, os; from diq.store.store import Store; store = Store(sys.argv[1])\n"
+        "store.connection.execute(\"INSERT INTO settings VALUES ('left', 'here')\"); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(scored)], check=False)
+    assert Path(f"{scored}.wal").stat().st_size > 0
+    read_only(scored.parent)
+    with Store(scored, read_only=True) as store:
+        assert store.row("store/get_setting", name="left") == {"value": "here"}
