@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from diq.selection.compare import compare as compare
     from diq.selection.quadrants import rank as rank
     from diq.selection.select import select as select
+    from diq.selection.status import status as status
+    from diq.store.sql import sql as sql
     from diq.store.store import Store as Store
     from diq.training.train import train as train
     from diq.training.warm_up import warm_up as warm_up
@@ -59,6 +61,8 @@ _WHERE = {
     "score_rater": "diq.rater.score",
     "score_similarity": "diq.baselines.similarity",
     "select": "diq.selection.select",
+    "sql": "diq.store.sql",
+    "status": "diq.selection.status",
     "train": "diq.training.train",
     "train_difficulty": "diq.difficulty.train",
     "train_rater": "diq.rater.train",

@@ -164,7 +164,7 @@ def test_an_index_is_scored_from_another_store(
     there, here = scores_of(filled, original.run_id)["a"], scores_of(elsewhere, summary.run_id)["a"]
     assert here == there
     with Store(elsewhere, read_only=True) as store:
-        assert {row["state"] for row in store.rows("cli/coverage")} == {"open"}
+        assert {row["state"] for row in store.rows("selection/coverage")} == {"open"}
 
 
 def test_an_index_made_for_something_else_is_refused_with_both_values(

@@ -98,7 +98,7 @@ def test_forward_and_central_give_the_exact_dots(
             assert np.abs(column(scores, "dot") - dots).max() < bound * dots.std()
             assert all(len(row["fold_dots"]) == 1 for row in scores.values())
     with Store(filled, read_only=True) as store:
-        methods = [row["method"] for row in store.rows("cli/coverage") if row["score"] == "influence"]
+        methods = [row["method"] for row in store.rows("selection/coverage") if row["score"] == "influence"]
     assert set(methods) == {"exact", "forward", "central"}
 
 

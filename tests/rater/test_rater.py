@@ -577,7 +577,7 @@ def test_predictions_are_taken_with_a_warning_when_nothing_else_is_there(
     with pytest.raises(MissingScoresError, match="method less"):
         diq.select("pool", store=unscored, model="lm", strategy="less", ratio="0.1", output=None)
     with Store(unscored, read_only=True) as opened:
-        coverage = [(row["method"], row["n_scored"]) for row in opened.rows("cli/coverage")]
+        coverage = [(row["method"], row["n_scored"]) for row in opened.rows("selection/coverage")]
     assert coverage == [("rater", 70), ("rater", 70)]
 
 

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import click
 
 from diq.base.errors import UsageError
+from diq.cli.console import start_logging
 from diq.cli.options import store_option
 
 _FETCH_ROWS = 10_000
@@ -50,17 +51,12 @@ def sql(
     diq sql "from diq_select('pool', 'my-model', 0.01)" -o top.parquet
     diq sql "select table_name, comment from duckdb_tables()"
     """
-    import duckdb
-
-    from diq.base.text import first_line
-    from diq.store.store import Store
+    from diq.store.sql import connection
 
     if query is None or file is not None:
         if query is not None:
             raise UsageError("a query and --file were given", "give one of them")
         query = file.read_text(encoding="utf-8") if file else sys.stdin.read()
-    if not query.strip():
-        raise UsageError("the query is empty", 'try `diq sql "from datasets"`')
     kind = "json" if as_json else output_format or (output.suffix.lstrip(".") if output else "table")
     if kind not in ("table", "csv", "json", "parquet"):
         raise UsageError(f"the output `{output}` is neither .csv, .json nor .parquet", "name another, or give --format")
@@ -68,10 +64,11 @@ def sql(
         raise UsageError("parquet cannot be printed", "name a file with -o FILE.parquet")
     if kind == "table" and output is not None:
         raise UsageError("a table cannot be written to a file", "leave --format out, or give csv, json or parquet")
-    with Store(store, read_only=not write) as opened:
+    start_logging()
+    with connection(query, store=store, write=write) as opened:
         try:
             if kind in ("csv", "json"):
-                cursor = opened.connection.execute(query)
+                cursor = opened.execute(query)
                 columns = [column[0] for column in cursor.description or []]
                 batches = iter(lambda: cursor.fetchmany(_FETCH_ROWS), [])
                 writer = _write_json if kind == "json" else _write_csv
@@ -81,20 +78,13 @@ def sql(
                     with output.open("w", encoding="utf-8", newline="") as written:
                         writer(written, columns, batches)
             else:
-                relation: Any = opened.connection.sql(query)
+                relation: Any = opened.sql(query)
                 if relation is None:
                     click.echo("done", err=True)
                 elif kind == "parquet":
                     relation.write_parquet(str(output))
                 else:
                     relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
-        except duckdb.Error as error:
-            hint = ""
-            if "read-only" in str(error):
-                hint = "add --write to change the store"
-            elif "does not exist" in str(error):
-                hint = '`diq sql "select table_name, comment from duckdb_tables()"` lists the tables'
-            raise UsageError(f"the query failed: {first_line(error)}", hint) from error
         except OSError as error:
             raise UsageError(f"`{output}` cannot be written: {error.strerror or error}") from error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from diq.cli.console import print_json, table
+from diq.cli.console import print_json, start_logging, table
 from diq.cli.options import store_option
 
 
@@ -23,25 +23,10 @@ from diq.cli.options import store_option
 @store_option
 def status(scores: bool, as_json: bool, store: Path) -> None:
     """Show datasets, validation sets, models, coverage of each score, selections, and the size of the store."""
-    from diq.store.store import Store
+    from diq.selection.status import status as run
 
-    found: dict[str, Any]
-    with Store(store, read_only=True) as opened:
-        found = {
-            "store": str(store),
-            "size_bytes": sum(one.stat().st_size for one in (store, Path(f"{store}.wal")) if one.exists()),
-            "datasets": opened.rows("store/list_datasets"),
-            "validation_sets": opened.rows("store/list_validation_sets"),
-            "models": opened.rows("store/list_models"),
-            "coverage": opened.rows("cli/coverage"),
-            "selections": opened.rows("store/list_selections"),
-            "runs": opened.rows("cli/list_other_runs"),
-        }
-        if scores:
-            # only who asks for the meters waits for them, and for numpy
-            from diq.influence.stored import measure_runs
-
-            found["scores"] = measure_runs(opened)
+    start_logging()
+    found = run(store=store, scores=scores).to_dict()
     if as_json:
         print_json(found)
         return
@@ -71,8 +56,8 @@ def status(scores: bool, as_json: bool, store: Path) -> None:
         ("selection_id", "name", "dataset", "strategy", "ratio", "n", "ranking_id", "replaced", "output"),
     )
     _section("other runs", found["runs"], ("run_id", "kind", "method", "model", "created_at"))
-    for run in found.get("scores", ()):
-        _meters(run)
+    for one in found.get("scores", ()):
+        _meters(one)
 
 
 def _section(title: str, rows: object, columns: tuple[str, ...]) -> None:
