@@ -193,7 +193,7 @@ def test_training_halves_its_batches_when_memory_is_short(
     with caplog.at_level(logging.WARNING, logger="diq"):
         rate = probe._training(settings, samples, "qkv", 4, False, 0.05)
     assert rate.batch_tokens == 2 * 9
-    assert caplog.text.count("halving the batches") == 2
+    assert caplog.text.count("samples at a time: going on with") == 2
     largest = 0
     with pytest.raises(RunFailedError, match="out of memory on training with one sample of 9 tokens"):
         probe._training(settings, samples, "qkv", 4, False, 0.05)

@@ -446,7 +446,7 @@ def test_marking_again_leaves_out_what_is_not_whole(
     assert "it is not marked before the rest is generated" in caplog.text
 
 
-def test_a_gpu_without_room_gets_half_batches(
+def test_memory_without_room_gets_half_batches(
     evaluate: Callable[..., Any], taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -464,13 +464,13 @@ def test_a_gpu_without_room_gets_half_batches(
     monkeypatch.setattr(HuggingFaceModel, "_model_generate", crowded)
     found = evaluate(taught, "halves")
     assert [one for one in caplog.messages if "out of memory" in one] == [
-        "the GPU is out of memory: going on with --batch-size 4",
-        "the GPU is out of memory: going on with --batch-size 2",
+        "out of memory with 8 prompts at a time: going on with 4",
+        "out of memory with 4 prompts at a time: going on with 2",
     ]
     assert found.benchmarks[0].accuracy == 0.6
     assert [row["output"] for row in kept(tmp_path / "halves.duckdb")] == [reply(i) for i in range(N)]
     room = 0
-    with pytest.raises(RunFailedError, match="no room for one prompt of medqa"):
+    with pytest.raises(RunFailedError, match="out of memory on one prompt of medqa and its answer"):
         evaluate(taught, "none")
 
 

@@ -37,11 +37,6 @@ WAIT_S = 120.0
 MAX_LENGTH = 8192  # tokens; the paper's context length (arXiv 2508.01450, section 4.1)
 
 
-def train_token_budget(kind: str) -> int:
-    """Padded tokens of a training or validation batch on a kind of device, such as ``cuda``."""
-    return 16384 if kind == "cuda" else 4096
-
-
 def store_path(option: str | os.PathLike[str] | None = None) -> Path:
     """The store file: the option, else ``$DIQ_STORE``, else ``diq.duckdb`` in the working folder."""
     return Path(option or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE)

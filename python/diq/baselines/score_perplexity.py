@@ -11,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from diq.base.config import MAX_LENGTH
-from diq.base.errors import RunFailedError
 from diq.base.progress import Progress
 from diq.base.sample import Message
 from diq.base.text import check_choice
 from diq.baselines.perplexity import NOTHING_TO_PREDICT, mean_losses, perplexity, require_causal_lm
 from diq.models.device import describe_environment, pick_device, pick_dtype
-from diq.models.memory import is_out_of_memory
+from diq.models.memory import default_budget, in_halves
 from diq.models.network import load_causal_lm
 from diq.models.source import find_adapter, find_model, is_adapter
 from diq.models.tokens import Template, Tokenization, Tokens, check_length, load_tokenization
@@ -28,9 +27,6 @@ from diq.scoring.summary import ScoreSummary
 log = logging.getLogger(__name__)
 
 METHOD = "full-text"
-# padded tokens a batch; without a backward pass little is kept
-_CPU_TOKEN_BUDGET = 4096
-_GPU_TOKEN_BUDGET = 32768
 
 
 def score_perplexity(
@@ -102,8 +98,7 @@ def score_perplexity(
         network = load_causal_lm(
             base, dtype=precision, device=str(place), attention=attention, adapter=target if wrapped else None
         )
-        default = _GPU_TOKEN_BUDGET if place.type == "cuda" else _CPU_TOKEN_BUDGET
-        return _Scorer(network, tokenization, token_budget or default)
+        return _Scorer(network, tokenization, token_budget or default_budget("perplexity", place.type))
 
     summary = score_missing(job, load)
     summary.details |= {
@@ -150,17 +145,11 @@ class _Scorer:
         return rows
 
     def _losses(self, samples: Sequence[Tokens]) -> npt.NDArray[np.float64]:
-        try:
-            return mean_losses(self._model, samples)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(samples) == 1:
-                raise RunFailedError(
-                    f"out of memory on one sample of {len(samples[0].ids)} tokens",
-                    "use --dtype bfloat16, or lower --max-length",
-                ) from error
-        size = len(samples) * max(len(one.ids) for one in samples)
-        log.warning("out of memory on %d samples, %d padded tokens: halving the batch", len(samples), size)
-        middle = len(samples) // 2
-        return np.concatenate([self._losses(samples[:middle]), self._losses(samples[middle:])])
+        parts = in_halves(
+            samples,
+            lambda part: mean_losses(self._model, part),
+            what="samples",
+            one=f"one sample of up to {max(len(one.ids) for one in samples)} tokens",
+            hint="use --dtype bfloat16, or lower --max-length",
+        )
+        return np.concatenate(parts)

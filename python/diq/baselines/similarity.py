@@ -22,6 +22,7 @@ from diq.base.text import check_choice, first_line
 from diq.encoders.embeddings import NO_DIRECTION, Encoder, Reduction, Text, similarity, text_of
 from diq.influence.job import Request, read_request
 from diq.models.device import describe_environment, pick_device, pick_dtype
+from diq.models.memory import default_budget
 from diq.models.source import ModelSource, find_model
 from diq.scoring.harness import TextJob, TextScore, score_missing, without_score
 from diq.scoring.job import check_budget
@@ -29,9 +30,6 @@ from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)
 
-# padded tokens a batch of the encoder
-_CPU_TOKEN_BUDGET = 4096
-_GPU_TOKEN_BUDGET = 65536
 # what an encoder is made of, in the folder of each of its modules; the first pattern of weights that matches counts
 _FILES = ("*.json", "*.txt", "*.model")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -63,13 +61,13 @@ def score_similarity(
         text: what is embedded: ``prompt`` (default, the question) or ``full`` (question, reasoning and answer).
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float64``.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        token_budget: padded tokens a batch; None takes a default.
+        token_budget: padded tokens a batch; None takes a default (what does not fit into memory is halved).
         progress: called now and then with the samples done and to do.
 
     Raises:
         UsageError: unknown names, an empty dataset, or no validation set with samples.
         ModelError: the encoder cannot be used.
-        RunFailedError: no sample of a validation set has an embedding.
+        RunFailedError: no sample of a validation set has an embedding, or one text alone does not fit into memory.
         StoreError: the store is held by another process.
     """
     check_choice("--reduction", reduction, get_args(Reduction))
@@ -92,9 +90,9 @@ def score_similarity(
     loaded: list[_Scorer] = []
 
     def load() -> _Scorer:
-        default = _GPU_TOKEN_BUDGET if place.type == "cuda" else _CPU_TOKEN_BUDGET
+        budget = token_budget or default_budget("embedding", place.type)
         network = Encoder(source, device=place, dtype=getattr(torch, precision))
-        scorer = _Scorer(network, job, request, token_budget or default, describe_environment(place))
+        scorer = _Scorer(network, job, request, budget, describe_environment(place))
         loaded.append(scorer)
         return scorer
 

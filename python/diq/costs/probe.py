@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import logging
 import statistics
@@ -16,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from diq.base.config import MAX_LENGTH, train_token_budget
-from diq.base.errors import RunFailedError, UsageError
+from diq.base.config import MAX_LENGTH
+from diq.base.errors import UsageError
 from diq.base.progress import Progress
 from diq.base.sample import Message
 from diq.costs.account import Account
@@ -29,7 +28,7 @@ from diq.gradients.projections import default_dim
 from diq.gradients.validation import ValidationTokens
 from diq.models.device import pick_device, pick_dtype, quiet_libraries
 from diq.models.layers import is_transposed, linear_modules
-from diq.models.memory import is_out_of_memory
+from diq.models.memory import default_budget, halving, release
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, find_model
 from diq.models.tokens import Tokenization, Tokens, collate, load_tokenizer, plan_batches, usable_length
@@ -188,9 +187,7 @@ def probe(
             progress("probe", done, len(work))
         probe.rates[name] = measure(seconds / len(work))
         log.info("%s: %s tokens/s", name, f"{probe.rates[name].mean:,.0f}")
-        gc.collect()
-        if place.type == "cuda":
-            torch.cuda.empty_cache()
+        release()
     if progress is not None:
         progress("probe", len(work), len(work))
     return probe
@@ -332,7 +329,7 @@ def _training(
         enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     network.train()
-    budget = train_token_budget(place.type)
+    budget = default_budget("training", place.type)
     trainable = [one for one in network.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=_LEARNING_RATE)
 
@@ -348,26 +345,21 @@ def _training(
     # in no order of length, as a trainer draws them; padded to the longest
     order = np.random.default_rng(0).permutation(len(samples))
     longest = max(len(one.ids) for one in samples)
-    n = max(1, min(_BATCH_SAMPLES, budget // longest))
-    while True:
+
+    def attempt(n: int) -> Rate:
+        optimizer.zero_grad(set_to_none=True)
         batches = [[samples[i] for i in order[at : at + n]] for at in range(0, len(order), n)]
         # the longest sample first: if memory is short, that shows at once
         batches.sort(key=lambda batch: -max(len(one.ids) for one in batch))
-        try:
-            return _measure(batches, step, time_s)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if n == 1:
-                raise RunFailedError(
-                    f"out of memory on training with one sample of {longest} tokens",
-                    "use --gradient-checkpointing, or lower --max-length",
-                ) from error
-            log.warning("out of memory on training with %d samples: halving the batches", n)
-        n //= 2
-        optimizer.zero_grad(set_to_none=True)
-        if place.type == "cuda":
-            torch.cuda.empty_cache()
+        return _measure(batches, step, time_s)
+
+    return halving(
+        attempt,
+        max(1, min(_BATCH_SAMPLES, budget // longest)),
+        what="samples",
+        one=f"training with one sample of {longest} tokens",
+        hint="use --gradient-checkpointing, or lower --max-length",
+    )
 
 
 def _adapted(network: Any, params: str, rank: int) -> Any:
@@ -401,7 +393,7 @@ def _encoder(
         ids = [one.ids[:limit] % network.config.vocab_size for one in samples]
     # stand-ins with the lengths of the encoder's own tokens
     stand_ins = [Tokens(np.asarray(one, np.int32), 1) for one in ids]
-    budget = encoders.default_budget(place)
+    budget = default_budget("encoder", place.type)
 
     def step(batch: Sequence[Tokens]) -> None:
         encoders.predict(network, tokenizer, [one.ids for one in batch], device=place, token_budget=budget)

@@ -21,12 +21,14 @@ import torch
 from diq.base.errors import ModelError
 from diq.base.sample import Message, prompt_text
 from diq.base.text import first_line
+from diq.models.memory import in_halves, raise_if_out_of_memory
 from diq.models.source import ModelSource
 from diq.models.tokens import plan_batches
 
 Text = Literal["prompt", "full"]
 Reduction = Literal["mean", "max"]
 
+_LARGER = "use --dtype bfloat16, or a device with more memory"
 NO_DIRECTION = "the embedding is zero or not finite, so it has no direction"
 
 
@@ -67,6 +69,7 @@ class Encoder:
         try:
             model = SentenceTransformer(str(source.path), device=str(device), local_files_only=True)
         except Exception as error:  # loaders raise whatever their back ends do
+            raise_if_out_of_memory(error, f"loading `{source.source}`", _LARGER)
             raise ModelError(
                 f"`{source.source}` cannot be loaded as a sentence encoder: {first_line(error)}",
                 "give a sentence-transformers folder or hub id, such as sentence-transformers/all-MiniLM-L6-v2",
@@ -91,10 +94,18 @@ class Encoder:
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """Unit embeddings ``[n, d]`` of texts, computed as one batch; zero where one has no direction.
 
-        Equals ``encode`` of each text by itself, divided by its Euclidean norm, up to rounding.
+        Equals ``encode`` of each text by itself, divided by its Euclidean norm, up to rounding; what does not fit into
+        memory is taken in halves.
+
+        Raises:
+            RunFailedError: one text alone does not fit.
         """
-        found = self._model.encode(list(texts), batch_size=max(1, len(texts)), show_progress_bar=False)
-        return unit(np.asarray(found, np.float64))
+
+        def encode(part: Sequence[str]) -> npt.NDArray[np.float64]:
+            found = self._model.encode(list(part), batch_size=max(1, len(part)), show_progress_bar=False)
+            return np.asarray(found, np.float64)
+
+        return unit(np.concatenate(in_halves(texts, encode, what="texts", one="one text", hint=_LARGER)))
 
     def embed_in_batches(self, texts: Sequence[str], *, token_budget: int) -> npt.NDArray[np.float64]:
         """Unit embeddings ``[n, d]`` of any number of texts."""

@@ -24,10 +24,7 @@ from diq.base.errors import RunFailedError, UsageError
 from diq.base.progress import Progress
 from diq.encoders.network import TokenIds, collate, predict
 from diq.models.device import quiet_libraries
-
-# padded tokens that go through the model at once in training; a step of more texts adds up the gradients of parts
-_CPU_TRAIN_TOKENS = 4096
-_GPU_TRAIN_TOKENS = 32768
+from diq.models.memory import default_budget, one_line_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +217,8 @@ def fit(
     gpu = place.type == "cuda"
     steps = math.ceil(math.ceil(len(train) / settings.batch_size) * settings.epochs)
     pad = tokenizer.pad_token_id
-    at_once = _texts_at_once(settings.batch_size, max(map(len, train.ids)), gpu=gpu)
+    longest = max(map(len, train.ids))
+    at_once = _texts_at_once(settings.batch_size, longest, default_budget("fitting", place.type))
 
     def measured(network: nn.Module) -> float:
         return measure(predict(network, tokenizer, validation.ids, device=place), validation.targets)
@@ -264,20 +262,16 @@ def fit(
         trainer.remove_callback(PrinterCallback)
         # our loss is a mean, so the parts of a step must be averaged, whatever arguments the model takes
         trainer.model_accepts_loss_kwargs = False
-        try:
+        with one_line_of_memory(
+            f"{at_once} texts of up to {longest} tokens at a time", "lower --batch-size or --max-length"
+        ):
             trainer.train()
-        except torch.OutOfMemoryError as error:
-            raise RunFailedError(
-                f"the GPU has no memory for {settings.batch_size} texts a step of up to {settings.max_length} tokens",
-                "lower --batch-size or --max-length",
-            ) from error
     model.load_state_dict(epochs.weights)
     model.requires_grad_(False).eval().to(place)
     epochs.result.seconds = time.monotonic() - started
     return epochs.result
 
 
-def _texts_at_once(batch_size: int, longest: int, *, gpu: bool) -> int:
+def _texts_at_once(batch_size: int, longest: int, budget: int) -> int:
     """The largest divisor of a batch of the longest texts that fits the budget."""
-    budget = _GPU_TRAIN_TOKENS if gpu else _CPU_TRAIN_TOKENS
     return next(n for n in range(batch_size, 0, -1) if batch_size % n == 0 and (n == 1 or n * longest <= budget))

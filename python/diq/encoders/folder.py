@@ -13,6 +13,7 @@ from torch import nn
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.base.text import first_line
 from diq.models.device import quiet_libraries
+from diq.models.memory import raise_if_out_of_memory
 
 RECORD = "diq_encoder.json"
 """File beside the weights: what the encoder was trained for, on what, and how well it does."""
@@ -49,6 +50,7 @@ def save_together(
         unfinished.replace(folder)
     except Exception as error:  # safetensors has errors of its own for a full disk
         shutil.rmtree(unfinished, ignore_errors=True)
+        raise_if_out_of_memory(error, f"saving `{folder}`", "take a smaller encoder, or a machine with more memory")
         raise RunFailedError(
             f"`{folder}` cannot be written: {first_line(error)}", "free some space, or name another folder"
         ) from error

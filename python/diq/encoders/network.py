@@ -19,6 +19,7 @@ from diq.base.draws import unit_of
 from diq.base.errors import ModelError
 from diq.base.text import first_line
 from diq.models.device import quiet_libraries
+from diq.models.memory import default_budget, in_halves, raise_if_out_of_memory
 from diq.models.source import ModelSource
 from diq.models.tokens import plan_batches
 
@@ -27,9 +28,7 @@ SPLITS = ("train", "validation", "test")
 TokenIds = Sequence[Any]
 """Token ids of some texts, each a list or an int32 array."""
 
-# padded tokens a batch when predicting; on a CPU more of them leave its caches
-_CPU_TOKEN_BUDGET = 1024
-_GPU_TOKEN_BUDGET = 65536
+_LARGER = "take a smaller encoder, or a device with more memory"
 # one of them is in every folder with a tokenizer; without any, transformers makes up an empty one
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.spm", "tokenizer_config.json")
 # models whose first positions are taken by the padding, so that they hold fewer tokens than positions
@@ -84,6 +83,7 @@ def load_encoder(
             )
             tokenizer = AutoTokenizer.from_pretrained(source.path)
         except Exception as error:  # loaders raise whatever their back ends do
+            raise_if_out_of_memory(error, f"loading `{source.source}`", _LARGER)
             raise ModelError(
                 f"`{source.source}` cannot be loaded as a text encoder: {first_line(error)}",
                 "give the folder or hub id of an encoder such as BERT or ModernBERT, with its tokenizer",
@@ -111,6 +111,7 @@ def load_classifier(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
             return model, AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # loaders raise whatever their back ends do
+        raise_if_out_of_memory(error, f"loading `{folder}`", _LARGER)
         raise ModelError(
             f"`{folder}` cannot be loaded as a sequence classifier: {first_line(error)}",
             "give a folder with a sequence-classification model and its tokenizer",
@@ -169,11 +170,6 @@ def collate(ids: TokenIds, *, pad: int) -> dict[str, Tensor]:
     return {"input_ids": torch.from_numpy(rows), "attention_mask": torch.from_numpy(mask)}
 
 
-def default_budget(device: torch.device) -> int:
-    """Padded tokens a batch when nothing else is asked for."""
-    return _GPU_TOKEN_BUDGET if device.type == "cuda" else _CPU_TOKEN_BUDGET
-
-
 @torch.inference_mode()
 def predict(
     model: nn.Module,
@@ -190,7 +186,10 @@ def predict(
         tokenizer: its tokenizer, for the padding.
         ids: token ids of each text.
         device: where the model is.
-        token_budget: padded tokens a batch; None takes the default.
+        token_budget: padded tokens a batch; None takes the default (what does not fit into memory is halved).
+
+    Raises:
+        RunFailedError: one text alone does not fit into memory.
     """
     place = torch.device(device)
     lengths = np.asarray([len(one) for one in ids], np.int64)
@@ -198,10 +197,16 @@ def predict(
     found = np.zeros((len(ids), network.config.num_labels))
     was_training = model.training
     model.eval()
-    for batch in plan_batches(lengths, token_budget=token_budget or default_budget(place)):
-        inputs = collate([ids[i] for i in batch], pad=padding_id(model, tokenizer))
+
+    def outputs(rows: Sequence[int]) -> npt.NDArray[np.float64]:
+        inputs = collate([ids[i] for i in rows], pad=padding_id(model, tokenizer))
         logits = model(**{name: one.to(place) for name, one in inputs.items()}).logits
-        found[batch] = logits.double().cpu().numpy()
+        return np.asarray(logits.double().cpu().numpy())
+
+    for batch in plan_batches(lengths, token_budget=token_budget or default_budget("encoder", place.type)):
+        one = f"one text of up to {lengths[batch].max()} tokens"
+        parts = in_halves(batch.tolist(), outputs, what="texts", one=one, hint=_LARGER)
+        found[batch] = np.concatenate(parts)
     model.train(was_training)
     return found
 

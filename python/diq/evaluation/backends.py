@@ -130,15 +130,6 @@ class HuggingFaceModel(_Telling, HFLM):  # type: ignore[misc]
             return "stop", None
         return ("length" if n >= room else "stop"), n
 
-    def halve_batch(self) -> bool:
-        """Take half as many prompts at once; False where there is one already."""
-        if self.batch_size_per_gpu <= 1:
-            return False
-        self.batch_size_per_gpu //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return True
-
 
 def _ends(own: int | list[int] | None, tokenizer: Any, stop: Sequence[str]) -> list[int]:
     """Ids of the tokens that end an answer: the model's, the tokenizer's, and stop texts of one token."""

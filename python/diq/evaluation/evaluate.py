@@ -182,7 +182,7 @@ def evaluate(
         UsageError: unknown names, settings out of range, or a server that refuses.
         InputError: a benchmark cannot be read, or has rows that hold no question.
         ModelError: the model or adapter cannot be used.
-        RunFailedError: a disk is full, a GPU is too small, or the server failed; what came is kept.
+        RunFailedError: a disk is full, memory is too small, or the server failed; what came is kept.
     """
     started = time.monotonic()
     check_choice("--backend", backend, BACKENDS)
@@ -416,37 +416,41 @@ class _Evaluation:
 
 
 def _ask(lm: Any, window: QuestionSet, answerer: Answerer, repeat: int) -> list[Any]:
-    """Generate through lm-eval; where the GPU is too small for a batch, in halves.
+    """Generate through lm-eval; where memory is too small for a batch, in halves.
 
     Raises:
         RunFailedError: it is too small for one prompt.
     """
     import lm_eval
-    import torch
 
     from diq.evaluation.tasks import BenchmarkTask, requests
+    from diq.models.memory import halving
 
     generation = answerer.protocol.generation()
     if answerer.backend == "vllm" and answerer.protocol.seed is not None:
         generation["seed"] = answerer.protocol.seed + repeat
-    while True:
+
+    def attempt(prompts: int) -> list[Any]:
+        # vLLM and servers make batches by themselves
+        if answerer.backend == "hf":
+            lm.batch_size_per_gpu = prompts
         task = BenchmarkTask(window, generation)
-        try:
-            lm_eval.evaluate(
-                lm=lm,
-                task_dict={task.task_name: task},
-                apply_chat_template=answerer.protocol.template != "none",
-                bootstrap_iters=0,
-                log_samples=False,
-            )
-            return requests(task)
-        except torch.OutOfMemoryError as error:
-            if not (hasattr(lm, "halve_batch") and lm.halve_batch()):
-                raise RunFailedError(
-                    f"the GPU has no room for one prompt of {window.benchmark.name} and its answer",
-                    "lower --max-tokens, or use a GPU with more memory",
-                ) from error
-            log.warning("the GPU is out of memory: going on with --batch-size %d", lm.batch_size_per_gpu)
+        lm_eval.evaluate(
+            lm=lm,
+            task_dict={task.task_name: task},
+            apply_chat_template=answerer.protocol.template != "none",
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+        return requests(task)
+
+    return halving(
+        attempt,
+        lm.batch_size_per_gpu if answerer.backend == "hf" else 1,
+        what="prompts",
+        one=f"one prompt of {window.benchmark.name} and its answer",
+        hint="lower --max-tokens, or use a device with more memory",
+    )
 
 
 def _failure(rows: Sequence[tuple[int, Question, str, Any]], lm: Any) -> Exception | None:

@@ -31,9 +31,11 @@ from torch import Tensor, nn
 
 from diq.base.errors import InputError, ModelError, UsageError
 from diq.base.text import first_line
+from diq.models.memory import raise_if_out_of_memory
 
 log = logging.getLogger(__name__)
 
+_LARGER = "use a machine with more memory"
 # torch.optim.Adam's own, for states without groups
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
@@ -254,6 +256,7 @@ def _load(path: Path) -> Any:
             # the format before torch 1.6 cannot be mapped; a damaged file fails again
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever the part that met it does
+        raise_if_out_of_memory(error, f"reading `{path}`", _LARGER)
         raise InputError(
             f"`{path}` cannot be read: {_reason(error)}",
             "it is incomplete, or holds more than tensors and numbers; take another checkpoint",
@@ -393,6 +396,7 @@ def _read_sharded(folder: Path) -> list[tuple[tuple[Any, ...], Any]]:
         _load_state_dict(values, Reader(folder), no_dist=True, planner=Planner())
     # torch's own is no Exception
     except (Exception, CheckpointException) as error:
+        raise_if_out_of_memory(error, f"reading `{folder}`", _LARGER)
         raise InputError(
             f"the sharded checkpoint `{folder}` cannot be read: {_reason(error)}",
             "check that all of its .distcp files are there",

@@ -6,7 +6,6 @@ An engine is made from ``EngineSettings``, which can be sent to another process 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,16 +37,13 @@ from diq.gradients.projections import (
 from diq.gradients.validation import ValidationFacts, ValidationGradient, ValidationTokens, mean_gradient
 from diq.models.device import describe_environment
 from diq.models.layers import is_transposed, linear_modules
-from diq.models.memory import is_out_of_memory
+from diq.models.memory import default_budget, halving
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
 from diq.models.tokens import Tokenization, Tokens, collate, plan_batches
 
-log = logging.getLogger(__name__)
-
-# padded tokens a batch; about where a CPU's matrix products stop getting faster
-_CPU_TOKEN_BUDGET = 2048
-_GPU_TOKEN_BUDGET = 16384
+# what makes one sample fit
+_HINT = "use --checkpointing, --dtype bfloat16 or --method forward, or lower --max-length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +158,7 @@ class Engine:
         )
         self.modules = linear_modules(self.model, settings.params)
         self.device = next(self.model.parameters()).device
-        self.token_budget = settings.token_budget or (
-            _GPU_TOKEN_BUDGET if self.device.type == "cuda" else _CPU_TOKEN_BUDGET
-        )
+        self.token_budget = settings.token_budget or default_budget("gradients", self.device.type)
         self.facts = EngineFacts(
             architecture=type(self.model).__name__,
             n_parameters=sum(one.numel() for one in self.model.parameters()),
@@ -234,20 +228,16 @@ class Engine:
             RunFailedError: one sample alone does not fit.
         """
         lengths = np.asarray([len(one.ids) for one in samples], np.int64)
-        budget = self.token_budget
-        while True:
+        longest = int(lengths.max())
+
+        def attempt(budget: int) -> MatrixGradients:
             batches = [collate([samples[i] for i in batch]) for batch in plan_batches(lengths, token_budget=budget)]
-            try:
-                with self._checkpointing():
-                    return mean_gradient(self.model, self.modules, batches, reduction=self.settings.reduction)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if budget < lengths.max():
-                    raise _one_sample_too_large(int(lengths.max())) from error
-                log.warning("out of memory on validation samples, %d padded tokens: halving the batches", budget)
-            budget //= 2
-            self._free()
+            with self._checkpointing():
+                return mean_gradient(self.model, self.modules, batches, reduction=self.settings.reduction)
+
+        return halving(
+            attempt, self.token_budget, least=longest, what="padded tokens", one=_one_sample(longest), hint=_HINT
+        )
 
     def _checkpointing(self) -> contextlib.AbstractContextManager[None]:
         return checkpointed(self.model) if self.settings.checkpointing else contextlib.nullcontext()
@@ -352,35 +342,18 @@ class Engine:
         Raises:
             RunFailedError: one sample alone does not fit.
         """
-        size = len(samples) * max(len(one.ids) for one in samples)
-        if self._fits is not None and size > self._fits and len(samples) > 1:
-            return self._halves(samples)
-        try:
-            return self._score(samples)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(samples) == 1:
-                raise _one_sample_too_large(len(samples[0].ids)) from error
-            log.warning("out of memory on %d samples, %d padded tokens: halving the batches", len(samples), size)
-        self._fits = max(1, size // 2)
-        self._free()
-        return self._halves(samples)
+        longest = max(len(one.ids) for one in samples)
 
-    def _free(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        def attempt(n: int) -> list[Result]:
+            parts = [self._score(samples[at : at + n]) for at in range(0, len(samples), n)]
+            if n < len(samples):
+                self._fits = n * longest
+            return parts
 
-    def _halves(self, samples: Sequence[Tokens]) -> Result:
-        middle = len(samples) // 2
-        first, second = self.score(samples[:middle]), self.score(samples[middle:])
-        norms = None if first.norms is None or second.norms is None else np.concatenate([first.norms, second.norms])
-        return Result(
-            np.concatenate([first.values, second.values]),
-            np.concatenate([first.losses, second.losses]),
-            np.concatenate([first.counts, second.counts]),
-            norms,
-        )
+        n = len(samples)
+        if self._fits is not None:
+            n = max(1, min(n, self._fits // longest))
+        return _joined(halving(attempt, n, what="samples", one=_one_sample(longest), hint=_HINT))
 
     def _score(self, samples: Sequence[Tokens]) -> Result:
         if self._forward is not None:
@@ -403,8 +376,17 @@ class Engine:
         return self._backward(samples, recorders)
 
 
-def _one_sample_too_large(tokens: int) -> RunFailedError:
-    return RunFailedError(
-        f"out of memory on one sample of {tokens} tokens",
-        "use --checkpointing, --dtype bfloat16 or --method forward, or lower --max-length",
+def _one_sample(longest: int) -> str:
+    return f"one sample of up to {longest} tokens"
+
+
+def _joined(parts: Sequence[Result]) -> Result:
+    if len(parts) == 1:
+        return parts[0]
+    norms = [one.norms for one in parts if one.norms is not None]
+    return Result(
+        np.concatenate([one.values for one in parts]),
+        np.concatenate([one.losses for one in parts]),
+        np.concatenate([one.counts for one in parts]),
+        np.concatenate(norms) if norms else None,
     )

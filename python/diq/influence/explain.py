@@ -32,7 +32,7 @@ from diq.gradients.losses import Reduction
 from diq.gradients.validation import ValidationGradient, ValidationTokens
 from diq.influence.stored import no_dot_reason, parse_weights, settle_weights
 from diq.models.device import pick_device, pick_dtype
-from diq.models.memory import is_out_of_memory
+from diq.models.memory import raise_if_out_of_memory
 from diq.models.source import find_adapter, find_model
 from diq.models.tokens import Template, Tokenization, Tokens, check_length, collate, load_tokenization
 from diq.store.store import Store
@@ -391,12 +391,10 @@ def _take_apart(
 def _readable_errors(tokens: Tokens) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise RunFailedError(
-                f"out of memory on one sample of {len(tokens.ids)} tokens",
-                "use --dtype bfloat16, or lower --max-length",
-            ) from error
+    except (RuntimeError, MemoryError) as error:
+        raise_if_out_of_memory(
+            error, f"one sample of {len(tokens.ids)} tokens", "use --dtype bfloat16, or lower --max-length"
+        )
         if isinstance(error, NotImplementedError):
             raise ModelError(
                 f"forward-mode differentiation does not know an operation of the model: {first_line(error)}",

@@ -13,9 +13,12 @@ from torch import nn
 from diq.base.errors import ModelError
 from diq.base.text import first_line
 from diq.models.device import pick_device, pick_dtype
+from diq.models.memory import one_line_of_memory, raise_if_out_of_memory
 from diq.models.source import ModelSource, quantisation
 
 log = logging.getLogger(__name__)
+
+_LARGER = "use --dtype bfloat16, or a device with more memory"
 
 
 def load_causal_lm(
@@ -39,6 +42,7 @@ def load_causal_lm(
 
     Raises:
         ModelError: transformers cannot load the folder as a causal language model, or PEFT the adapter.
+        RunFailedError: memory is too small for it.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
@@ -59,9 +63,11 @@ def load_causal_lm(
     if quantised:
         # packed weights are placed while they load; they cannot be moved or cast afterwards
         options["device_map"] = {"": place}
+    what = f"loading `{model.source}`"
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, **options)
     except Exception as error:  # loaders raise whatever their back ends do
+        raise_if_out_of_memory(error, what, _LARGER)
         raise ModelError(
             f"`{model.source}` cannot be loaded as a causal language model: {first_line(error)}",
             "check that the folder is complete and that transformers knows its architecture",
@@ -70,7 +76,8 @@ def load_causal_lm(
         loaded = _with_adapter(loaded, adapter, precision)
     loaded.requires_grad_(False)
     loaded.eval()
-    return loaded if quantised else loaded.to(place)  # type: ignore[no-any-return]
+    with one_line_of_memory(what, _LARGER):
+        return loaded if quantised else loaded.to(place)  # type: ignore[no-any-return]
 
 
 def _packing(dtype: torch.dtype) -> Any:
@@ -119,6 +126,7 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
         }
         kept = {name.rpartition(".weight")[0] for name in load_peft_weights(adapter.path)}
     except Exception as error:  # loaders raise whatever their back ends do
+        raise_if_out_of_memory(error, f"loading `{adapter.source}`", _LARGER)
         raise ModelError(
             f"the adapter `{adapter.source}` cannot be put on the base model: {first_line(error)}", hint
         ) from error

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import importlib.resources
 import json
 import logging
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -22,6 +20,7 @@ from diq.base.errors import DiqError, InputError, RunFailedError, UsageError
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import NotedProgress
 from diq.base.text import did_you_mean, short
+from diq.models.memory import release
 from diq.recipes import text as reading
 from diq.recipes.check import check_steps, writes
 from diq.recipes.state import Record, evidence, fingerprints, held
@@ -333,7 +332,8 @@ class _Run:
             log.error("step %d of %d (%s) failed", step.number, len(self.reports), report.title)
             raise
         finally:
-            _release()
+            # the next stage loads models of its own
+            release()
         report.seconds = time.monotonic() - began
         report.result, report.told, report.state = result, _words(step.verb, result), DONE
         number = result.get("run_id")
@@ -455,11 +455,3 @@ def _words(verb: str, result: Mapping[str, Any]) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _release() -> None:
-    """Give the memory of a stage's models back before the next stage loads its own."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -21,11 +21,10 @@ import pyarrow as pa
 import torch
 
 from diq.base.config import WAIT_S
-from diq.base.errors import RunFailedError
 from diq.base.progress import Progress
 from diq.base.sample import Message
-from diq.encoders.network import Encoded, default_budget
-from diq.models.memory import is_out_of_memory
+from diq.encoders.network import Encoded
+from diq.models.memory import default_budget, in_halves
 from diq.models.tokens import plan_batches
 from diq.scoring import summary as shards
 from diq.scoring.summary import ScoreSummary
@@ -133,7 +132,7 @@ def _outputs(
     job: EncoderJob, states: pa.Table, network: Network, device: torch.device
 ) -> Iterator[tuple[Outputs, int, int]]:
     """Outputs of the missing samples batch by batch, how many of their texts were cut, and their tokens."""
-    budget = job.token_budget or default_budget(device)
+    budget = job.token_budget or default_budget("encoder", device.type)
     for ids, missing, texts in _windows(job, states):
         filled = np.asarray([bool(text.strip()) for text in texts], np.bool_)
         empty = [ids[i] for i in np.flatnonzero(missing & ~filled)]
@@ -161,18 +160,14 @@ def _refused(job: EncoderJob, ids: list[str], reason: str) -> Outputs:
 
 
 def _predict(network: Network, encoded: Encoded, batch: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    try:
-        return network.predict(encoded, batch)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(batch) == 1:
-            raise RunFailedError(
-                f"out of memory on one text of {encoded.lengths[batch[0]]} tokens", "use --dtype bfloat16"
-            ) from error
-    log.warning("out of memory on %d texts: halving the batch", len(batch))
-    halves = np.array_split(batch, 2)
-    return np.concatenate([_predict(network, encoded, half) for half in halves])
+    parts = in_halves(
+        batch.tolist(),
+        lambda rows: network.predict(encoded, rows),
+        what="texts",
+        one=f"one text of up to {encoded.lengths[batch].max()} tokens",
+        hint="use --dtype bfloat16",
+    )
+    return np.concatenate(parts)
 
 
 def _windows(job: EncoderJob, states: pa.Table) -> Iterator[tuple[list[str], npt.NDArray[np.bool_], list[str]]]:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 from safetensors import SafetensorError, safe_open
 
 from diq.base.errors import RunFailedError, UsageError
 from diq.base.files import flush
 from diq.base.text import short
+from diq.models.memory import is_out_of_memory
 from diq.models.source import TRAINING_RECORD
 from diq.store.store import now
 
@@ -217,7 +217,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError, pa.ArrowException) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        # too little memory is no matter of the disk: the caller halves
+        if is_out_of_memory(error):
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else short(error, width=120)
         raise RunFailedError(

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from diq.base.config import train_token_budget
 from diq.base.sample import Message
 from diq.gradients.losses import token_losses
-from diq.models.tokens import Tokenization, collate, plan_batches
+from diq.models.memory import default_budget, in_halves
+from diq.models.tokens import Tokenization, Tokens, collate, plan_batches
 
 
 def validation_losses(
@@ -26,13 +26,20 @@ def validation_losses(
         network: a causal language model, with or without an adapter.
         tokenization: how conversations become tokens.
         conversations_by_set: for each name, conversations that end with the answer.
-        token_budget: padded tokens a batch.
+        token_budget: padded tokens a batch; what does not fit into memory is halved.
 
     Raises:
         UsageError: no sample of a set has an answer token left.
+        RunFailedError: one sample alone does not fit into memory.
     """
     place = next(network.parameters()).device
-    budget = token_budget or train_token_budget(place.type)
+    budget = token_budget or default_budget("training", place.type)
+
+    def summed(batch: Sequence[Tokens]) -> float:
+        with torch.no_grad():
+            token = token_losses(network, collate(batch).to(place))
+        return float(token.by_sample("mean").double().sum())
+
     was_training = network.training
     network.eval()
     found = {}
@@ -42,9 +49,15 @@ def validation_losses(
             total = 0.0
             lengths = np.asarray([len(one.ids) for one in usable], np.int64)
             for batch in plan_batches(lengths, token_budget=budget):
-                with torch.no_grad():
-                    token = token_losses(network, collate([usable[i] for i in batch]).to(place))
-                total += float(token.by_sample("mean").double().sum())
+                total += sum(
+                    in_halves(
+                        [usable[i] for i in batch],
+                        summed,
+                        what="validation samples",
+                        one=f"one validation sample of up to {lengths[batch].max()} tokens",
+                        hint="lower --max-length, or try --dtype bfloat16",
+                    )
+                )
             found[name] = total / len(usable)
     finally:
         network.train(was_training)

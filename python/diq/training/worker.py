@@ -7,7 +7,6 @@ The process that reads samples and writes to the store makes the plan; the other
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import math
@@ -28,14 +27,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from diq.base.config import train_token_budget
 from diq.base.errors import DiqError, ModelError, RunFailedError
 from diq.base.progress import Progress
 from diq.base.sample import Message
 from diq.base.text import first_line
 from diq.gradients.losses import packing_problem
 from diq.models.device import quiet_libraries
-from diq.models.memory import is_out_of_memory
+from diq.models.memory import default_budget, halving, is_out_of_memory, one_line_of_memory
 from diq.models.source import ModelSource
 from diq.models.tokens import Tokenization, Tokens, load_tokenizer
 from diq.training.network import ADAPTER, load_network, load_reference, save_network, trained_parameters
@@ -122,7 +120,7 @@ class Plan:
         share = self.settings["batch_size"] // self.devices
         if self.micro_batch_size:
             return self.micro_batch_size
-        budget = train_token_budget(self.device)
+        budget = default_budget("training", self.device)
         return max(size for size in _divisors(share) if size == 1 or size * self.pairs * self.longest <= budget)
 
 
@@ -178,46 +176,29 @@ def run_plan(plan: Plan, progress: Progress | None) -> dict[str, Any]:
     Raises:
         RunFailedError: a loss that is not a number, no memory for one sample, or no space on the disk.
     """
-    if plan.devices > 1 and launched() is None:
-        return _train_in_processes(plan, progress)
-    size = plan.first_micro_batch_size()
-    known: dict[str, dict[str, float]] = {}
-    while True:
-        try:
+    size, known = plan.first_micro_batch_size(), dict[str, dict[str, float]]()
+    if plan.devices > 1 and launched() is not None:
+        # the other processes of the launch would not hear of another size
+        with one_line_of_memory(
+            f"{size} samples at a time on each device",
+            f"give --micro-batch-size {max(1, size // 2)}; the same command goes on from the last checkpoint",
+        ):
             return _train_once(plan, size, known, progress)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if plan.devices > 1:
-                raise RunFailedError(
-                    f"out of memory with {size} samples at a time on each device",
-                    f"give --micro-batch-size {max(1, size // 2)}; the same command goes on from the last checkpoint",
-                ) from error
-        # outside of the handler: the error holds on to the tensors of the frames it came through
-        size = _smaller(plan, size)
-        gc.collect()
-        if plan.device == "cuda":
-            torch.cuda.empty_cache()
 
-
-def _smaller(plan: Plan, size: int) -> int:
-    """The next smaller micro-batch size, said in the log.
-
-    Raises:
-        RunFailedError: there is none.
-    """
-    share = plan.settings["batch_size"] // plan.devices
-    if size == 1:
-        raise RunFailedError(
-            f"out of memory with one sample of up to {plan.longest} tokens at a time",
-            "lower --max-length, or try --gradient-checkpointing, --dtype bfloat16 or --quantization nf4",
+    def attempt(size: int) -> dict[str, Any]:
+        return (
+            _train_in_processes(plan, size, progress) if plan.devices > 1 else _train_once(plan, size, known, progress)
         )
-    smaller = max(one for one in _divisors(share) if one <= size // 2)
-    log.warning(
-        "out of memory with %d samples at a time: going on with %d, %d times a step",
-        size, smaller, share // smaller,
-    )  # fmt: skip
-    return smaller
+
+    sizes = _divisors(plan.settings["batch_size"] // plan.devices)
+    return halving(
+        attempt,
+        size,
+        smaller=lambda size: max(one for one in sizes if one <= size // 2),
+        what="samples",
+        one=f"one sample of up to {plan.longest} tokens at a time",
+        hint="lower --max-length, or try --gradient-checkpointing, --dtype bfloat16 or --quantization nf4",
+    )
 
 
 def _train_once(
@@ -305,19 +286,21 @@ def _check_packing(network: Any, plan: Plan, device: str) -> None:
 # several processes -------------------------------------------------------------------------------------------------
 
 
-def _train_in_processes(plan: Plan, progress: Progress | None) -> dict[str, Any]:
-    """One process a device, started from here; again with smaller micro-batches where memory runs out."""
-    size = plan.first_micro_batch_size()
+def _train_in_processes(plan: Plan, micro_batch_size: int, progress: Progress | None) -> dict[str, Any]:
+    """One attempt with one process a device, started from here.
+
+    Raises:
+        MemoryError: one of them ran out of memory.
+    """
     folder = plan.output / ".unfinished"
-    while True:
-        text = replace(plan, micro_batch_size=size).to_json()
-        (folder / _PLAN).write_text(text, encoding="utf-8")
-        status = _run_processes(plan, folder, progress)
-        if status == 0:
-            return dict(json.loads((folder / _OUTCOME).read_text(encoding="utf-8")))
-        if status != _OUT_OF_MEMORY:
-            raise _failure(folder, status)
-        size = _smaller(plan, size)
+    text = replace(plan, micro_batch_size=micro_batch_size).to_json()
+    (folder / _PLAN).write_text(text, encoding="utf-8")
+    status = _run_processes(plan, folder, progress)
+    if status == _OUT_OF_MEMORY:
+        raise MemoryError("a training process ran out of memory")
+    if status != 0:
+        raise _failure(folder, status)
+    return dict(json.loads((folder / _OUTCOME).read_text(encoding="utf-8")))
 
 
 def _run_processes(plan: Plan, folder: Path, progress: Progress | None) -> int:
@@ -394,7 +377,7 @@ def _errors_kept(folder: Path) -> Iterator[None]:
     """Errors as a file, for the process that started this one, and an exit status."""
     try:
         yield
-    except (DiqError, RuntimeError) as error:
+    except Exception as error:
         if is_out_of_memory(error):
             sys.exit(_OUT_OF_MEMORY)
         if isinstance(error, DiqError):
