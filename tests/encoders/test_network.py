@@ -16,6 +16,7 @@ from diq.encoders import fitting
 from diq.encoders import network as encoders
 from diq.encoders.fitting import Examples, FitSettings
 from diq.encoders.folder import RECORD, read_record, save
+from diq.models import memory
 from diq.models.source import find_model
 
 
@@ -166,7 +167,7 @@ def test_the_same_seed_gives_the_same_bits(base: Path) -> None:
 def test_a_step_in_parts_is_the_same_step(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, losses, sizes = [], [], set()
     for budget in (10_000, 100):
-        monkeypatch.setattr(fitting, "_CPU_TRAIN_TOKENS", budget)
+        monkeypatch.setitem(memory._TOKEN_BUDGETS, "fitting", (budget, budget))
         model, tokenizer, examples = by_word(base, 64)
 
         def loss(logits: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
