@@ -323,14 +323,6 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path, store: Path) -> 
     assert counts(ingest([large], dataset="b", store=store)) == (20_000, 20_000, 0, 0)
 
 
-def test_a_held_store(tmp_path: Path, store: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", qa(3))
-    with Store(store, create=True):
-        done = subprocess.run(command(store, path, "--dataset", "d"), capture_output=True, text=True)
-    assert done.returncode == 1
-    assert f"is held by process {os.getpid()}" in done.stderr
-
-
 def test_the_command_line(tmp_path: Path, store: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"frage": "Q?", "antwort": "A."}, {"frage": "Q?"}])
     words = command(store, path, "--dataset", "d", "--map", "prompt=frage,answer=antwort", "--json")

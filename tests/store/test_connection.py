@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from conftest import fill_store
+from conftest import fill_store, write_jsonl
 from diq.base.errors import StoreError
 from diq.store import connection
 from diq.store.store import Store
@@ -52,7 +52,9 @@ def holder(store: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_commands_wait_for_a_process_that_holds_the_store_for_a_moment(scored: Path) -> None:
     # none is given a time to wait: what counts is the default
+    more = write_jsonl(scored.with_name("more.jsonl"), [{"question": "why?", "answer": "because"}])
     commands = (
+        ["ingest", str(more), "--dataset", "more"],
         ["status", "--json"],
         ["sql", "select count(*) from samples"],
         ["select", "pool", "--model", "model", "--ratio", "0.5"],

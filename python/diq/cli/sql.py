@@ -86,6 +86,9 @@ def sql(
                 else:
                     relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
         except OSError as error:
+            # a reader of standard output that has seen enough is no error
+            if output is None:
+                raise
             raise UsageError(f"`{output}` cannot be written: {error.strerror or error}") from error
 
 
