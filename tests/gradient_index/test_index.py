@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -641,7 +642,7 @@ def test_an_error_of_the_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     if call == "flush":
-        monkeypatch.setattr(gradient_index, "_write_tensors", fail)
+        monkeypatch.setattr(gradient_index, "write_tensors", fail)
     else:
         monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[call], fail)
     with pytest.raises(RunFailedError) as caught:
@@ -795,7 +796,7 @@ def test_a_file_system_without_locks_works_and_says_so(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(gradient_index.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with caplog.at_level(logging.WARNING, logger="diq"):
         index = GradientIndex.create(tmp_path / "index", identity())
         # it may be a living writer's
@@ -810,8 +811,7 @@ def test_a_file_system_without_locks_works_and_says_so(
 WRITER = """
 import os, signal, sys
 import numpy as np
-from diq import gradient_index
-from diq.gradient_index import GradientIndex, FoundShard
+from diq.gradient_index.index import GradientIndex, FoundShard
 folder, dim, kill_at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 sys.path.insert(0, sys.argv[4])
 from gradient_index.test_index import gradients, identity, ids

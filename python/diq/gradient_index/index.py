@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from diq import _core
 from diq.base.errors import InputError, RunFailedError, UsageError
-from diq.base.files import flush, is_at, lock, one_line_of_disk, whole_file
+from diq.base.files import disk_errors, flush, remove_parts, whole_file
 from diq.base.fingerprint import canonical_json
 from diq.base.text import did_you_mean, first_line
 from diq.gradient_index.identity import broken_index, differences, index_fingerprint, is_dim
@@ -39,7 +39,7 @@ VERSION = 1
 INDEX_FILE = "index.json"
 BASIS_FILE = "basis.safetensors"
 _SHARD = re.compile(r"shard-(\d{6}|[1-9]\d{6,})\.safetensors")
-_PART = re.compile(rf"\.({_SHARD.pattern}|{re.escape(INDEX_FILE)}|{re.escape(BASIS_FILE)})\.part")
+_OWN_FILE = re.compile(rf"{_SHARD.pattern}|{re.escape(INDEX_FILE)}|{re.escape(BASIS_FILE)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +166,14 @@ class GradientIndex:
             "element": element,
             "identity": wanted,
         }
-        with one_line_of_disk(path):
-            if not folder.exists():
+        if not folder.exists():
+            with disk_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 flush(folder.parent)
-            if not path.exists():
-                # another process may be faster meanwhile; whose identity counts is checked below
-                with contextlib.suppress(FileExistsError), whole_file(path) as file:
-                    file.write(json.dumps(content, ensure_ascii=False, indent=2).encode() + b"\n")
+        if not path.exists():
+            # another process may be faster meanwhile; whose identity counts is checked below
+            with contextlib.suppress(FileExistsError), whole_file(path, replace=False) as file:
+                file.write(json.dumps(content, ensure_ascii=False, indent=2).encode() + b"\n")
         index = cls.open(folder, write=True)
         index.check_identity(wanted, element=element)
         return index
@@ -214,7 +214,7 @@ class GradientIndex:
         if content.get("fingerprint") != index_fingerprint(identity, element):
             raise broken_index(path, "its settings were changed after it was written")
         if write:
-            _remove_parts(folder)
+            remove_parts(folder, _OWN_FILE)
         return cls(folder, identity, element)
 
     def check_identity(self, wanted: Mapping[str, Any], *, element: Element | None = None) -> None:
@@ -276,16 +276,15 @@ class GradientIndex:
             "fingerprint": self.fingerprint,
             "shard": str(number),
         }
-        with one_line_of_disk(path):
-            try:
-                with whole_file(path, replace=replace) as file:
-                    n_bytes = write_tensors(file, data, metadata)
-                    content_hash = _core.file_hash(file.name)
-            except FileExistsError as error:
-                raise RunFailedError(
-                    f"the gradient index `{self.folder}` has a shard {number} already: nothing was written",
-                    "let every process that writes to the index use shard numbers of its own",
-                ) from error
+        try:
+            with whole_file(path, replace=replace) as file:
+                n_bytes = write_tensors(file, data, metadata)
+                content_hash = _core.file_hash(file.name)
+        except FileExistsError as error:
+            raise RunFailedError(
+                f"the gradient index `{self.folder}` has a shard {number} already: nothing was written",
+                "let every process that writes to the index use shard numbers of its own",
+            ) from error
         return ShardRecord(number, file_name, len(gradients), n_bytes, content_hash)
 
     def _tensors(
@@ -354,22 +353,21 @@ class GradientIndex:
         path = self.folder / BASIS_FILE
         metadata = {"format": "diq gradient basis", "version": str(VERSION), "fingerprint": self.fingerprint}
         data_hash = hash_of_data(tensors)
-        with one_line_of_disk(path):
-            if not path.exists() and any(_SHARD.fullmatch(one.name) for one in self.folder.iterdir()):
+        if not path.exists() and self.numbers_on_disk():
+            raise RunFailedError(
+                f"the gradient index `{self.folder}` has shards, but lost its {BASIS_FILE}",
+                "bring that file back, or remove the folder and score again",
+            )
+        try:
+            with whole_file(path, replace=False) as file:
+                write_tensors(file, tensors, metadata)
+        except FileExistsError:
+            have = self.read_basis()
+            if list(have) != list(arrays) or not all(np.array_equal(have[name], arrays[name]) for name in have):
                 raise RunFailedError(
-                    f"the gradient index `{self.folder}` has shards, but lost its {BASIS_FILE}",
-                    "bring that file back, or remove the folder and score again",
-                )
-            try:
-                with whole_file(path) as file:
-                    write_tensors(file, tensors, metadata)
-            except FileExistsError:
-                have = self.read_basis()
-                if list(have) != list(arrays) or not all(np.array_equal(have[name], arrays[name]) for name in have):
-                    raise RunFailedError(
-                        f"the gradient index `{self.folder}` has another basis already",
-                        "name another folder, or remove this one and score again",
-                    ) from None
+                    f"the gradient index `{self.folder}` has another basis already",
+                    "name another folder, or remove this one and score again",
+                ) from None
         return data_hash
 
     # reading -----------------------------------------------------------------------------------------------------
@@ -539,18 +537,6 @@ class GradientIndex:
             if (tensor.dtype, tensor.shape) != (dtype, shape):
                 raise BrokenError(f"`{name}` is {tensor.dtype} {list(tensor.shape)} instead of {dtype} {list(shape)}")
         return header
-
-
-def _remove_parts(folder: Path) -> None:
-    """Remove what killed writers left; the parts of living ones are locked and stay."""
-    for part in folder.iterdir():
-        if not _PART.fullmatch(part.name):
-            continue
-        # one that vanishes meanwhile, or may not be touched, is no reason to stop
-        with contextlib.suppress(OSError), part.open("r+b") as file:
-            if lock(file, wait=False) and is_at(file, part):
-                part.unlink()
-                log.info("removed `%s`, which a killed writer left", part)
 
 
 def _file_name(number: int) -> str:
