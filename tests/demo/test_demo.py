@@ -17,6 +17,7 @@ import torch
 
 from diq import cli
 from diq.base.errors import UsageError
+from diq.base.files import lock
 from diq.cli.demo import demo as command
 from diq.demo import data as demo_data
 from diq.demo import demo
@@ -324,12 +325,8 @@ def test_a_demo_of_another_seed_or_size_is_refused(first: demo.DemoSummary, kept
 
 
 def test_two_demos_in_one_folder_are_refused(first: demo.DemoSummary, kept: Path) -> None:
-    import fcntl
-
-    with (kept / "demo.json").open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="another demo is running"):
-            demo.run_demo(keep=kept, sizes=TINY)
+    with lock(kept, UsageError("")), pytest.raises(UsageError, match="another demo is running"):
+        demo.run_demo(keep=kept, sizes=TINY)
 
 
 def test_a_seed_out_of_range_is_refused() -> None:

@@ -204,13 +204,20 @@ def test_no_question_is_on_two_sides_and_conflicts_are_kept(
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_one_dimension_alone_is_rated_alone(
-    tmp_path: Path, tiny_encoder_folder: Path, caplog: pytest.LogCaptureFixture, separate: bool
+    tmp_path: Path,
+    tiny_encoder_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    separate: bool,
 ) -> None:
+    (tmp_path / "o").mkdir()
+    # the folder that one stands in is a place for a classifier, too
+    monkeypatch.chdir(tmp_path / "o")
     texts = questions(120)
     store = tmp_path / "s.duckdb"
     fill(store, tmp_path, [{"reasoning": 2 if level_of(text) < 3 else 4} for text in texts], texts)
     summary = diq.train_difficulty(
-        ["pool"], output=tmp_path / "o", store=store, encoder=[str(tiny_encoder_folder)], separate=separate, **FAST
+        ["pool"], output=Path("../o/"), store=store, encoder=[str(tiny_encoder_folder)], separate=separate, **FAST
     )
     assert list(summary.classifiers[0].metrics) == ["reasoning"]
     assert "there is no label of knowledge" in caplog.text
@@ -312,6 +319,8 @@ def test_bad_input_is_refused_before_anything_is_trained(
         attempt(weights="most")
     with pytest.raises(ModelError, match="nowhere"):
         attempt(encoder=["nowhere/encoder"])
+    with pytest.raises(UsageError, match="the output `/proc/levels` cannot be written"):
+        attempt(output=Path("/proc/levels"))
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="did not write"):

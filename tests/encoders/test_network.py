@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -219,12 +222,46 @@ def test_a_saved_folder_is_a_normal_one(base: Path, tmp_path: Path) -> None:
         read_record(tmp_path / "out")
 
 
+def test_a_kill_while_a_model_is_replaced_keeps_one(base: Path, tmp_path: Path) -> None:
+    model, tokenizer = load(base)
+    code = f"""
+        import os, signal, sys
+        from pathlib import Path
+        from diq.encoders import network
+        from diq.encoders.folder import save
+        from diq.models.source import find_model
+
+        model, tokenizer = network.load_encoder(find_model({str(base)!r}), labels=["a"], regression=True, seed=1)
+        for at in range(3):
+            if (child := os.fork()) == 0:
+                moved, replace = 0, Path.replace
+                def killed(part, place):
+                    global moved
+                    if moved == at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    moved += 1
+                    return replace(part, place)
+                Path.replace = killed
+                save(model, tokenizer, Path({str(tmp_path)!r}) / str(at), card="", record={{"kind": "new"}})
+                os._exit(0)
+            os.waitpid(child, 0)
+    """
+    for at in range(3):
+        save(model, tokenizer, tmp_path / str(at), card="", record={"kind": "old"})
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    for at, kind in enumerate(["old", "new", "new"]):
+        kept = tmp_path / str(at)
+        assert encoders.load_encoder(find_model(str(kept)), labels=["a"], regression=True, seed=2)[0].num_labels == 1
+        assert read_record(kept) == {"kind": kind}
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
 def test_a_full_disk_leaves_what_was_there(base: Path, small_disk: Any) -> None:
     disk = small_disk(64)
     (disk / "out").mkdir()
     (disk / "out" / "old.txt").write_text("old")
     model, tokenizer = load(base)
-    with pytest.raises(RunFailedError, match="cannot be written"):
+    with pytest.raises(RunFailedError, match="is full: `out` was not written"):
         save(model, tokenizer, disk / "out", card="", record={})
     assert [one.name for one in disk.iterdir()] == ["out"]
     assert (disk / "out" / "old.txt").read_text() == "old"

@@ -282,12 +282,17 @@ def test_the_same_training_again_does_nothing_and_another_needs_overwrite(
 
 
 @pytest.mark.parametrize("target", ["standard"])
-def test_samples_without_dots_are_left_out_and_counted(target: str, encoder: Path, tmp_path: Path) -> None:
+def test_samples_without_dots_are_left_out_and_counted(
+    target: str, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r").mkdir()
+    # the folder that one stands in is a place for a rater, too
+    monkeypatch.chdir(tmp_path / "r")
     dots = true_dots(POOL)
     dots[:30, 0], dots[30:40, 1] = np.nan, np.nan
     store = make_store(tmp_path / "s.duckdb", POOL, dots)
     summary = diq.train_rater(
-        ["pool"], model="lm", output=tmp_path / "r", store=store, encoder=str(encoder), epochs=1, target=target,
+        ["pool"], model="lm", output=Path(), store=store, encoder=str(encoder), epochs=1, target=target,
         max_length=8, baselines=False, coverage=0.5,
     )  # fmt: skip
     assert (summary.n_samples, summary.n_left_out) == (260, 40)
@@ -305,6 +310,8 @@ def test_what_cannot_be_learnt_is_refused_in_one_line(encoder: Path, tmp_path: P
         settings = {"model": "lm", "output": tmp_path / "r", "encoder": str(encoder), **options}
         diq.train_rater(["pool"], store=store, **settings)
 
+    with pytest.raises(UsageError, match="the output `/proc/rater` cannot be written"):
+        train(tmp_path / "none.duckdb", output=Path("/proc/rater"))
     few = dots.copy()
     few[49:] = np.nan
     (tmp_path / "few").mkdir()

@@ -403,10 +403,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     """An error of the operating system in the block as `unwritable` words it."""
     try:
         yield
-    except BrokenPipeError:
-        # no matter of the disk: who reads has seen enough
-        raise
     except OSError as error:
+        # no matters of the disk: who reads a pipe has seen enough, memory is short
+        if error.errno in (errno.EPIPE, errno.ENOMEM):
+            raise
         raise unwritable(path, error) from error
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from diq.base.files import write_text
 from diq.demo.options import Sizes
 from diq.demo.questions import ASKED, POOL, RECALL, Item, Template
 from diq.demo.world import CHATTER, NOISE, NOTICE, TASKS, WRONG_WAYS, World, make_world
@@ -213,9 +214,7 @@ def write_files(data: Data, folder: Path) -> dict[str, Path]:
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
-    pending = path.with_name(f".{path.name}.part")
-    pending.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    pending.replace(path)
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")

@@ -7,9 +7,7 @@ can be run again as they were printed. Whatever comes out is reported: the demo 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diq.base.errors import UsageError
+from diq.base.files import check_folder, is_empty, lock, write_text
 
 try:
     import torch
@@ -518,34 +517,26 @@ def _folder(keep: Path | None, seed: int, sizes: Sizes) -> Iterator[tuple[Path, 
             yield Path(made), False
         return
     folder = keep.expanduser().resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        others = [one.name for one in folder.iterdir()]
-    except OSError as error:
-        raise UsageError(f"`{keep}` cannot be a folder: {error.strerror}", "name a new folder") from error
+    check_folder(keep.expanduser())
+    folder.mkdir(parents=True, exist_ok=True)
+    refusal = UsageError(f"another demo is running in `{keep}`", "wait until it has finished, or name another folder")
+    with lock(folder, refusal):
+        yield folder, _is_continued(keep, folder, seed, sizes)
+
+
+def _is_continued(keep: Path, folder: Path, seed: int, sizes: Sizes) -> bool:
+    """Whether the folder holds an earlier demo of the same seed and sizes; a new one is marked as one."""
     wanted = {"format": _FORMAT, "seed": seed, "sizes": asdict(sizes)}
     marker = folder / _MARKER
     continued = marker.exists()
-    if others and not continued:
-        raise UsageError(f"`{keep}` is not empty and holds no demo (but `{min(others)}`)", "name a new or empty folder")
+    if not continued and not is_empty(folder):
+        other = min(one.name for one in folder.iterdir())
+        raise UsageError(f"`{keep}` is not empty and holds no demo (but `{other}`)", "name a new or empty folder")
     if continued:
         _check_marker(keep, marker, wanted)
     else:
-        pending = folder / f".{_MARKER}.part"
-        pending.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        pending.replace(marker)
-    handle = os.open(marker, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise UsageError(
-            f"another demo is running in `{keep}`", "wait until it has finished, or name another folder"
-        ) from error
-    try:
-        yield folder, continued
-    finally:
-        os.close(handle)
+        write_text(marker, json.dumps(wanted, indent=2) + "\n")
+    return continued
 
 
 def _check_marker(keep: Path, marker: Path, wanted: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from diq.base.files import whole_folder
 from diq.base.progress import Progress
 from diq.demo.data import FIGURES, ROLES, THINK, Data, messages
 from diq.demo.options import Sizes
 from diq.demo.world import facts
+from diq.models.saving import saving_errors
 
 _PAD, END = "<|pad|>", "<|end|>"
 # the shortest template that does all that templates do: roles, reasoning, the generation prompt
@@ -180,10 +181,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _save(folder: Path, model: Any, tokenizer: Any, figures: dict[str, float]) -> None:
     """Save a model, its tokenizer and its figures as a folder that appears whole."""
-    pending = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(pending, ignore_errors=True)
-    model.save_pretrained(pending)
-    tokenizer.save_pretrained(pending)
     figures = {"parameters": sum(one.numel() for one in model.parameters()), **figures}
-    (pending / FIGURES).write_text(json.dumps(figures) + "\n", encoding="utf-8")
-    pending.replace(folder)
+    with saving_errors(folder), whole_folder(folder) as made:
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        (made / FIGURES).write_text(json.dumps(figures) + "\n", encoding="utf-8")

@@ -24,6 +24,7 @@ import torch
 
 from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
 from diq.base.errors import MissingScoresError, UsageError
+from diq.base.files import check_folder
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
@@ -185,6 +186,7 @@ def train_difficulty(
         ModelError: an encoder cannot be used.
         RunFailedError: a loss that is not a number, no memory, or a full disk.
     """
+    check_folder(output)
     check_choice("--class-weights", weights, WEIGHTS)
     place = pick_device(device)
     fit = FitSettings(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from diq.base.errors import ModelError, RunFailedError, UsageError
+from diq.base.errors import ModelError, UsageError
+from diq.base.files import is_empty, recover_folder, whole_folder
 from diq.base.text import first_line
 from diq.models.device import quiet_libraries
-from diq.models.memory import raise_if_out_of_memory
+from diq.models.memory import one_line_of_memory
+from diq.models.saving import saving_errors
 
 RECORD = "diq_encoder.json"
 """File beside the weights: what the encoder was trained for, on what, and how well it does."""
@@ -34,26 +35,15 @@ def save_together(
     parts: Mapping[str, tuple[nn.Module, Any]], folder: Path, *, card: str, record: dict[str, Any]
 ) -> None:
     """As :func:`save`, for several models in sub-folders of the given names."""
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+    too_little = one_line_of_memory(f"saving `{folder}`", "take a smaller encoder, or a machine with more memory")
+    with too_little, saving_errors(folder), whole_folder(folder) as made:
         with quiet_libraries(warn=False):
             for name, (model, tokenizer) in parts.items():
                 network: Any = model
-                network.save_pretrained(unfinished / name)
-                tokenizer.save_pretrained(unfinished / name)
-        (unfinished / "README.md").write_text(card, encoding="utf-8")
-        (unfinished / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.replace(folder)
-    except Exception as error:  # safetensors has errors of its own for a full disk
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise_if_out_of_memory(error, f"saving `{folder}`", "take a smaller encoder, or a machine with more memory")
-        raise RunFailedError(
-            f"`{folder}` cannot be written: {first_line(error)}", "free some space, or name another folder"
-        ) from error
+                network.save_pretrained(made / name)
+                tokenizer.save_pretrained(made / name)
+        (made / "README.md").write_text(card, encoding="utf-8")
+        (made / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -62,6 +52,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     Raises:
         ModelError: the file is damaged.
     """
+    recover_folder(folder)
     path = folder / RECORD
     if not path.is_file():
         return None
@@ -84,9 +75,9 @@ def find_trained(folder: Path, *, kind: str, fingerprint: str, overwrite: bool, 
     Raises:
         UsageError: the folder holds something else.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    record = read_record(folder)
+    if record is None and is_empty(folder):
         return None
-    record = read_record(folder) if folder.is_dir() else None
     if record is None or record.get("kind") != kind:
         raise UsageError(f"the output `{folder}` holds something that `{command}` did not write", "name a new folder")
     if overwrite:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ import pyarrow.parquet as pq
 
 from diq import _core
 from diq.base.config import WAIT_S
-from diq.base.errors import RunFailedError
-from diq.base.files import flush
+from diq.base.files import disk_errors, whole_file
 from diq.evaluation.answers import SCORING, mark
 from diq.evaluation.questions import Question
 from diq.store.store import Store, now
@@ -160,20 +158,12 @@ def write(
         / (f"{which.benchmark}-{which.questions[:8]}-{which.repeat}-{part:05d}.parquet")
     )
     path = store.parent / relative
-    unfinished = path.with_suffix(".unfinished")
-    try:
+    with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(_table(which, rows), unfinished, compression="zstd")
-        flush(unfinished)
-        checksum = _core.file_hash(str(unfinished))
-        unfinished.replace(path)
-        flush(path.parent)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise RunFailedError(
-            f"the outputs cannot be written to `{path}`: {os.strerror(error.errno) if error.errno else error}",
-            "free some space; the same command goes on where it stopped",
-        ) from error
+    with whole_file(path) as file:
+        pq.write_table(_table(which, rows), file, compression="zstd")
+        file.flush()
+        checksum = _core.file_hash(file.name)
     with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
         opened.run(
             "evaluation/insert_generation_file",

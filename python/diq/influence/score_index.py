@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
+from diq.base.files import check_folder
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.gradient_index.index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord
 from diq.gradients.engine import EngineFacts, common_settings
@@ -162,6 +163,8 @@ def _score(
             finish(job, summary)
             summary.details |= _describe_index(job, folder, settings)
             return summary
+    if not (folder / INDEX_FILE).exists():
+        check_folder(folder)
     if owner is not None:
         # only now: checksums read the whole index
         _forget_broken(job, owner["run_id"], folder)

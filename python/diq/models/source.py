@@ -11,6 +11,7 @@ from typing import Any
 
 from diq import _core
 from diq.base.errors import ModelError
+from diq.base.files import recover_folder
 from diq.base.fingerprint import canonical_json
 from diq.base.text import first_line
 
@@ -51,6 +52,7 @@ def find_model(source: str, *, name: str | None = None) -> ModelSource:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
+        recover_folder(folder)
         path, model_id = folder.resolve(), fingerprint_folder(folder)
         return ModelSource(source, path, name or path.name, model_id)
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:

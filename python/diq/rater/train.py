@@ -23,6 +23,7 @@ import torch
 
 from diq.base.config import WAIT_S
 from diq.base.errors import MissingScoresError, UsageError
+from diq.base.files import check_folder
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
@@ -153,6 +154,7 @@ def train_rater(
         ModelError: the encoder cannot be used.
         RunFailedError: a loss that is not a number, no memory, or a full disk.
     """
+    check_folder(output)
     check_choice("--target", target, TARGETS)
     place = pick_device(device)
     fit = FitSettings(

@@ -7,12 +7,12 @@ questions of the first task as a benchmark's file.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diq.base.errors import UsageError
+from diq.base.files import check_folder, whole_folder
 from diq.base.progress import Progress
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def make_demo_data(folder: Path, *, sizes: Sizes, seed: int = 0, progress: Progr
 
     # nobody waits for these models to be saved
     transformers_logging.disable_progress_bar()
+    check_folder(folder)
     wanted = {"seed": seed, "sizes": asdict(sizes)}
     marker = folder / "data" / _MARKER
     if marker.exists() and json.loads(marker.read_text(encoding="utf-8")) != wanted:
@@ -75,10 +76,6 @@ def make_demo_data(folder: Path, *, sizes: Sizes, seed: int = 0, progress: Progr
     data = demo_data.make_data(sizes, seed)
     made = not marker.exists()
     if made:
-        shutil.rmtree(folder / "data", ignore_errors=True)
-        part = folder / ".data.part"
-        shutil.rmtree(part, ignore_errors=True)
-        demo_data.write_files(data, part)
         pairs = [
             {"prompt": item.prompt, "chosen": item.response, "rejected": item.wrong}
             for item in data.classifier
@@ -98,11 +95,12 @@ def make_demo_data(folder: Path, *, sizes: Sizes, seed: int = 0, progress: Progr
             }
             for i, item in enumerate(data.held_out[TASKS[0]])
         ]
-        for name, rows in ((PAIRS, pairs), (QUESTIONS, questions)):
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            (part / f"{name}.jsonl").write_text(text, encoding="utf-8")
-        (part / _MARKER).write_text(json.dumps(wanted) + "\n", encoding="utf-8")
-        part.replace(folder / "data")
+        with whole_folder(folder / "data") as part:
+            demo_data.write_files(data, part)
+            for name, rows in ((PAIRS, pairs), (QUESTIONS, questions)):
+                text = "".join(json.dumps(row) + "\n" for row in rows)
+                (part / f"{name}.jsonl").write_text(text, encoding="utf-8")
+            (part / _MARKER).write_text(json.dumps(wanted) + "\n", encoding="utf-8")
     models = {}
     for name, make in ((ENCODER, make_encoder), (MODEL, make_language_model)):
         place = folder / name

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diq.base.errors import UsageError
+from diq.base.files import check_file, write_text
 from diq.base.progress import Progress
 from diq.evaluation import benchmarks
 
@@ -76,6 +77,7 @@ def write_questions(
     """
     from diq.evaluation.questions import load_questions
 
+    check_file(output)
     known = benchmarks.benchmark(benchmark)
     known = replace(known, split=(splits or {}).get(benchmark, known.split))
     found = load_questions(known, (sources or {}).get(benchmark), allow_bad_rows=allow_bad_rows).questions
@@ -96,9 +98,7 @@ def write_questions(
         }
         for one in found
     ]
-    part = output.with_name(f".{output.name}.part")
-    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    part.replace(output)
+    write_text(output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     if progress:
         progress(benchmark, len(found), len(found))
     return QuestionFile(benchmark, str(output), len(found), available)

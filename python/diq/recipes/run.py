@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from diq.base.config import WAIT_S
 from diq.base.errors import DiqError, InputError, RunFailedError, UsageError
+from diq.base.files import check_folder, disk_errors
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import NotedProgress
 from diq.base.text import did_you_mean, short
@@ -207,6 +208,7 @@ def run_recipe(
     """
     began = time.monotonic()
     read = load(recipe, settings=settings, output=output)
+    check_folder(read.output)
     file = Path(store) if store is not None else read.output / _STORE
     with _reading(file) as opened:
         check_steps(read, opened)
@@ -423,12 +425,8 @@ class _Run:
 
 
 def _make_folder(folder: Path) -> None:
-    try:
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFailedError(
-            f"the folder `{folder}` cannot be made: {error.strerror}", "name another --output"
-        ) from error
 
 
 def _may_be_none(parameter: Any) -> bool:

@@ -7,15 +7,14 @@ The record only saves work: without it every stage is called, finds its results,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diq.base.errors import RunFailedError, UsageError
+from diq.base.errors import UsageError
+from diq.base.files import check_folder, disk_errors, lock, write_text
 from diq.base.fingerprint import canonical_json
 from diq.recipes.check import Thing, makers, reads, writes
 from diq.recipes.text import Recipe, Step
@@ -161,17 +160,7 @@ class Record:
     def write(self, about: Mapping[str, Any]) -> None:
         """Replace the file in one step."""
         value = {"format": _FORMAT, **about, "steps": self.steps}
-        part = self.path.with_name(f".{self.path.name}.part")
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path)
-        except OSError as error:
-            raise RunFailedError(
-                f"`{self.path}` cannot be written: {error.strerror}", "free some space; the same command goes on"
-            ) from error
+        write_text(self.path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 @contextlib.contextmanager
@@ -181,21 +170,11 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: it cannot be a folder, or another recipe runs in it.
     """
-    try:
+    check_folder(folder)
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UsageError(
-            f"the output `{folder}` cannot be a folder: {error.strerror}", "name another --output"
-        ) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise UsageError(
-            f"another recipe is running in `{folder}`", "wait until it has finished, or name another --output"
-        ) from error
-    try:
+    refusal = UsageError(
+        f"another recipe is running in `{folder}`", "wait until it has finished, or name another --output"
+    )
+    with lock(folder / _LOCK, refusal):
         yield
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diq.base.errors import UsageError
+from diq.base.files import check_file, write_text
 from diq.base.progress import Progress
 
 
@@ -59,9 +60,8 @@ def write_results(
     makers = {".md": markdown, ".csv": csv_text, ".tex": latex}
     if output.suffix not in makers:
         raise UsageError(f"the output `{output}` is neither .md, .csv nor .tex", "name another file")
+    check_file(output, store=Path(store))
     found = find_results(store, dataset=dataset, model=model, scoring=scoring, paper=published)
-    part = output.with_name(f".{output.name}.part")
-    part.write_text(makers[output.suffix](found), encoding="utf-8")
-    part.replace(output)
+    write_text(output, makers[output.suffix](found))
     counts = [sum(len(group.rows) for group in groups) for groups in (found.groups, found.published)]
     return ResultsFile(str(output), *counts)

@@ -25,9 +25,9 @@ from diq.base.sample import Message, Sample
 from diq.base.text import did_you_mean
 from diq.formats import open_source
 from diq.formats.rows import BadRow
+from diq.models.saving import saving_errors
 from diq.models.tokens import Tokenization, Tokens
 from diq.store.store import Store
-from diq.training.output_folder import disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Texts:
         sample = Sample(list(messages), list(rejected) if rejected and self.pairs else None)
         line = sample.canonical().encode() + b"\n"
         self._digest.update(line)
-        with disk_errors(Path(tempfile.gettempdir())):
+        with saving_errors(Path(tempfile.gettempdir())):
             self._file.write(line)
         self.n += 1
 
@@ -77,7 +77,7 @@ class Texts:
 
     def blocks(self) -> Iterator[list[Sample]]:
         """The samples in order, some hundred at a time."""
-        with disk_errors(Path(tempfile.gettempdir())):
+        with saving_errors(Path(tempfile.gettempdir())):
             self._file.seek(0)
         block: list[Sample] = []
         for line in self._file:
@@ -292,7 +292,7 @@ def tokenize(
     schema = pa.schema([(name, pa.list_(pa.int32())) for name in names])
     encode = _answers if method == "sft" else _pairs
     done = 0
-    with disk_errors(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+    with saving_errors(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for block in texts.blocks():
             columns = list(zip(*encode(block, tokenization, rows), strict=True)) or [() for _ in names]
             arrays = [pa.array(one, pa.list_(pa.int32())) for one in columns]

@@ -11,10 +11,12 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from transformers import set_seed
 
 from diq.base.errors import ModelError
+from diq.base.files import publish
 from diq.models.layers import is_transposed, lora_targets
 from diq.models.network import load_causal_lm, wrap_adapter
+from diq.models.saving import saving_errors
 from diq.models.source import ModelSource, find_adapter, is_adapter
-from diq.training.output_folder import OutputFolder, disk_errors
+from diq.training.output_folder import OutputFolder
 from diq.training.settings import FULL
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ def save_network(network: Any, tokenizer: Any, source: ModelSource, dtype: str, 
         RunFailedError: the disk is full.
     """
     part = folder.unfinished / "model"
-    with disk_errors(folder.path):
+    with saving_errors(folder.path):
         if isinstance(network, PeftModel):
             config = network.peft_config[ADAPTER]
             if Path(source.source).expanduser().is_dir():
@@ -124,7 +126,7 @@ def save_network(network: Any, tokenizer: Any, source: ModelSource, dtype: str, 
         tokenizer.save_pretrained(part)
         (part / "README.md").unlink(missing_ok=True)
         for one in sorted(part.iterdir(), key=_publishing_order):
-            folder.publish(one, folder.path / one.name)
+            publish(one, folder.path / one.name)
 
 
 def _publishing_order(path: Path) -> int:

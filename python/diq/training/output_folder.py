@@ -7,23 +7,17 @@ its place after fsync, so a kill leaves the last whole checkpoint.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
-import os
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
-from diq.base.errors import RunFailedError, UsageError
-from diq.base.files import flush
-from diq.base.text import short
-from diq.models.memory import is_out_of_memory
+from diq.base.errors import UsageError
+from diq.base.files import check_folder, disk_errors, lock, publish
 from diq.models.source import TRAINING_RECORD
 from diq.store.store import now
 
@@ -53,27 +47,21 @@ class OutputFolder:
         self.unfinished = path / _UNFINISHED
         self.record: dict[str, Any] | None = None
         self._made = not path.exists()
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> OutputFolder:
-        try:
+        check_folder(self.path)
+        with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            problem = "is a file" if isinstance(error, FileExistsError | NotADirectoryError) else str(error.strerror)
-            raise UsageError(f"the output `{self.path}` cannot be a folder: {problem}", "name a new folder") from error
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._handle)
-            raise UsageError(
-                f"another process is training into `{self.path}`", "wait until it has finished, or name another folder"
-            ) from error
-        try:
+        taken = UsageError(
+            f"another process is training into `{self.path}`", "wait until it has finished, or name another folder"
+        )
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lock(self.path, taken))
             self.record = self._read_record()
-            self._clear_unfinished()
-        except BaseException:
-            os.close(self._handle)
-            raise
+            with disk_errors(self.path):
+                self._clear_unfinished()
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,7 +70,7 @@ class OutputFolder:
             # a folder that never became a training goes again; any other is not empty
             with contextlib.suppress(OSError):
                 self.path.rmdir()
-        os.close(self._handle)
+        self._held.close()
 
     def _read_record(self) -> dict[str, Any] | None:
         path = self.path / TRAINING_RECORD
@@ -112,7 +100,7 @@ class OutputFolder:
         with disk_errors(self.path):
             part = self.unfinished / TRAINING_RECORD
             part.write_text(json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-            self.publish(part, self.path / TRAINING_RECORD)
+            publish(part, self.path / TRAINING_RECORD)
         self.record = record
 
     def is_finished(self) -> bool:
@@ -127,15 +115,6 @@ class OutputFolder:
         """Write the result: from here on the folder counts as finished."""
         assert self.record is not None
         self.write_record({**self.record, "state": "finished", "finished_at": now().isoformat(), "result": result})
-
-    def publish(self, part: Path, place: Path) -> None:
-        """Move a finished file or folder to its place, so that it is there whole or not at all, also after a crash."""
-        for one in [*part.rglob("*"), part] if part.is_dir() else [part]:
-            flush(one)
-        if place.is_dir():
-            shutil.rmtree(place)
-        part.replace(place)
-        flush(place.parent)
 
     def discard(self) -> None:
         """Delete what a training left here, its record last."""
@@ -209,19 +188,3 @@ def weights_problem(folder: Path) -> str | None:
 def checkpoint_step(checkpoint: Path) -> int:
     """Step after which a checkpoint was written: the number in its name."""
     return int(checkpoint.name.rpartition("-")[2])
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Errors of writing, as one line; safetensors and torch have types of their own for them."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError, pa.ArrowException) as error:
-        # too little memory is no matter of the disk: the caller halves
-        if is_out_of_memory(error):
-            raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else short(error, width=120)
-        raise RunFailedError(
-            f"`{path}` cannot be written: {reason}",
-            "free some space; the same command goes on from the last checkpoint",
-        ) from error

@@ -23,6 +23,7 @@ import torch
 
 from diq.base.config import MAX_LENGTH, WAIT_S
 from diq.base.errors import UsageError
+from diq.base.files import check_folder
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import Progress
 from diq.base.sample import Message
@@ -220,6 +221,7 @@ def train(
         dtype=dtype,
         report_to=report_to,
     )
+    check_folder(output)
     place = _place(device, devices)
     if among and among[0]:
         follow(place.type)

@@ -18,8 +18,10 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from diq.base.errors import RunFailedError
+from diq.base.files import publish
 from diq.base.progress import Progress
-from diq.training.output_folder import LOGS, OutputFolder, checkpoint_step, disk_errors
+from diq.models.saving import saving_errors
+from diq.training.output_folder import LOGS, OutputFolder, checkpoint_step
 
 # a checkpoint at the latest after this time, so that a kill costs no more of a long epoch
 SAVE_SECONDS = 600.0
@@ -123,12 +125,12 @@ class _Whole:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # the trainer writes into the folder of unfinished things
         state, wait = self.state, self.accelerator.wait_for_everyone  # type: ignore[attr-defined]
-        with disk_errors(self.folder.path):
+        with saving_errors(self.folder.path):
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
             wait()
             if state.is_world_process_zero:
                 name = f"checkpoint-{state.global_step}"
-                self.folder.publish(self.folder.unfinished / name, self.folder.path / name)
+                publish(self.folder.unfinished / name, self.folder.path / name)
         if state.is_world_process_zero:
             for one in self.folder.checkpoints():
                 if checkpoint_step(one) < state.global_step and not self.course.keeps(checkpoint_step(one)):
@@ -260,7 +262,7 @@ def make_trainer(
         "logging_steps": max(1, course.steps // _LOG_POINTS),
         "logging_nan_inf_filter": False,
         "report_to": list(report_to) or "none",
-        "run_name": folder.path.name,
+        "run_name": folder.path.resolve().name,
         "push_to_hub": False,
         "disable_tqdm": True,
         "dataloader_pin_memory": gpu,

@@ -28,6 +28,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from diq.base.errors import DiqError, ModelError, RunFailedError
+from diq.base.files import write_text
 from diq.base.progress import Progress
 from diq.base.sample import Message
 from diq.base.text import first_line
@@ -294,7 +295,7 @@ def _train_in_processes(plan: Plan, micro_batch_size: int, progress: Progress | 
     """
     folder = plan.output / ".unfinished"
     text = replace(plan, micro_batch_size=micro_batch_size).to_json()
-    (folder / _PLAN).write_text(text, encoding="utf-8")
+    write_text(folder / _PLAN, text)
     status = _run_processes(plan, folder, progress)
     if status == _OUT_OF_MEMORY:
         raise MemoryError("a training process ran out of memory")
@@ -382,8 +383,7 @@ def _errors_kept(folder: Path) -> Iterator[None]:
             sys.exit(_OUT_OF_MEMORY)
         if isinstance(error, DiqError):
             left = {"message": error.message, "hint": error.hint}
-            path = folder / f"error-{os.environ['RANK']}.json"
-            path.write_text(json.dumps(left), encoding="utf-8")
+            write_text(folder / f"error-{os.environ['RANK']}.json", json.dumps(left))
             sys.exit(1)
         log.error("%s", first_line(error))
         raise
@@ -409,6 +409,4 @@ def main() -> None:
         assert plan.micro_batch_size is not None
         outcome = _train_once(plan, plan.micro_batch_size, {}, say)
     if outcome:
-        part = folder / f"{_OUTCOME}.part"
-        part.write_text(json.dumps(outcome), encoding="utf-8")
-        part.replace(folder / _OUTCOME)
+        write_text(folder / _OUTCOME, json.dumps(outcome))
