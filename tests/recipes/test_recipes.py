@@ -382,6 +382,9 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
         ("name: half", "name: half, difficulty_threshold: 3", "did you mean `threshold`?"),
         ("ratio: 0.5", "ratio: 1.5", "steps[5].select.ratio (line 7): the ratio 1.5 is outside (0, 1]"),
         ("ratio: 0.5", "ratio: 0.5, output: x.txt", "steps[5].select.output (line 7): "),
+        ("ratio: 0.5", "ratio: 0.5, output: /proc/a.jsonl", "(line 7): the output `/proc` cannot be"),
+        ("ratio: 0.5", "ratio: 0.5, output: FILE/a.jsonl", "data.jsonl` cannot be a folder: is a file"),
+        ("{output}/adapter", "FILE", "steps[6].train.output (line 8): the output `"),
         ("ratio: 0.5", "ratio: 0.5, strategy: dic", "`dic` is not known; did you mean `diq`?"),
         ("ratio: 0.5", "ratio: 0.5, strategy: perplexity", "computes perplexity scores of `pool` with the model"),
         ("select: {dataset: pool, model: owner/model", "select: {dataset: pool, model: owner/modl",
@@ -399,7 +402,7 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
          "{output}/adapter\"}\n  - train: {selection: pool, model: owner/model, output: \"{output}/adapter",
          "is also made by step 6; put the loop's variables in"),
     ],
-    ids=range(25),
+    ids=range(28),
 )  # fmt: skip
 def test_mistakes_in_steps_are_told_with_their_place(data: Path, old: str, new: str, expected: str) -> None:
     assert old in GOOD

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +22,7 @@ import pytest
 from click.testing import CliRunner
 
 from conftest import fill_store
-from diq.base.errors import MissingScoresError, UsageError
+from diq.base.errors import MissingScoresError, RunFailedError, StoreError, UsageError
 from diq.base.text import Ratio
 from diq.cli.status import status
 from diq.selection.select import select
@@ -485,9 +492,120 @@ def test_a_full_disk_leaves_no_file_and_no_record(
     path = tmp_path / "s.duckdb"
     fill_store(path, dots={"a": dot}, difficulty=level)
     disk = small_disk(16)
-    with pytest.raises(UsageError, match=r"cannot be written: .*No space left") as caught:
+    with pytest.raises(RunFailedError, match=r"is full: `o\..* was not written") as caught:
         select("pool", ratio=1, store=path, model="model", output=disk / f"o{ending}")
     assert "free some space" in caught.value.hint
     assert list(disk.iterdir()) == []
     with Store(path, read_only=True) as store:
         assert store.rows("store/list_selections") == []
+
+
+@pytest.fixture
+def ranked(tmp_path: Path) -> Path:
+    """A store whose ranking is in it, so that only the selection is left to be written."""
+    dot, level = tied(9, n=300)
+    fill_store(tmp_path / "s.duckdb", dots={"a": dot}, difficulty=level)
+    select("pool", ratio="0.5", store=tmp_path / "s.duckdb", model="model", name="first")
+    return tmp_path / "s.duckdb"
+
+
+def selections(store: Path) -> list[str]:
+    with Store(store, read_only=True) as opened:
+        return [one["name"] for one in opened.rows("store/list_selections")]
+
+
+@pytest.mark.parametrize("had", [True, False])
+def test_a_failed_rename_leaves_no_record(ranked: Path, monkeypatch: pytest.MonkeyPatch, had: bool) -> None:
+    output = ranked.with_name("o.jsonl")
+    if had:
+        output.write_text("old")
+    replace = Path.replace
+
+    def fail(part: Path, place: Path) -> Path:
+        if place == output and part.name.endswith(".part"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return replace(part, place)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(RunFailedError, match="cannot be written: Operation not permitted"):
+        select("pool", ratio="0.1", store=ranked, model="model", output=output)
+    assert selections(ranked) == ["first"]
+    assert sorted(one.name for one in ranked.parent.iterdir()) == [*["o.jsonl"] * had, "s.duckdb"]
+    assert not had or output.read_text() == "old"
+
+
+@pytest.mark.parametrize("had", [True, False])
+def test_a_failed_commit_leaves_the_file_of_before(
+    ranked: Path, tmp_path: Path, small_disk: Callable[[int], Path], had: bool
+) -> None:
+    disk = small_disk(8192)
+    store, output = Path(shutil.copy(ranked, disk)), tmp_path / "out" / "o.jsonl"
+    output.parent.mkdir()
+    if had:
+        output.write_text("old")
+    ballast = disk / "ballast"
+    with pytest.raises(OSError, match="No space"), ballast.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(StoreError, match="is full"):
+        select("pool", ratio="0.1", store=store, model="model", output=output)
+    assert [one.name for one in output.parent.iterdir()] == ["o.jsonl"] * had
+    assert not had or output.read_text() == "old"
+    ballast.unlink()
+    assert selections(store) == ["first"]
+
+
+@pytest.mark.parametrize("step", ["before the rename", "after the rename"])
+def test_a_kill_leaves_no_record_without_its_file(ranked: Path, step: str) -> None:
+    output = ranked.with_name("o.jsonl")
+    output.write_text("old")
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from diq.selection.select import select
+
+        replace = Path.replace
+        def killed(part, place):
+            if {step!r} == "after the rename":
+                replace(part, place)
+            os.kill(os.getpid(), signal.SIGKILL)
+        Path.replace = killed
+        select("pool", ratio="0.1", store=Path({str(ranked)!r}), model="model", output=Path({str(output)!r}))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert (output.read_text() == "old") == (step == "before the rename")
+    assert selections(ranked) == ["first"]
+    # the same again leaves both, and nothing of the killed one
+    made = select("pool", ratio="0.1", store=ranked, model="model", output=output)
+    assert len(output.read_text().splitlines()) == made.n
+    assert sorted(selections(ranked)) == ["first", made.name]
+    assert sorted(one.name for one in ranked.parent.iterdir()) == ["o.jsonl", "s.duckdb"]
+
+
+def test_the_file_of_a_selection_is_on_the_disk(ranked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = [], os.fsync
+
+    def note(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    for ending in (".jsonl", ".jsonl.gz", ".parquet"):
+        output = ranked.with_name(f"o{ending}")
+        select("pool", ratio="0.1", store=ranked, model="model", output=output)
+        assert synced == [output.stat().st_ino, ranked.parent.stat().st_ino]
+        synced.clear()
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
+    store = tmp_path / "pool.jsonl"
+    for output, message in (
+        (tmp_path, "is neither .jsonl nor .parquet"),
+        (store, "is the store"),
+        (tmp_path / "no" / "o.jsonl", "there is no folder"),
+        (Path("/proc/o.jsonl"), "cannot be written"),
+    ):
+        # the store is not even looked for
+        with pytest.raises(UsageError, match=message):
+            select("pool", ratio=1, store=store, model="model", output=output)

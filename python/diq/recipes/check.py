@@ -12,6 +12,7 @@ from typing import Any
 
 from diq.base.config import DIFFICULTY_DIMENSIONS, STRATEGIES
 from diq.base.errors import DiqError
+from diq.base.files import check_file, check_folder
 from diq.base.text import Ratio, did_you_mean
 from diq.recipes.demo import ENCODER, MODEL
 from diq.recipes.text import Place, Problems, Recipe, Step
@@ -64,6 +65,9 @@ _FROM_ONE = (
 )  # fmt: skip
 _FROM_ZERO = ("seed", "weight_decay", "temperature", "patience", "few_shot", "retries", "ordinal_weight")
 _SHARES = ("percentile", "dedupe_threshold", "decontaminate_share", "warmup_ratio", "lora_dropout", "coverage")
+
+# verbs whose output is a file; that of the others is a folder
+_WRITE_FILES = ("select", "benchmark questions", "results")
 
 # scores that a strategy needs: of a model (or encoder), and of difficulty
 _NEEDS_DOTS = ("diq", "influence", "less", "q1", "q2", "q3", "q4")
@@ -181,13 +185,26 @@ def _check_values(problems: Problems, step: Step) -> None:
             limit = _limit(key, value)
             if limit:
                 problems.add(place, f"{value} is not {limit}{hint}")
-    if step.verb == "select" and isinstance(step.options.get("output"), str):
-        from diq.selection.output import check_output
-
-        # the name alone: the folder is made when it is needed
-        _told(problems, step, "output", lambda: check_output(Path(Path(step.options["output"]).name)))
+    output = step.options.get("output")
+    if isinstance(output, str) and VERBS[step.verb].writes.get("output") == "path":
+        _told(problems, step, "output", lambda: _check_output(step.verb, Path(_place(output))))
     if step.verb == "score difficulty" and bool(step.options.get("classifier")) == bool(step.options.get("columns")):
         problems.add(step.place, f"give either `classifier` or `columns`{_hint(step, 'classifier')}")
+
+
+def _check_output(verb: str, place: Path) -> None:
+    """What the stage would say of its output hours later."""
+    if verb not in _WRITE_FILES:
+        check_folder(place)
+        return
+    if verb == "select":
+        from diq.selection.output import check_ending
+
+        check_ending(place)
+    # folders that are missing are made when they are needed
+    check_folder(place.parent)
+    if place.parent.is_dir():
+        check_file(place)
 
 
 def _limit(key: str, value: float) -> str:

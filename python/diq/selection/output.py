@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 
 from diq.base.errors import UsageError
+from diq.base.files import whole_file
 from diq.store.store import Store
 
 _WRITE_ROWS = 1000
@@ -28,21 +28,19 @@ class _Shape:
     has_rejected: bool
 
 
-def check_output(output: Path) -> None:
-    """Refuse an output that cannot be written, before any work is done.
+def check_ending(output: Path) -> None:
+    """Refuse a file of a kind that selections are not written to.
 
     Raises:
-        UsageError: an unknown ending, or a folder that does not exist.
+        UsageError: an unknown ending.
     """
     if not output.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise UsageError(f"the output `{output}` is neither .jsonl nor .parquet", "name a file such as selection.jsonl")
-    if not output.parent.is_dir():
-        raise UsageError(f"there is no folder `{output.parent}` for the output", "make it first, or name another")
 
 
 @contextlib.contextmanager
-def written(store: Store, output: Path, *, score: str | None, **place: int) -> Iterator[Path]:
-    """Write a selection beside its place; the caller moves it there. On an error nothing stays behind.
+def written(store: Store, output: Path, *, score: str | None, **place: int) -> Iterator[None]:
+    """Write a selection beside its place; it is moved there at the end of the block. On an error nothing stays behind.
 
     Args:
         store: an open store.
@@ -50,20 +48,18 @@ def written(store: Store, output: Path, *, score: str | None, **place: int) -> I
         score: name of the column of the score, ``perplexity`` or ``similarity``; None leaves it out.
         place: ``dataset_id``, ``ranking_id``, ``first`` and ``n``: the part of a stored ranking that is written.
     """
-    pending = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        (found,) = store.rows("selection/shape_of_selection", **place)
-        shape = _Shape(score, **found)
-        writer = _write_parquet if output.suffix == ".parquet" else _write_jsonl
+    (found,) = store.rows("selection/shape_of_selection", **place)
+    shape = _Shape(score, **found)
+    with whole_file(output) as file:
         with store.batches("selection/rows_of_selection", rows=_WRITE_ROWS, **place) as rows:
-            writer(pending, rows, shape)
-        yield pending
-    except OSError as error:
-        raise UsageError(
-            f"`{output}` cannot be written: {error.strerror or error}", "free some space or name another file"
-        ) from error
-    finally:
-        pending.unlink(missing_ok=True)
+            if output.suffix == ".parquet":
+                _write_parquet(file, rows, shape)
+            elif output.suffix == ".gz":
+                with gzip.GzipFile("", "wb", fileobj=file) as packed:
+                    _write_jsonl(packed, rows, shape)
+            else:
+                _write_jsonl(file, rows, shape)
+        yield
 
 
 def _records(batch: pa.RecordBatch, shape: _Shape) -> Iterator[dict[str, Any]]:
@@ -79,15 +75,13 @@ def _records(batch: pa.RecordBatch, shape: _Shape) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _write_jsonl(path: Path, batches: Iterator[pa.RecordBatch], shape: _Shape) -> None:
-    opener: Any = gzip.open if path.name.split(".part")[0].rsplit(".", 1)[0].endswith(".gz") else open
-    with opener(path, "wt", encoding="utf-8") as file:
-        for batch in batches:
-            for row in _records(batch, shape):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def _write_jsonl(file: IO[bytes] | gzip.GzipFile, batches: Iterator[pa.RecordBatch], shape: _Shape) -> None:
+    for batch in batches:
+        for row in _records(batch, shape):
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
-def _write_parquet(path: Path, batches: Iterator[pa.RecordBatch], shape: _Shape) -> None:
+def _write_parquet(file: IO[bytes], batches: Iterator[pa.RecordBatch], shape: _Shape) -> None:
     import pyarrow.parquet as pq
 
     message = [pa.field("role", pa.string()), pa.field("content", pa.string())]
@@ -106,6 +100,6 @@ def _write_parquet(path: Path, batches: Iterator[pa.RecordBatch], shape: _Shape)
         *([pa.field(shape.score, pa.float64())] if shape.score else []),
     ]
     schema = pa.schema(fields)
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(file, schema) as writer:
         for batch in batches:
             writer.write_table(pa.Table.from_pylist(list(_records(batch, shape)), schema=schema))

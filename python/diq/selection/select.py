@@ -13,10 +13,11 @@ from typing import Any
 
 from diq.base.config import DIFFICULTY_DIMENSIONS, STRATEGIES
 from diq.base.errors import UsageError
+from diq.base.files import check_file, restored_on_error
 from diq.base.progress import Progress
 from diq.base.text import Ratio, did_you_mean
 from diq.influence.stored import INFLUENCES
-from diq.selection.output import check_output, written
+from diq.selection.output import check_ending, written
 from diq.selection.quadrants import QUADRANTS
 from diq.selection.ranking import Ranking, find_ranking
 from diq.selection.scores import TEXT_STRATEGIES, Request, Runs, choose_runs, settled_weights
@@ -134,7 +135,10 @@ def select(
         MissingScoresError: scores that the strategy needs are missing, unfinished or ambiguous.
     """
     parsed = Ratio.parse(ratio)
-    _check(strategy, difficulty, influence, percentile, threshold, seed, output)
+    _check(strategy, difficulty, influence, percentile, threshold, seed)
+    if output is not None:
+        check_ending(output)
+        check_file(output, store=store)
     request = Request.of(
         strategy,
         model=model,
@@ -186,12 +190,15 @@ def select(
         place = {"dataset_id": data["dataset_id"], "ranking_id": ranking.ranking_id, "first": first, "n": n}
         score = strategy if strategy in TEXT_STRATEGIES else None
         with contextlib.ExitStack() as stack:
-            pending = stack.enter_context(written(opened, output, score=score, **place)) if output else None
-            with opened.transaction():
-                selection_id = _record(opened, ranking, strategy, parsed, n_target, first, n, label, output)
-            if pending and output:
-                # the file appears whole, and only when the store knows of it
-                pending.replace(output)
+            # they end in this order: the file takes its place, the store commits, the file of before is let go. so
+            # whatever fails leaves neither file nor record. a kill can still fall between the first two, and leaves a
+            # file that the store does not speak of; a record that speaks of a file which is not there would be worse
+            if output:
+                stack.enter_context(restored_on_error(output))
+            stack.enter_context(opened.transaction())
+            if output:
+                stack.enter_context(written(opened, output, score=score, **place))
+            selection_id = _record(opened, ranking, strategy, parsed, n_target, first, n, label, output)
     return Selection(
         selection_id=selection_id,
         name=label,
@@ -220,7 +227,6 @@ def _check(
     percentile: float,
     threshold: float | None,
     seed: int,
-    output: Path | None,
 ) -> None:
     for noun, value, known in (
         ("strategy", strategy, STRATEGIES),
@@ -235,8 +241,6 @@ def _check(
         raise UsageError(f"the difficulty threshold {threshold} is not a finite number", "give a value such as 3")
     if not 0 <= seed < 2**64:
         raise UsageError(f"the seed {seed} is outside [0, 2**64)", "give a number such as 0")
-    if output is not None:
-        check_output(output)
 
 
 def _warn(data: dict[str, Any], ranking: Ranking, flips: float | None, ratio: Ratio, n: int) -> None:
