@@ -90,7 +90,7 @@ def test_wrong_outputs_are_refused(store: Path, tmp_path: Path) -> None:
     for arguments, message in (
         (("-o", tmp_path / "x.pdf"), "neither .md, .csv, .tex nor .json"),
         (("-o", tmp_path / "x.md", "--format", "table"), "a table cannot be written to a file"),
-        (("-o", tmp_path / "no" / "x.md"), "cannot be written: No such file"),
+        (("-o", tmp_path / "no" / "x.md"), "there is no folder"),
     ):
         done = invoke("--store", store, *arguments)
         assert isinstance(done.exception, UsageError)

@@ -57,6 +57,7 @@ def results(
       diq results -o results.tex
     """
     from diq.base.errors import UsageError
+    from diq.base.files import check_file, write_text
     from diq.evaluation.results import results as run
     from diq.evaluation.tables import csv_text, latex, markdown
 
@@ -68,6 +69,8 @@ def results(
     if kind == "table" and output is not None:
         raise UsageError("a table cannot be written to a file", "leave --format out, or give markdown, csv or latex")
     start_logging()
+    if output is not None:
+        check_file(output, store=store)
     found = run(store, dataset=dataset, model=model, scoring=scoring, paper=published)
     if kind == "table":
         _show(found)
@@ -80,10 +83,7 @@ def results(
     if output is None:
         click.echo(text, nl=False)
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"`{output}` cannot be written: {error.strerror or error}", "name another file") from error
+    write_text(output, text)
     click.echo(f"wrote {output}", err=True)
 
 

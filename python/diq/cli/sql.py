@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import sys
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from diq.base.errors import UsageError
+from diq.base.files import check_file, unwritable, whole_file
 from diq.cli.console import start_logging
 from diq.cli.options import store_option
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _FETCH_ROWS = 10_000
 
@@ -64,42 +69,52 @@ def sql(
         raise UsageError("parquet cannot be printed", "name a file with -o FILE.parquet")
     if kind == "table" and output is not None:
         raise UsageError("a table cannot be written to a file", "leave --format out, or give csv, json or parquet")
+    if output is not None:
+        check_file(output, store=store)
     start_logging()
     with connection(query, store=store, write=write) as opened:
-        try:
-            if kind in ("csv", "json"):
-                cursor = opened.execute(query)
-                columns = [column[0] for column in cursor.description or []]
-                batches = iter(lambda: cursor.fetchmany(_FETCH_ROWS), [])
-                writer = _write_json if kind == "json" else _write_csv
-                if output is None:
-                    writer(sys.stdout, columns, batches)
-                else:
-                    with output.open("w", encoding="utf-8", newline="") as written:
-                        writer(written, columns, batches)
-            else:
-                relation: Any = opened.sql(query)
-                if relation is None:
-                    click.echo("done", err=True)
-                elif kind == "parquet":
-                    relation.write_parquet(str(output))
-                else:
-                    relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
-        except OSError as error:
-            # a reader of standard output that has seen enough is no error
+        if kind in ("csv", "json"):
+            cursor = opened.execute(query)
+            columns = [column[0] for column in cursor.description or []]
+            batches = iter(lambda: cursor.fetchmany(_FETCH_ROWS), [])
+            writer = _write_json if kind == "json" else _write_csv
             if output is None:
-                raise
-            raise UsageError(f"`{output}` cannot be written: {error.strerror or error}") from error
+                writer(sys.stdout, columns, batches)
+            else:
+                with whole_file(output) as written:
+                    writer(codecs.getwriter("utf-8")(written), columns, batches)
+        else:
+            relation: Any = opened.sql(query)
+            if relation is None:
+                click.echo("done", err=True)
+            elif kind == "parquet" and output is not None:
+                _write_parquet(relation, output)
+            else:
+                relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
 
 
-def _write_csv(file: TextIO, columns: list[str], batches: Iterable[list[Any]]) -> None:
+def _write_parquet(relation: Any, output: Path) -> None:
+    import duckdb
+
+    with whole_file(output) as file:
+        try:
+            # a temporary file of its own would take the place of the one that is locked and synced
+            relation.write_parquet(file.name, use_tmp_file=False)
+        except duckdb.IOException as error:
+            # what it says of any other file is about the query
+            if file.name in str(error):
+                raise unwritable(output, error) from error
+            raise
+
+
+def _write_csv(file: SupportsWrite[str], columns: list[str], batches: Iterable[list[Any]]) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     for rows in batches:
         writer.writerows(rows)
 
 
-def _write_json(file: TextIO, columns: list[str], batches: Iterable[list[Any]]) -> None:
+def _write_json(file: SupportsWrite[str], columns: list[str], batches: Iterable[list[Any]]) -> None:
     # written row by row: an answer may be larger than memory
     file.write(f'{{"columns": {json.dumps(columns)}, "rows": [')
     first = True
