@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diq import _core
 from diq.base.errors import ModelError, RunFailedError
 from diq.base.progress import Progress
 from diq.base.sample import Message
@@ -23,16 +21,12 @@ from diq.encoders.embeddings import NO_DIRECTION, Encoder, Reduction, Text, simi
 from diq.influence.job import Request, read_request
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.memory import default_budget
-from diq.models.source import ModelSource, find_model
+from diq.models.source import ModelSource, find_model, fingerprint_modules
 from diq.scoring.harness import TextJob, TextScore, score_missing, without_score
 from diq.scoring.job import check_budget
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)
-
-# what an encoder is made of, in the folder of each of its modules; the first pattern of weights that matches counts
-_FILES = ("*.json", "*.txt", "*.model")
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def score_similarity(
@@ -216,16 +210,4 @@ def find_encoder(source: str, *, name: str | None = None) -> ModelSource:
             f"`{source}` is no encoder: it has neither modules.json nor config.json",
             "give a folder that SentenceTransformer.save wrote, or a hub id",
         )
-    return ModelSource(source, path, name or path.name, _fingerprint(path, ["", *parts]))
-
-
-def _fingerprint(folder: Path, parts: Sequence[str]) -> str:
-    """BLAKE3 over the configs, tokenizer and weights of all modules, whatever the folder is called: 32 digits."""
-    files: dict[str, Path] = {}
-    for part in parts:
-        place = folder / part
-        weights = next((found for pattern in _WEIGHTS if (found := list(place.glob(pattern)))), [])
-        for one in [*weights, *(found for pattern in _FILES for found in place.glob(pattern))]:
-            files[f"{part}/{one.name}"] = one
-    hashes = [f"{name}:{_core.file_hash(str(files[name]))}" for name in sorted(files)]
-    return hashlib.blake2b("\n".join(hashes).encode(), digest_size=16).hexdigest()
+    return ModelSource(source, path, name or path.name, fingerprint_modules(path, ["", *parts]))

@@ -9,7 +9,6 @@ Source: arXiv 2508.01450, section 3.2 and appendix C.1.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
+from diq.base.draws import number_of
 from diq.base.errors import UsageError
 from diq.base.progress import NotedProgress
 from diq.base.sample import prompt_text
@@ -202,10 +202,7 @@ def read_questions(store: Path, dataset_id: int, sample: int | None, seed: int) 
 
 
 def _table(sample_ids: Sequence[str], items: Sequence[Item], seed: int) -> pa.Table:
-    places = [
-        int.from_bytes(hashlib.blake2b(f"{seed}:{item.item_id}".encode(), digest_size=8).digest(), "big")
-        for item in items
-    ]
+    places = [number_of(f"{seed}:{item.item_id}", n_bytes=8) for item in items]
     return pa.table(
         {
             "place": pa.array(places, pa.uint64()),

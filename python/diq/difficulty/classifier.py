@@ -10,7 +10,6 @@ Source: arXiv 2508.01450, section 3.2 (Eq. 2); the expected value is our reading
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
 from diq.base.errors import ModelError
 from diq.encoders import network as encoders
 from diq.encoders.network import Encoded
-from diq.models.source import ModelSource, find_model, fingerprint_folder
+from diq.models.source import ModelSource, find_model, fingerprint_together
 
 _LABEL = re.compile(rf"^({'|'.join(DIFFICULTY_DIMENSIONS)})_([1-{LIKERT_LEVELS}])$")
 
@@ -49,11 +48,9 @@ def find_classifier(source: str) -> ModelSource:
     parts = model_folders(Path(source).expanduser())
     if not parts:
         return find_model(source)
-    found = {dimension: fingerprint_folder(part) for dimension, part in parts.items()}
-    complete = len(found) == len(DIFFICULTY_DIMENSIONS)
-    together = "\n".join(one if complete else f"{dimension}:{one}" for dimension, one in found.items())
     path = Path(source).expanduser().resolve()
-    return ModelSource(source, path, path.name, hashlib.blake2b(together.encode(), digest_size=16).hexdigest())
+    complete = len(parts) == len(DIFFICULTY_DIMENSIONS)
+    return ModelSource(source, path, path.name, fingerprint_together(parts, complete=complete))
 
 
 class DifficultyClassifier:

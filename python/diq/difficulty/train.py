@@ -9,7 +9,6 @@ Source: arXiv 2508.01450, section 3.2 and appendix C.2 (BiomedBERT, F1 of Table 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ import torch
 from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.files import check_folder
-from diq.base.fingerprint import run_fingerprint
+from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
 from diq.base.text import check_choice
@@ -295,10 +294,9 @@ def _label_run(opened: Store, data: Mapping[str, Any], asked: int | None) -> int
 
 
 def _digest(found: Labels) -> str:
-    text = "\n".join(
-        sorted(f"{levels.tolist()} {text}" for text, levels in zip(found.texts, found.levels, strict=True))
+    return fingerprint_of(
+        *sorted(f"{levels.tolist()} {text}" for text, levels in zip(found.texts, found.levels, strict=True))
     )
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _count(levels: Floats, split: npt.NDArray[np.int8]) -> dict[str, dict[str, list[int]]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
+from diq.base.draws import number_of
 from diq.base.errors import ModelError, UsageError
 from diq.base.fingerprint import canonical_json
 from diq.base.sample import Message
@@ -182,7 +182,7 @@ class LocalAnswerer(Answerer):
         import torch
 
         text = canonical_json([seed, which.benchmark, which.questions, first])
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big"))
+        torch.manual_seed(number_of(text))
 
     def close(self) -> None:
         self._lm = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import string
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diq.base.errors import InputError
-from diq.base.fingerprint import canonical_json
+from diq.base.fingerprint import canonical_json, fingerprint_of
 from diq.base.text import short
 from diq.evaluation.benchmarks import BENCHMARKS, Benchmark
 from diq.formats import Reader, open_sources
@@ -81,7 +80,7 @@ class QuestionSet:
         if self.examples:
             parts.append([[one.question, dict(one.options), one.right, one.reasoning] for one in self.examples])
         # the order of letters is their alphabet's, so that sorted keys lose nothing
-        return hashlib.blake2b(canonical_json(parts).encode(errors="replace"), digest_size=16).hexdigest()
+        return fingerprint_of(canonical_json(parts))
 
     def first(self, n: int | None) -> QuestionSet:
         """The same with its first questions alone."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diq.base.errors import DiqError, InputError
-from diq.base.fingerprint import canonical_json
+from diq.base.fingerprint import canonical_json, fingerprint_of
 
 _SHOWN = 48  # characters of a differing setting in a message
 
@@ -18,8 +17,7 @@ def is_dim(value: object) -> bool:
 
 
 def index_fingerprint(identity: Mapping[str, Any], element: str) -> str:
-    text = canonical_json({"identity": identity, "element": element})
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return fingerprint_of(canonical_json({"identity": identity, "element": element}))
 
 
 def broken_index(path: Path, reason: str) -> DiqError:

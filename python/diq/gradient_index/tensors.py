@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -14,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from diq.base.fingerprint import canonical_json
+from diq.base.fingerprint import Digest, begun, canonical_json
 
 _DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "|i1", "U8": "|u1", "I32": "<i4"}
 _BLOCK = 1 << 20
@@ -122,9 +121,9 @@ def check_data(file: IO[bytes], header: Header) -> None:
         raise BrokenError("its tensors differ from their checksum")
 
 
-def _digest(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> hashlib.blake2b:
+def _digest(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> Digest:
     """BLAKE2b of the names, types and shapes of tensors, in the order of the file; their numbers are to follow."""
-    return hashlib.blake2b(canonical_json([list(tensor) for tensor in tensors]).encode(), digest_size=16)
+    return begun(canonical_json([list(tensor) for tensor in tensors]))
 
 
 def read_columns(file: IO[bytes], header: Header) -> tuple[list[str], npt.NDArray[np.float32], npt.NDArray[np.int32]]:

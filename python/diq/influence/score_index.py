@@ -6,7 +6,6 @@ own, of all that and of the folds of the validation sets: other folds are other 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ import pyarrow as pa
 from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
 from diq.base.files import check_folder
-from diq.base.fingerprint import canonical_json, run_fingerprint
+from diq.base.fingerprint import begun, canonical_json, run_fingerprint
 from diq.gradient_index.index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord
 from diq.gradients.engine import EngineFacts, common_settings
 from diq.gradients.engines import Engines
@@ -126,7 +125,7 @@ def _projection_settings(job: Job, validation: Sequence[ValidationTokens]) -> di
     projection: dict[str, Any] = {"kind": settings.kind, "dim": settings.dim, "seed": settings.seed}
     if settings.kind == "subspace":
         # the basis comes from the validation sets, not from a seed
-        digest = hashlib.blake2b(digest_size=16)
+        digest = begun()
         for one in sorted(validation, key=lambda one: one.name):
             digest.update(canonical_json([one.name, [sample.ids.tolist() for sample in one.samples]]).encode())
         projection |= {"seed": None, "basis": digest.hexdigest()}

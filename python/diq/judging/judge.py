@@ -7,7 +7,6 @@ in one shuffled order, and a text that is in two arms once.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
@@ -23,8 +22,9 @@ import orjson
 import pyarrow as pa
 
 from diq.base.config import WAIT_S
+from diq.base.draws import number_of
 from diq.base.errors import InputError, RunFailedError, UsageError
-from diq.base.fingerprint import canonical_json
+from diq.base.fingerprint import canonical_json, fingerprint_of
 from diq.base.progress import NotedProgress
 from diq.base.sample import Message, inline_reasoning, prompt_text
 from diq.base.text import check_choice
@@ -392,9 +392,9 @@ def _text(value: Any) -> str:
 # order and record ----------------------------------------------------------------------------------------------------
 
 
-def _lot(*parts: object) -> str:
-    """A number drawn by the parts, so that more texts never change the order of those that were there."""
-    return hashlib.blake2b("/".join(map(str, parts)).encode(errors="replace"), digest_size=16).hexdigest()
+def _lot(seed: int, what: str, key: str) -> int:
+    """A number drawn for a text, so that more texts never change the order of those that were there."""
+    return number_of(f"{seed}/{what}/{key}", n_bytes=16)
 
 
 def _shuffled(arms: Sequence[_Arm], seed: int) -> list[Item]:
@@ -423,7 +423,7 @@ def _record(
             "sample": sample,
             "seed": seed,
             # what was drawn: a dataset that has grown is another comparison
-            "texts": _lot(*(f"{arm} {text.item.item_id}" for arm, text in rows)),
+            "texts": fingerprint_of("/".join(f"{arm} {text.item.item_id}" for arm, text in rows)),
         }
     )
     with Store(store, wait_s=WAIT_S) as opened, opened.transaction():

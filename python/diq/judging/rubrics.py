@@ -8,7 +8,6 @@ every dimension cannot be read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -18,6 +17,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 
+from diq.base.draws import number_of
+from diq.base.fingerprint import fingerprint_of
 from diq.base.text import short
 
 _DIGITS = ("1", "2", "3", "4", "5")
@@ -102,7 +103,7 @@ class Rubric:
     @property
     def digest(self) -> str:
         """32 hexadecimal digits of the prompt: an edited prompt is another one."""
-        return hashlib.blake2b(self.prompt.encode(), digest_size=16).hexdigest()
+        return fingerprint_of(self.prompt)
 
     def messages(self, question: str, answer: str | None = None) -> list[dict[str, str]]:
         """The chat messages that ask for a rating: one message, since not every model takes a system turn.
@@ -221,7 +222,7 @@ def _code(texts: list[str]) -> str:
     content = "\0".join(texts).encode(errors="replace")
     number = 0
     while True:
-        code = hashlib.blake2b(content + number.to_bytes(4, "big"), digest_size=4).hexdigest()
+        code = f"{number_of(content + number.to_bytes(4, 'big'), n_bytes=4):08x}"
         if not any(code in text for text in texts):
             return code
         number += 1

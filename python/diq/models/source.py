@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,17 @@ from typing import Any
 from diq import _core
 from diq.base.errors import ModelError
 from diq.base.files import recover_folder
-from diq.base.fingerprint import canonical_json
+from diq.base.fingerprint import canonical_json, fingerprint_of
 from diq.base.text import first_line
 
 log = logging.getLogger(__name__)
 
 # what `diq train` leaves in the folder of every training
 TRAINING_RECORD = "diq_run.json"
+# the first pattern that matches counts
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+# what a module of a sentence encoder is made of beside its weights
+_MODULE_PATTERNS = ("*.json", "*.txt", "*.model")
 _ADAPTER_PATTERNS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -98,8 +101,50 @@ def fingerprint_folder(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # written by the library that saved it; the same weights saved again are the same model
     config.pop("transformers_version", None)
-    parts = [canonical_json(config), *(f"{one.name}:{_core.file_hash(str(one))}" for one in weights)]
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    return fingerprint_of(canonical_json(config), *_hashes({one.name: one for one in weights}))
+
+
+def fingerprint_modules(folder: Path, modules: Sequence[str]) -> str:
+    """BLAKE3 over configs, tokenizer and weights of a sentence encoder's modules, whatever the folder is called.
+
+    Args:
+        folder: of the encoder.
+        modules: sub-folder of each module; empty for the folder itself.
+    """
+    files: dict[str, Path] = {}
+    for module in modules:
+        place = folder / module
+        weights = next((found for pattern in _WEIGHT_PATTERNS if (found := list(place.glob(pattern)))), [])
+        for one in [*weights, *(found for pattern in _MODULE_PATTERNS for found in place.glob(pattern))]:
+            files[f"{module}/{one.name}"] = one
+    return fingerprint_of(*_hashes(dict(sorted(files.items()))))
+
+
+def fingerprint_together(folders: Mapping[str, Path], *, complete: bool) -> str:
+    """Of several models that answer as one, in their order.
+
+    Args:
+        folders: what each answers for, and its folder.
+        complete: whether all that there can be are there; then the names say nothing.
+
+    Raises:
+        ModelError: one has no config.json or no weights.
+    """
+    found = {name: fingerprint_folder(folder) for name, folder in folders.items()}
+    return fingerprint_of(*(one if complete else f"{name}:{one}" for name, one in found.items()))
+
+
+def fingerprint_with(folder: Path, facts: Any) -> str:
+    """Of a model whose answers also depend on facts that are not in its weights and config.
+
+    Raises:
+        ModelError: no config.json or no weights.
+    """
+    return fingerprint_of(fingerprint_folder(folder) + canonical_json(facts))
+
+
+def _hashes(files: Mapping[str, Path]) -> list[str]:
+    return [f"{name}:{_core.file_hash(str(path))}" for name, path in files.items()]
 
 
 def find_adapter(source: str, base: ModelSource) -> ModelSource:
@@ -132,8 +177,7 @@ def find_adapter(source: str, base: ModelSource) -> ModelSource:
     # where the base model lay at training time is not part of what the adapter is
     for name in ("base_model_name_or_path", "peft_version", "inference_mode", "revision"):
         config.pop(name, None)
-    parts = [base.model_id, canonical_json(config), _core.file_hash(str(weights))]
-    model_id = hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    model_id = fingerprint_of(base.model_id, canonical_json(config), _core.file_hash(str(weights)))
     return ModelSource(source, path.resolve(), f"{base.name}+{path.resolve().name}", model_id)
 
 

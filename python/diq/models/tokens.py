@@ -6,7 +6,6 @@ The answer of a sample is a suffix of its tokens, so a tokenised sample is its i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diq.base.errors import ModelError, RunFailedError, UsageError
+from diq.base.fingerprint import sha_fingerprint
 from diq.base.sample import Message, inline_reasoning, split_prompt
 from diq.base.text import first_line
 from diq.models.source import ModelSource
@@ -150,8 +150,8 @@ class Tokenization:
         template = tokenizer.chat_template if self.uses_template else "none"
         return {
             "max_length": self.max_length,
-            "template": hashlib.sha256(str(template).encode()).hexdigest()[:32] if self.uses_template else "none",
-            "tokenizer": hashlib.sha256(text.encode()).hexdigest()[:32],
+            "template": sha_fingerprint(str(template)) if self.uses_template else "none",
+            "tokenizer": sha_fingerprint(text),
         }
 
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[Tokens | str]:

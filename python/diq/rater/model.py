@@ -10,7 +10,6 @@ Tibshirani and Wasserman (2018), "Distribution-Free Predictive Inference for Reg
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ import numpy.typing as npt
 import torch
 
 from diq.base.errors import ModelError, UsageError
-from diq.base.fingerprint import canonical_json
+from diq.base.fingerprint import fingerprint_of
 from diq.encoders import network as encoders
 from diq.encoders.folder import RECORD, read_record
 from diq.encoders.network import Encoded
 from diq.influence.stored import RATER
-from diq.models.source import fingerprint_folder
+from diq.models.source import fingerprint_with
 
 Floats = npt.NDArray[np.float64]
 Target = Literal["rank", "standard"]
@@ -160,8 +159,7 @@ class RatedSet:
 
 def digest_of(sample_ids: Sequence[str]) -> str | None:
     """Identity of a validation set: 32 digits over the ids of its samples in any order; None without samples."""
-    text = "\n".join(sorted(sample_ids))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest() if sample_ids else None
+    return fingerprint_of(*sorted(sample_ids)) if sample_ids else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +234,7 @@ class RaterRecord:
 
     def fingerprint(self, folder: Path) -> str:
         """Identity of the predictions: weights, config, scales and half-widths."""
-        text = fingerprint_folder(folder) + canonical_json([one.to_dict() for one in self.sets])
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return fingerprint_with(folder, [one.to_dict() for one in self.sets])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ baselines on the same split, one that sees lengths alone, and TF-IDF with ridge 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ import torch
 from diq.base.config import WAIT_S
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.files import check_folder
-from diq.base.fingerprint import run_fingerprint
+from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
 from diq.base.text import check_choice, did_you_mean
@@ -241,7 +240,7 @@ class _Dots:
     def digest(self) -> str:
         """Identity of what is learnt: 32 digits over the samples, whatever their order, and their dots."""
         rows = sorted(f"{one} {dots}" for one, dots in zip(self.sample_ids, self.dots.tolist(), strict=True))
-        return hashlib.blake2b("\n".join(rows).encode(), digest_size=16).hexdigest()
+        return fingerprint_of(*rows)
 
 
 def _read(store: Path, datasets: Sequence[str], model: str, asked: int | None) -> _Dots:

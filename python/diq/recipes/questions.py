@@ -6,7 +6,6 @@ A benchmark's hub data may hold more than the benchmark (MMLU-Pro all subjects, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diq.base.draws import number_of
 from diq.base.errors import UsageError
 from diq.base.files import check_file, write_text
 from diq.base.progress import Progress
@@ -41,10 +41,6 @@ class QuestionFile:
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return asdict(self)
-
-
-def _number(seed: int, question: str) -> bytes:
-    return hashlib.blake2b(f"{seed} {question}".encode(), digest_size=16).digest()
 
 
 def write_questions(
@@ -87,7 +83,7 @@ def write_questions(
             f"{sample:,} questions of {benchmark} were asked for, the source has {len(found):,}", "ask for fewer"
         )
     if sample is not None:
-        found = tuple(sorted(found, key=lambda one: _number(seed, one.question))[:sample])
+        found = tuple(sorted(found, key=lambda one: number_of(f"{seed} {one.question}", n_bytes=16))[:sample])
     lines = [
         {
             "question": one.question,

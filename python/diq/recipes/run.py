@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.resources
 import json
 import logging
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 from diq.base.config import WAIT_S
 from diq.base.errors import DiqError, InputError, RunFailedError, UsageError
 from diq.base.files import check_folder, disk_errors
-from diq.base.fingerprint import run_fingerprint
+from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.progress import NotedProgress
 from diq.base.text import did_you_mean, short
 from diq.models.memory import release
@@ -395,7 +394,7 @@ class _Run:
             {
                 "recipe": self.recipe.name,
                 "file": self.recipe.source.strip("`"),
-                "file_hash": _hash(self.recipe.text),
+                "file_hash": fingerprint_of(self.recipe.text),
                 "variables": self.recipe.variables,
                 "store": str(self.file),
                 "order": list(self.marks),
@@ -407,7 +406,7 @@ class _Run:
         if not self.file.exists():
             return
         settings = {
-            "file_hash": _hash(self.recipe.text),
+            "file_hash": fingerprint_of(self.recipe.text),
             "variables": json.loads(json.dumps(self.recipe.variables, default=str)),
             "steps": [report.command or report.title for report in self.reports],
         }
@@ -449,7 +448,3 @@ def _words(verb: str, result: Mapping[str, Any]) -> str:
         elif value is not None:
             parts.append(f"{value:,} {words}")
     return ", ".join(parts)
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -7,7 +7,6 @@ The record only saves work: without it every stage is called, finds its results,
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from diq.base.errors import UsageError
 from diq.base.files import check_folder, disk_errors, lock, write_text
-from diq.base.fingerprint import canonical_json
+from diq.base.fingerprint import canonical_json, fingerprint_of
 from diq.recipes.check import Thing, makers, reads, writes
 from diq.recipes.text import Recipe, Step
 from diq.recipes.verbs import VERBS
@@ -38,8 +37,7 @@ def fingerprints(recipe: Recipe) -> list[str]:
         if step.verb in ("score influence", "score similarity") and not step.options.get("validation_sets"):
             things |= {thing for thing in versions if thing[0] == "validation set"}
         inputs = {f"{kind} {name}": _version((kind, name), versions) for kind, name in things}
-        text = canonical_json([step.verb, _plain(step.options), inputs])
-        mark = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        mark = fingerprint_of(canonical_json([step.verb, _plain(step.options), inputs]))
         found.append(mark)
         for thing in writes(step):
             # a dataset of two ingests is what both made
@@ -68,7 +66,7 @@ def _version(thing: Thing, versions: Mapping[Thing, str]) -> Any:
 
 
 def _joined(before: str | None, mark: str) -> str:
-    return mark if before is None else hashlib.blake2b(f"{before} {mark}".encode(), digest_size=16).hexdigest()
+    return mark if before is None else fingerprint_of(f"{before} {mark}")
 
 
 def stamp(path: Path) -> list[list[Any]]:

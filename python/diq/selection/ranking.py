@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,16 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diq import _core
+from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
-from diq.base.fingerprint import canonical_json
+from diq.base.fingerprint import begun, canonical_json, fingerprint_of
 from diq.selection.quadrants import QUADRANTS, rank
 from diq.selection.scores import TEXT_STRATEGIES, Floats, Request, Runs, Scores, read_scores
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)
-
-_RANDOM_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ def find_ranking(
     """
     config = asdict(request) | {"validation_weights": dict(weights) if weights is not None else None}
     identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
-    configuration = hashlib.blake2b(canonical_json(identity).encode(), digest_size=16).hexdigest()
+    configuration = fingerprint_of(canonical_json(identity))
     (digest,) = store.rows(
         "selection/digest_scores",
         dataset_id=data["dataset_id"],
@@ -234,7 +231,8 @@ def order(scores: Scores, request: Request) -> Order:
         UsageError: a difficulty threshold outside the data.
     """
     if request.strategy == "random":
-        return Order(_random_rows(scores.position, request.seed or 0))
+        drawn = numbers_of_positions(scores.position, request.seed or 0)
+        return Order(np.argsort(drawn, kind="stable"))
     if request.strategy == "diq":
         _check_threshold(scores, request)
         # a threshold takes the place of the percentile, which then is any valid one
@@ -263,21 +261,6 @@ def _check_threshold(scores: Scores, request: Request) -> None:
             f"{lowest:g} to {highest:g}",
             "give a threshold in between, or --difficulty-percentile",
         )
-
-
-def _random_rows(position: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-    """Rows in the order of a number drawn for each position: the same in any dataset that begins alike, anywhere.
-
-    The number is the first 64 bits of Philox4x32-10 with the seed as its key and the position as its counter.
-    """
-    drawn = np.empty(len(position), np.uint64)
-    for start in range(0, len(position), _RANDOM_ROWS):
-        part = position[start : start + _RANDOM_ROWS].astype(np.uint64)
-        counters = np.zeros((len(part), 4), np.uint32)
-        counters[:, 0], counters[:, 1] = part & np.uint64(0xFFFFFFFF), part >> np.uint64(32)
-        words = _core.philox(seed, counters)
-        drawn[start : start + len(part)] = words[:, 0].astype(np.uint64) << np.uint64(32) | words[:, 1]
-    return np.argsort(drawn, kind="stable")
 
 
 def _rows(scores: Scores, made: Order, halves: tuple[Order, Order] | None) -> pa.Table:
@@ -315,7 +298,7 @@ def _rows(scores: Scores, made: Order, halves: tuple[Order, Order] | None) -> pa
 
 def _fingerprint(configuration: str, rows: pa.Table) -> str:
     """Identity of a ranking: its configuration, its order, and the scores that it was made from."""
-    digest = hashlib.blake2b(configuration.encode(), digest_size=16)
+    digest = begun(configuration)
     for name in ("position", "difficulty", "dot", "score", "even_rank", "odd_rank"):
         # a null is a null, whatever lies under it
         column = rows.column(name).combine_chunks()

@@ -6,7 +6,6 @@ The trainer gets tokens, never text: the ids and the answer mask are those that 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import tempfile
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from diq.base.config import WAIT_S
 from diq.base.errors import InputError, UsageError
+from diq.base.fingerprint import begun
 from diq.base.progress import Progress
 from diq.base.sample import Message, Sample
 from diq.base.text import did_you_mean
@@ -51,7 +51,7 @@ class Texts:
     def __init__(self, *, pairs: bool = False) -> None:
         self.pairs = pairs
         self._file = tempfile.TemporaryFile(prefix="diq-texts-")  # noqa: SIM115  (closed in __exit__)
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = begun()
         self.n = 0
 
     def __enter__(self) -> Texts:

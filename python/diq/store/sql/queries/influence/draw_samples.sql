@@ -1,4 +1,4 @@
--- Some samples of a dataset, drawn by a seed: the same seed draws the same samples.
+-- Some samples of a dataset, drawn by a seed as judging/draw_judged_samples draws them (base/draws.py).
 -- Params: $dataset_id INTEGER, $seed BIGINT, $n BIGINT
 -- Returns: sample_id VARCHAR, messages VARCHAR
 SELECT CAST(d.sample_id AS VARCHAR) AS sample_id, CAST(s.messages AS VARCHAR) AS messages

@@ -1,4 +1,5 @@
--- Some samples of a dataset for the judge, drawn by a seed: a larger draw begins with the smaller one.
+-- Some samples of a dataset for the judge, drawn by a seed: a larger draw begins with the smaller one. base/draws.py
+-- lists the forms of draws; stores hold what this one drew.
 -- Params: $dataset_id INTEGER, $selection_id BIGINT, $taken BOOLEAN (true: what the selection took; false: what it did
 --         not; null: the whole dataset), $seed BIGINT, $n BIGINT
 -- Returns: sample_id VARCHAR, messages VARCHAR
