@@ -17,7 +17,7 @@ from pathlib import Path
 
 CHILD = """
 import json, resource, sys, time
-from diq.ingest import run
+from diq.samples.ingest import ingest as run
 start = time.perf_counter()
 summary = run([sys.argv[1]], dataset="bench", store=sys.argv[2])
 seconds = time.perf_counter() - start

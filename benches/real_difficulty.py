@@ -109,7 +109,7 @@ def main() -> None:
                     patience=options.patience,
                     learning_rate=options.learning_rate,
                     max_length=options.max_length,
-                    weights=options.weights,
+                    class_weights=options.weights,
                     dtype=options.dtype,
                     ordinal_weight=options.ordinal_weight,
                     overwrite=True,

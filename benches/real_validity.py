@@ -757,11 +757,11 @@ def print_stability(columns: Columns, seed: int) -> None:
 def through_the_package(setup: Setup, columns: Columns) -> None:
     """The same numbers through `score_influence` and `select`: they must be those of the tables."""
     exact = diq.score_influence(
-        setup.dataset, model=str(setup.model), store=setup.store, validation_sets=TASKS, max_length=MAX_LENGTH
+        setup.dataset, model=str(setup.model), store=setup.store, validation_set=TASKS, max_length=MAX_LENGTH
     )
     rank = 8
     projected = diq.score_influence(
-        setup.dataset, model=str(setup.model), store=setup.store, validation_sets=TASKS, max_length=MAX_LENGTH,
+        setup.dataset, model=str(setup.model), store=setup.store, validation_set=TASKS, max_length=MAX_LENGTH,
         method="projected", kind="subspace", rank=rank,
     )  # fmt: skip
     with Store(setup.store, read_only=True) as opened:
@@ -791,7 +791,7 @@ def through_the_package(setup: Setup, columns: Columns) -> None:
         for run in (exact, projected):
             output = setup.folder / f"selected-{run.run_id}.jsonl"
             diq.select(
-                setup.dataset, ratio=ratio, store=setup.store, model=setup.model.name, influence_run=run.run_id,
+                setup.dataset, ratio=ratio, store=setup.store, model=setup.model.name, run=run.run_id,
                 output=output,
             )  # fmt: skip
             lines = output.read_text(encoding="utf-8").splitlines()

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from diq.evaluation.evaluate import evaluate as evaluate
     from diq.evaluation.rescore import rescore as rescore
     from diq.evaluation.results import results as results
+    from diq.influence.check_index import check_index as check_index
     from diq.influence.explain import explain as explain
     from diq.influence.score import score_influence as score_influence
-    from diq.judging.chat import Server as Server
     from diq.judging.judge import judge as judge
+    from diq.judging.options import Server as Server
     from diq.rater.score import score_rater as score_rater
     from diq.rater.train import train_rater as train_rater
     from diq.recipes.run import run_recipe as run_recipe
@@ -41,9 +42,10 @@ if TYPE_CHECKING:
 # where each name lives; read by no one else, and a test holds it against the imports above
 _WHERE = {
     "DiqError": "diq.base.errors",
-    "Server": "diq.judging.chat",
+    "Server": "diq.judging.options",
     "Store": "diq.store.store",
     "annotate": "diq.difficulty.annotate",
+    "check_index": "diq.influence.check_index",
     "compare": "diq.selection.compare",
     "cost": "diq.costs.cost",
     "evaluate": "diq.evaluation.evaluate",
@@ -79,7 +81,15 @@ def __getattr__(name: str) -> Any:
         return version("diq")
     if name not in _WHERE:
         raise AttributeError(f"module 'diq' has no attribute {name!r}")
-    value = getattr(import_module(_WHERE[name]), name)
+    try:
+        value = getattr(import_module(_WHERE[name]), name)
+    except ModuleNotFoundError as error:
+        from diq.base.extras import missing_package
+
+        told = missing_package(name, error)
+        if told is None:
+            raise
+        raise told from error
     globals()[name] = value
     return value
 

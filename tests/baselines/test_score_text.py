@@ -143,7 +143,7 @@ def test_stored_perplexities_equal_the_slow_form(
     for i, budget in enumerate((1, 500, 1_000_000)):
         store = tmp_path / f"copy{i}.duckdb"
         shutil.copy(filled, store)
-        summary = score_perplexity("pool", model=str(folder), store=store, token_budget=budget)
+        summary = score_perplexity("pool", model=str(folder), store=store, batch_tokens=budget)
         assert (summary.n_samples, summary.n_scored, summary.n_cached, summary.n_no_score) == (40, 40, 0, 0)
         assert summary.details["template"] == ("chat template" if chat else "Question/Answer")
         assert summary.tokens == counts.sum() + 40
@@ -178,7 +178,7 @@ def test_nothing_is_computed_twice(
     before = rows_of(filled)
     # a known answer needs no model: one that could not be loaded any more would do
     with monkeypatch.context() as patch:
-        patch.setattr("LOAD_CAUSAL_LM", None)
+        patch.setattr("diq.baselines.score_perplexity.load_causal_lm", None)
         again = score_perplexity("pool", model=model, store=filled)
     assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, 0, 40)
     assert rows_of(filled) == before
@@ -334,7 +334,7 @@ def test_stored_similarities_equal_the_slow_form(
         store = tmp_path / f"copy{i}.duckdb"
         shutil.copy(filled, store)
         summary = score_similarity(
-            "pool", encoder=ENCODER, store=store, reduction=reduction, text=text, token_budget=budget
+            "pool", encoder=ENCODER, store=store, reduction=reduction, text=text, batch_tokens=budget
         )
         assert (summary.n_samples, summary.n_scored, summary.n_cached, summary.n_no_score) == (40, 40, 0, 0)
         assert summary.details["n_truncated"] == 0
@@ -357,12 +357,12 @@ def test_stored_similarities_equal_the_slow_form(
 def test_a_further_validation_set_and_a_grown_dataset_compute_what_is_missing(
     filled: Path, make_samples: Callable[..., Conversations], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = score_similarity("pool", encoder=ENCODER, store=filled, validation_sets=["a"], encoder_name="minilm")
+    first = score_similarity("pool", encoder=ENCODER, store=filled, validation_set=["a"], encoder_name="minilm")
     before = rows_of(filled)
     assert len(before) == 40
     with monkeypatch.context() as patch:
         patch.setattr("diq.baselines.similarity.Encoder", None)
-        again = score_similarity("pool", encoder=ENCODER, store=filled, validation_sets=["a"])
+        again = score_similarity("pool", encoder=ENCODER, store=filled, validation_set=["a"])
     assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, 0, 40)
     assert rows_of(filled) == before
     both = score_similarity("pool", encoder=ENCODER, store=filled)
@@ -392,11 +392,11 @@ def test_what_an_encoder_cuts_is_counted(filled: Path) -> None:
 
     long = "fever and cough " * 200
     add(filled, "odd", [sample(long, "a"), sample(long + "more", "b"), sample("what is a rash", long)])
-    summary = score_similarity("odd", encoder=ENCODER, store=filled, validation_sets=["a"])
+    summary = score_similarity("odd", encoder=ENCODER, store=filled, validation_set=["a"])
     assert summary.details["n_truncated"] == 2
     found = column(filled, summary.run_id, "similarity", validation_set="a", dataset="odd")
     assert found[0] == pytest.approx(found[1], abs=1e-6)
-    full = score_similarity("odd", encoder=ENCODER, store=filled, validation_sets=["a"], text="full")
+    full = score_similarity("odd", encoder=ENCODER, store=filled, validation_set=["a"], text="full")
     assert full.details["n_truncated"] == 3
 
 
@@ -472,7 +472,7 @@ def test_an_encoder_without_directions(filled: Path, tmp_path: Path) -> None:
         [[{"role": "user", "content": "the rash"}, {"role": "assistant", "content": "a"}]],
         validation=True,
     )
-    summary = score_similarity("pool", encoder=str(folder), store=filled, validation_sets=["clean"])
+    summary = score_similarity("pool", encoder=str(folder), store=filled, validation_set=["clean"])
     reason = "the embedding is zero or not finite, so it has no direction"
     with Store(filled, read_only=True) as opened:
         texts = [json.loads(text)[0]["content"] for (text,) in opened.connection.execute(
@@ -485,7 +485,7 @@ def test_an_encoder_without_directions(filled: Path, tmp_path: Path) -> None:
     found = column(filled, summary.run_id, "reason", validation_set="clean")
     assert [bool(one) for one in found] == sick
     with pytest.raises(RunFailedError, match="no sample of the validation set `sick` has an embedding"):
-        score_similarity("pool", encoder=str(folder), store=filled, validation_sets=["sick"])
+        score_similarity("pool", encoder=str(folder), store=filled, validation_set=["sick"])
 
 
 # killed ------------------------------------------------------------------------------------------------------------
@@ -526,8 +526,8 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(
 
     def score(store: Path) -> Any:
         if mode == "perplexity":
-            return score_perplexity("pool", model=model, store=store, token_budget=64)
-        return score_similarity("pool", encoder=model, store=store, token_budget=64)
+            return score_perplexity("pool", model=model, store=store, batch_tokens=64)
+        return score_similarity("pool", encoder=model, store=store, batch_tokens=64)
 
     score(undisturbed)
     held = 0
@@ -601,7 +601,7 @@ def test_bad_requests_for_perplexity(
         ({"model": str(broken)}, ModelError, "cannot be loaded"),
         ({"model": model, "adapter": str(tmp_path / "empty")}, ModelError, "is not a checkpoint"),
         ({"model": model, "max_length": 1}, UsageError, "max-length"),
-        ({"model": model, "token_budget": 0}, UsageError, "batch-tokens"),
+        ({"model": model, "batch_tokens": 0}, UsageError, "batch-tokens"),
         ({"model": model, "template": "non"}, UsageError, "--template `non`"),
         ({"model": model, "device": "toaster"}, ModelError, "toaster"),
         ({"model": model, "store": tmp_path / "none.duckdb"}, StoreError, "there is no store"),
@@ -638,11 +638,11 @@ def test_bad_requests_for_similarity(filled: Path, tmp_path: Path) -> None:
         ({"encoder": str(garbled)}, ModelError, "is no list of modules"),
         ({"encoder": str(odd)}, ModelError, "is no list of modules"),
         ({"encoder": "nobody/nothing"}, ModelError, "could not be fetched"),
-        ({"encoder": "x", "validation_sets": ["aa"]}, UsageError, "no validation set named `aa`"),
-        ({"encoder": "x", "validation_sets": ["outside"]}, UsageError, "`outside` has no samples"),
+        ({"encoder": "x", "validation_set": ["aa"]}, UsageError, "no validation set named `aa`"),
+        ({"encoder": "x", "validation_set": ["outside"]}, UsageError, "`outside` has no samples"),
         ({"encoder": "x", "reduction": "man"}, UsageError, "--reduction `man`"),
         ({"encoder": "x", "text": "prompts"}, UsageError, "--text `prompts`"),
-        ({"encoder": "x", "token_budget": 0}, UsageError, "batch-tokens"),
+        ({"encoder": "x", "batch_tokens": 0}, UsageError, "batch-tokens"),
     ]
     with Store(filled) as opened:
         opened.connection.execute(

@@ -529,14 +529,14 @@ def test_a_plan_from_the_store(tmp_path: Path) -> None:
         ({}, "there is nothing to count"),
         ({"samples": 5}, "there is nothing to count"),
         ({"source": "pool", "samples": 5}, "a dataset and --samples or --tokens were given"),
-        ({"samples": 0, "tokens": 5}, "--samples 0 is not a positive number"),
-        ({"samples": 5, "tokens": -1}, "--tokens -1 is not a positive number"),
-        ({"samples": 5, "tokens": 5, "epochs": 0}, "--epochs 0 is not"),
-        ({"samples": 5, "tokens": float("nan")}, "--tokens nan is not"),
+        ({"samples": 0, "tokens": 5}, "--samples 0 is out of range"),
+        ({"samples": 5, "tokens": -1}, "--tokens -1.0 is out of range"),
+        ({"samples": 5, "tokens": 5, "epochs": 0}, "--epochs 0.0 is out of range"),
+        ({"samples": 5, "tokens": float("nan")}, "--tokens nan is out of range"),
         ({"samples": 5, "tokens": 5, "params": "lora"}, "--params `lora` is not known"),
         ({"samples": 5, "tokens": 5, "method": "ppo"}, "--method `ppo` is not known"),
-        ({"samples": 5, "tokens": 5, "ratios": ("2",)}, "the ratio 2 is outside"),
-        ({"samples": 5, "tokens": 5, "validation_samples": -1}, "--validation-samples -1 is negative"),
+        ({"samples": 5, "tokens": 5, "ratio": 2}, "the ratio 2 is outside"),
+        ({"samples": 5, "tokens": 5, "validation_samples": -1}, "--validation-samples -1 is out of range"),
     ],
     ids=range(11),
 )
@@ -544,6 +544,18 @@ def test_plans_that_make_no_sense_are_refused(options: dict[str, Any], message: 
     with pytest.raises(UsageError) as error:
         cost(model="qwen3-8b", **options)
     assert message in error.value.message
+
+
+def test_what_a_step_of_python_may_leave_out(tmp_path: Path, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diq.samples.ingest import ingest
+
+    monkeypatch.setenv("DIQ_STORE", str(tmp_path / "s.duckdb"))
+    ingest(write_jsonl(tmp_path / "pool.jsonl", rows), dataset="pool", store=tmp_path / "s.duckdb")
+    found = cost("pool", model="qwen3-8b", ratio=0.5)
+    assert [step.name for step in found.steps][-2:] == ["train on 50 %", FULL]
+    assert repr(found) == "Account(8 steps, 2 notes, ...)"
+    with pytest.raises(TypeError, match=r"cost\(\) has no option `rank`; did you mean `"):
+        cost("pool", model="qwen3-8b", rank=4)  # type: ignore[call-arg]
 
 
 def test_no_model_library_is_loaded() -> None:

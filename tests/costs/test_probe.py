@@ -15,6 +15,7 @@ from conftest import write_jsonl
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.costs.account import FULL
 from diq.costs.cost import cost
+from diq.costs.options import ProbeOptions
 from diq.costs.probe import Probe, Rate, _measure, _spread
 from diq.models.source import find_model
 from diq.models.tokens import Tokens, load_tokenization
@@ -49,7 +50,7 @@ def test_a_dataset_is_measured_and_hours_follow(
     store: Path, tiny_llama_folder: Path, tiny_classifier_folder: Path
 ) -> None:
     seen: list[tuple[int, int]] = []
-    measured = probe.run(
+    measured = probe.probe(
         "pool",
         model=str(tiny_llama_folder),
         store=store,
@@ -69,7 +70,7 @@ def test_a_dataset_is_measured_and_hours_follow(
     assert measured.share_of_peak("exact", 1.0) is None
     json.dumps(measured.to_dict())
     found = cost(
-        "pool", model=str(tiny_llama_folder), store=store, ratios=("0.1",),
+        "pool", model=str(tiny_llama_folder), store=store, ratio="0.1",
         characters_per_token=measured.characters_per_token,
     )  # fmt: skip
     # its own ratio gives back the tokens that the tokenizer counts
@@ -93,21 +94,21 @@ def test_a_dataset_is_measured_and_hours_follow(
 
 @pytest.mark.parametrize("params", ["all-linear", "full"])
 def test_made_text_of_a_length(tiny_llama_folder: Path, params: str) -> None:
-    measured = probe.run(
-        model=str(tiny_llama_folder), tokens=40, seconds=0.3, params=params, device="cpu", checkpointing=True
+    measured = probe.probe(
+        model=str(tiny_llama_folder), tokens=40, seconds=0.3, params=params, device="cpu", gradient_checkpointing=True
     )
     assert (measured.made_text, measured.tokens_a_sample, measured.characters_per_token) == (True, 40, None)
     assert set(measured.rates) == {"exact", "projected", "training"}
     for rate in measured.rates.values():
         check(rate)
     # the made samples are cut where real ones would be
-    short = probe.run(model=str(tiny_llama_folder), tokens=40, seconds=0.1, max_length=16, device="cpu")
+    short = probe.probe(model=str(tiny_llama_folder), tokens=40, seconds=0.1, max_length=16, device="cpu")
     assert short.tokens_a_sample == 16
 
 
 def test_a_file_is_measured(tmp_path: Path, make_samples: Any, tiny_llama_chat_folder: Path) -> None:
     path = write_jsonl(tmp_path / "pool.jsonl", [{"messages": one} for one in make_samples(20)])
-    measured = probe.run(str(path), model=str(tiny_llama_chat_folder), seconds=0.2, device="cpu")
+    measured = probe.probe(str(path), model=str(tiny_llama_chat_folder), seconds=0.2, device="cpu")
     assert measured.samples == 20
     check(measured.rates["exact"])
 
@@ -187,30 +188,33 @@ def test_training_halves_its_batches_when_memory_is_short(
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return whole(batches, step, time_s)
 
+    options = ProbeOptions(model=str(tiny_llama_folder), lora_rank=4)
     settings = probe.EngineSettings(model=find_model(str(tiny_llama_folder)), device="cpu")
     samples = [Tokens(np.full(9, 7, np.int32), 2)] * 16
     monkeypatch.setattr(probe, "_measure", short)
     with caplog.at_level(logging.WARNING, logger="diq"):
-        rate = probe._training(settings, samples, "qkv", 4, False, 0.05)
+        rate = probe._training(settings, samples, options, 0.05)
     assert rate.batch_tokens == 2 * 9
     assert caplog.text.count("samples at a time: going on with") == 2
     largest = 0
     with pytest.raises(RunFailedError, match="out of memory on training with one sample of 9 tokens"):
-        probe._training(settings, samples, "qkv", 4, False, 0.05)
+        probe._training(settings, samples, options, 0.05)
 
 
 def test_what_cannot_be_measured_is_refused(store: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     model = str(tiny_llama_folder)
-    with pytest.raises(UsageError, match="--probe 0 is not a positive time"):
-        probe.run("pool", model=model, store=store, seconds=0)
+    with pytest.raises(UsageError, match=r"--seconds 0\.0 is out of range"):
+        probe.probe("pool", model=model, store=store, seconds=0)
     with pytest.raises(UsageError, match="there is nothing to measure with"):
-        probe.run(model=model)
+        probe.probe(model=model)
+    with pytest.raises(TypeError, match=r"probe\(\) has no option `second`; did you mean `seconds`"):
+        probe.probe("pool", model=model, second=1)
     with pytest.raises(UsageError, match="no dataset named `pol`"):
-        probe.run("pol", model=model, store=store)
+        probe.probe("pol", model=model, store=store)
     with pytest.raises(ModelError, match="there is no model folder"):
-        probe.run("pool", model=str(tmp_path / "no"), store=store)
+        probe.probe("pool", model=str(tmp_path / "no"), store=store)
     with pytest.raises(UsageError, match="no sample has an answer token within 2 tokens"):
-        probe.run("pool", model=model, store=store, max_length=2)
+        probe.probe("pool", model=model, store=store, max_length=2)
 
 
 def test_the_share_of_a_known_peak() -> None:

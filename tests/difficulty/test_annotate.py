@@ -34,7 +34,7 @@ from diq.cli import main
 from diq.difficulty.annotate import NO_QUESTION, AnnotateSummary, read_questions
 from diq.difficulty.annotate import annotate as run
 from diq.judging import ask, chat
-from diq.judging.chat import Server
+from diq.judging.options import Server
 from diq.judging.rubrics import load_rubric
 from diq.store.store import Store
 
@@ -92,7 +92,7 @@ STATE = (
 
 
 def annotate(store: Path, url: str, dataset: str = "pool", *, concurrency: int = 4, **more: Any) -> AnnotateSummary:
-    return run(dataset, store=store, server=Server(url, "m", concurrency=concurrency, retries=2), **more)
+    return run(dataset, store=store, server=Server("m", base_url=url, concurrency=concurrency, retries=2), **more)
 
 
 def expected(given: list[dict[str, str]]) -> list[tuple[Any, ...]]:
@@ -259,7 +259,7 @@ def test_a_dry_run_asks_and_writes_nothing(tmp_path: Path) -> None:
     store = ingest(tmp_path, "pool", pairs(12, answers=2))
     before = store.read_bytes()
     with ScriptedServer(rate) as server:
-        to = Server(server.url, "m", max_tokens=100, price_prompt=3.0, price_completion=5.0, concurrency=2)
+        to = Server("m", base_url=server.url, max_tokens=100, price_prompt=3.0, price_completion=5.0, concurrency=2)
         found = run("pool", store=store, server=to, dry_run=True)
         assert (server.n_requests, found.n_questions, found.n_to_ask) == (0, 12, 12)
         assert store.read_bytes() == before
@@ -276,11 +276,24 @@ def test_wrong_use(tmp_path: Path) -> None:
     store = ingest(tmp_path, "pool", pairs(2))
     with pytest.raises(UsageError, match="`pol`"):
         annotate(store, "http://127.0.0.1:1/v1", "pol")
-    with pytest.raises(UsageError, match="--sample 0"):
+    with pytest.raises(UsageError, match=r"--sample 0 is out of range\s.*leave it out"):
         annotate(store, "http://127.0.0.1:1/v1", sample=0)
     with pytest.raises(RunFailedError, match="no server answers"):
         annotate(store, "http://127.0.0.1:1/v1")
     assert rows(store, "FROM difficulty_scores") == []
+
+
+def test_the_store_comes_from_the_environment_and_a_wrong_keyword_names_the_right_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIQ_STORE", str(ingest(tmp_path, "pool", pairs(3))))
+    found = run("pool", server=Server("m"), dry_run=True)
+    assert (found.n_questions, repr(found)) == (
+        3,
+        "AnnotateSummary(dataset='pool', model='m', n_samples=3, n_questions=3, n_annotated=0, ...)",
+    )
+    with pytest.raises(TypeError, match=r"annotate\(\) has no option `samples`; did you mean `sample`"):
+        run("pool", server=Server("m"), samples=2)  # type: ignore[call-arg]
 
 
 # the command -------------------------------------------------------------------------------------------------------
@@ -488,7 +501,7 @@ def test_the_server_of_transformers(real_server: tuple[str, str], tmp_path: Path
     assert rows(store, "SELECT DISTINCT finish_reason, parsing FROM replies") == [("stop", "strict")]
     # a reply that ends too soon says so, twice
     ingest(tmp_path, "pool2", pairs(2), store)
-    cut = run("pool2", store=store, server=Server(url, model, temperature=1e-6, max_tokens=2))
+    cut = run("pool2", store=store, server=Server(model, base_url=url, temperature=1e-6, max_tokens=2))
     assert all("raise --max-tokens" in reason for reason in cut.reasons)
     assert (cut.n_no_score, cut.asked and cut.asked.n_requests) == (2, 4)
     # it is pinned to its model, and says so

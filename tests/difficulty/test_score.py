@@ -57,14 +57,14 @@ def test_whatever_was_scored_before_the_bits_are_the_same(
 ) -> None:
     monkeypatch.setattr("diq.scoring.summary.READ_ROWS", 5)
     store = fill(tmp_path, pool)
-    first = score_difficulty("pool", store=store, classifier=str(tiny_classifier_folder), token_budget=200)
+    first = score_difficulty("pool", store=store, model=str(tiny_classifier_folder), batch_tokens=200)
     before = rows_of(store)
     assert (first.n_scored, first.n_cached, len(before)) == (90, 0, 90)
     with Store(store) as opened:
         (n,) = opened.connection.execute(
             f"DELETE FROM difficulty_scores WHERE sample_id IN (SELECT sample_id FROM dataset_samples WHERE {lost})"
         ).fetchone() or (0,)
-    again = score_difficulty("pool", store=store, classifier=str(tiny_classifier_folder), token_budget=200)
+    again = score_difficulty("pool", store=store, model=str(tiny_classifier_folder), batch_tokens=200)
     assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, n, 90 - n)
     assert rows_of(store) == before
 
@@ -75,12 +75,12 @@ def test_any_token_budget_gives_the_same_scores(
     found = []
     for budget in (1, 333, None):
         store = fill(tmp_path, pool, f"s{budget}")
-        score_difficulty("pool", store=store, classifier=str(tiny_classifier_folder), token_budget=budget)
+        score_difficulty("pool", store=store, model=str(tiny_classifier_folder), batch_tokens=budget)
         found.append(np.asarray([row[1:7] for row in rows_of(store)], float))
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-5)
     with pytest.raises(UsageError, match="--batch-tokens 0 is not a positive"):
-        score_difficulty("pool", store=store, classifier=str(tiny_classifier_folder), token_budget=0)
+        score_difficulty("pool", store=store, model=str(tiny_classifier_folder), batch_tokens=0)
 
 
 def test_cut_texts_are_counted_and_the_classifier_is_told(
@@ -93,7 +93,7 @@ def test_cut_texts_are_counted_and_the_classifier_is_told(
     assert 0 < n_long < 90
     store = fill(tmp_path, pool)
     with caplog.at_level(logging.WARNING, logger="diq"):
-        summary = score_difficulty("pool", store=store, classifier=str(tiny_classifier_folder))
+        summary = score_difficulty("pool", store=store, model=str(tiny_classifier_folder))
     assert summary.details["n_truncated"] == n_long
     assert f"{n_long} of 90 texts are longer than the encoder's 64 tokens" in caplog.text
     model_id = find_classifier(str(tiny_classifier_folder)).model_id
@@ -121,7 +121,7 @@ def test_an_empty_prompt_and_a_broken_output_have_a_reason_and_no_score(
     with Store(store) as opened:
         # no ingest lets an empty prompt through, but a store may hold one
         opened.connection.execute("UPDATE samples SET messages = replace(messages, 'only this', ' ')")
-    summary = score_difficulty("pool", store=store, classifier=str(broken), token_budget=300)
+    summary = score_difficulty("pool", store=store, model=str(broken), batch_tokens=300)
     rows = rows_of(store)
     tokenizer = AutoTokenizer.from_pretrained(broken)
     poisoned = [token in tokenizer(one[0]["content"])["input_ids"][:64] for one in pool]
@@ -132,21 +132,21 @@ def test_an_empty_prompt_and_a_broken_output_have_a_reason_and_no_score(
     assert rows[-1][1:] == (None,) * 6 + (EMPTY,)
     assert summary.reasons == {NOT_FINITE: sum(poisoned), EMPTY: 1}
     assert summary.n_no_score == sum(poisoned) + 1
-    assert score_difficulty("pool", store=store, classifier=str(broken)).n_scored == 0
+    assert score_difficulty("pool", store=store, model=str(broken)).n_scored == 0
 
 
 def test_ties_are_counted_for_values_and_levels(
     tmp_path: Path, pool: Conversations, tiny_classifier_folder: Path
 ) -> None:
     store = fill(tmp_path, pool)
-    summary = score_difficulty("pool", store=store, classifier=str(tiny_classifier_folder))
+    summary = score_difficulty("pool", store=store, model=str(tiny_classifier_folder))
     with Store(store) as opened:
         # a third of the samples exactly on one value, as a classifier that is sure of itself gives them
         opened.connection.execute(
             "UPDATE difficulty_scores SET overall = 3 WHERE sample_id IN "
             "(SELECT sample_id FROM dataset_samples WHERE position % 3 = 0)"
         )
-    summary = score_difficulty("pool", store=store, classifier=str(tiny_classifier_folder))
+    summary = score_difficulty("pool", store=store, model=str(tiny_classifier_folder))
     rows = rows_of(store)
     for i, dimension in enumerate(DIFFICULTY_DIMENSIONS):
         for scale, column in (("value", 1 + i), ("level", 4 + i)):
@@ -237,7 +237,7 @@ def test_columns_cost_no_model_library(asked: str, tmp_path: Path, make_samples:
 def test_bfloat16_is_close_and_another_run(tmp_path: Path, pool: Conversations, tiny_classifier_folder: Path) -> None:
     store = fill(tmp_path, pool)
     runs = [
-        score_difficulty("pool", store=store, classifier=str(tiny_classifier_folder), dtype=dtype).run_id
+        score_difficulty("pool", store=store, model=str(tiny_classifier_folder), dtype=dtype).run_id
         for dtype in ("float32", "bfloat16")
     ]
     assert runs[0] != runs[1]

@@ -93,7 +93,7 @@ def test_the_folder_scores_a_dataset(trained: tuple[Path, Path, Any], tmp_path: 
         dataset="new",
         store=store,
     )
-    scored = diq.score_difficulty("new", store=store, classifier=str(output))
+    scored = diq.score_difficulty("new", store=store, model=str(output))
     assert scored.n_scored == 100
     with duckdb.connect(str(store), read_only=True) as connection:
         rows = connection.execute(
@@ -181,7 +181,7 @@ def test_several_encoders_and_three_models(
         assert folder.parent == tmp_path / "out"
         assert sorted(part.name for part in folder.iterdir() if part.is_dir()) == ["knowledge", "overall", "reasoning"]
         assert set(one["calibration"]) == {"knowledge", "reasoning", "overall"}
-    scored = diq.score_difficulty("pool", store=labelled, classifier=found["classifiers"][0]["output"])
+    scored = diq.score_difficulty("pool", store=labelled, model=found["classifiers"][0]["output"])
     assert scored.n_scored == 300
     table = CliRunner().invoke(command_line, arguments)
     assert "trained before" in table.output
@@ -222,7 +222,7 @@ def test_one_dimension_alone_is_rated_alone(
     assert list(summary.classifiers[0].metrics) == ["reasoning"]
     assert "there is no label of knowledge" in caplog.text
     assert "no label of reasoning is 1 or 3 or 5" in caplog.text
-    diq.score_difficulty("pool", store=store, classifier=str(tmp_path / "o"))
+    diq.score_difficulty("pool", store=store, model=str(tmp_path / "o"))
     with duckdb.connect(str(store), read_only=True) as connection:
         rows = connection.execute(
             "SELECT count(knowledge), count(reasoning), count(overall), count(overall_level), count(reason) "
@@ -290,7 +290,7 @@ def test_which_labels_are_meant(trained: tuple[Path, Path, Any], tmp_path: Path,
         diq.train_difficulty(["pool"], **call)
     assert "diq difficulty annotate pool" in error.value.hint
     # what a classifier predicts is no label
-    diq.score_difficulty("pool", store=store, classifier=str(trained[1]))
+    diq.score_difficulty("pool", store=store, model=str(trained[1]))
     with pytest.raises(MissingScoresError, match="no difficulty labels"):
         diq.train_difficulty(["pool"], **call)
     by_column = diq.score_difficulty("pool", store=store, columns={"overall": "level"})

@@ -85,7 +85,7 @@ def evaluate(tmp_path: Path, medqa: Path) -> Callable[..., Any]:
 
     def call(model: Path | str, store: str = "store", **options: Any) -> Any:
         settings: dict[str, Any] = {
-            "sources": {"medqa": str(medqa)}, "max_tokens": 64, "max_length": 1024, "device": "cpu", "batch_size": 8,
+            "benchmark": f"medqa={medqa}", "max_tokens": 64, "max_length": 1024, "device": "cpu", "batch_size": 8,
         }  # fmt: skip
         settings |= options
         return run(model=str(model), store=tmp_path / f"{store}.duckdb", **settings)
@@ -329,7 +329,8 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
 ) -> None:
     code = f"""
         import os, signal
-        from diq.evaluate import generations, run
+        from diq.evaluation import generations
+        from diq.evaluation.evaluate import evaluate
         write, done = generations.write, []
 
         def killed(*args, **options):
@@ -340,7 +341,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
             return found
 
         generations.write = killed
-        run(model={str(taught)!r}, store={str(tmp_path / "killed.duckdb")!r}, sources={{"medqa": {str(medqa)!r}}},
+        evaluate(model={str(taught)!r}, store={str(tmp_path / "killed.duckdb")!r}, benchmark={f"medqa={medqa}"!r},
             max_tokens=64, max_length=1024, device="cpu", batch_size=1)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, check=False)
@@ -382,13 +383,18 @@ def test_a_damaged_file_is_generated_again_and_nothing_else(
     assert evaluate(taught, batch_size=1).n_generated == 0
 
 
-def test_a_moved_store_keeps_its_answers(evaluate: Callable[..., Any], taught: Path, tmp_path: Path) -> None:
+def test_a_moved_store_keeps_its_answers(
+    evaluate: Callable[..., Any], taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluate(taught)
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     shutil.move(tmp_path / "store.duckdb", moved / "renamed.duckdb")
     shutil.move(tmp_path / "store.generations", moved / "store.generations")
-    assert rescore(moved / "renamed.duckdb")[0].n == N
+    monkeypatch.setenv("DIQ_STORE", str(moved / "renamed.duckdb"))
+    (found,) = rescore()
+    assert found.n == N
+    assert repr(found).startswith("Rescored(run_id=1, model='taught', backend='hf', benchmark='medqa', ")
 
 
 def test_a_full_disk_is_one_line_and_goes_on_later(
@@ -396,7 +402,7 @@ def test_a_full_disk_is_one_line_and_goes_on_later(
 ) -> None:
     folder = small_disk(9000)
     options: dict[str, Any] = {
-        "model": str(taught), "store": folder / "s.duckdb", "sources": {"medqa": str(medqa)}, "max_tokens": 64,
+        "model": str(taught), "store": folder / "s.duckdb", "benchmark": f"medqa={medqa}", "max_tokens": 64,
         "max_length": 1024, "device": "cpu", "batch_size": 1,
     }  # fmt: skip
     run(**options, limit=1)
@@ -417,11 +423,11 @@ def test_marking_again_needs_neither_model_nor_benchmark(
 ) -> None:
     model = shutil.copytree(taught, tmp_path / "model")
     source = write_jsonl(tmp_path / "bench.jsonl", make_rows())
-    first = evaluate(model, sources={"medqa": str(source)})
+    first = evaluate(model, benchmark=f"medqa={source}")
     shutil.rmtree(model)
     source.unlink()
     store = tmp_path / "store.duckdb"
-    (again,) = rescore(store)
+    (again,) = rescore(store=store)
     assert (again.accuracy, again.accuracy_strict, again.n_unanswered, again.before) == (0.6, 0.4, 8, {})
     assert len(evaluations(store)) == 1
     # other rules: nobody is right who says that he does not know, all others are
@@ -430,11 +436,11 @@ def test_marking_again_needs_neither_model_nor_benchmark(
     monkeypatch.setattr(
         generations, "mark", lambda output, options, right: mark(f"The answer is ({right}).", options, right)
     )
-    (other,) = rescore(store, run_id=first.run_id)
+    (other,) = rescore(store=store, run=first.run_id)
     assert (other.accuracy, other.before) == (1.0, {SCORING: 0.6})
     assert [(row["scoring"], row["accuracy"]) for row in evaluations(store)] == [(SCORING, 0.6), ("other", 1.0)]
     with pytest.raises(UsageError, match="no answers of run 99"):
-        rescore(store, run_id=99)
+        rescore(store=store, run=99)
 
 
 def test_marking_again_leaves_out_what_is_not_whole(
@@ -442,7 +448,7 @@ def test_marking_again_leaves_out_what_is_not_whole(
 ) -> None:
     evaluate(taught, batch_size=1)
     next((tmp_path / "store.generations").rglob("*.parquet")).unlink()
-    assert rescore(tmp_path / "store.duckdb") == []
+    assert rescore(store=tmp_path / "store.duckdb") == []
     assert "it is not marked before the rest is generated" in caplog.text
 
 
@@ -630,7 +636,7 @@ def test_stop_texts_and_cut_answers(tmp_path: Path) -> None:
     ]
     source = write_jsonl(tmp_path / "medqa.jsonl", rows)
     found = run(
-        model=str(folder), store=tmp_path / "s.duckdb", sources={"medqa": str(source)}, max_tokens=20, max_length=512,
+        model=str(folder), store=tmp_path / "s.duckdb", benchmark=f"medqa={source}", max_tokens=20, max_length=512,
         device="cpu",
     )  # fmt: skip
     first, second = kept(tmp_path / "s.duckdb")
@@ -642,7 +648,7 @@ def test_stop_texts_and_cut_answers(tmp_path: Path) -> None:
 
 def test_few_shot(evaluate: Callable[..., Any], taught: Path, tmp_path: Path, medqa: Path) -> None:
     rows = [{**row, "question": f"Example {i}?", "rationale": f"Since {i}."} for i, row in enumerate(make_rows(3))]
-    examples = {"medqa": str(write_jsonl(tmp_path / "val.jsonl", rows))}
+    examples = [f"medqa={write_jsonl(tmp_path / 'val.jsonl', rows)}"]
     found = evaluate(taught, few_shot=2, examples=examples, limit=2, max_tokens=4)
     prompt = kept(tmp_path / "store.duckdb")[0]["prompt"]
     assert prompt.count("<|user|>") == 3
@@ -656,7 +662,7 @@ def test_few_shot(evaluate: Callable[..., Any], taught: Path, tmp_path: Path, me
         ({"few_shot": 2}, "has no examples for medqa"),
         ({"examples": examples}, "--few-shot is 0"),
         ({"few_shot": 4, "examples": examples}, "has 3 examples for medqa, fewer than --few-shot 4"),
-        ({"few_shot": 2, "examples": {"medqa": str(medqa)}}, "is one of its questions"),
+        ({"few_shot": 2, "examples": f"medqa={medqa}"}, "is one of its questions"),
     ):
         with pytest.raises(UsageError, match=message):
             evaluate(taught, **options)
@@ -676,8 +682,11 @@ def test_few_shot(evaluate: Callable[..., Any], taught: Path, tmp_path: Path, me
         ({"backend": "server", "adapter": "x"}, "--adapter names a folder", "serve the adapter"),
         ({"backend": "server", "template": "none"}, "its own chat template", ""),
         ({"backend": "server", "top_p": 0.5}, "--top-p is not sent to servers", ""),
-        ({"benchmarks": ["medqua"]}, "there is no benchmark `medqua`", "did you mean `medqa`"),
-        ({"sources": {"medqa": "missing.jsonl"}}, "no such file or folder: `missing.jsonl`", ""),
+        ({"benchmark": ["medqa", "medqa=x.jsonl"]}, "--benchmark names `medqa` twice", "name each once"),
+        ({"examples": "medqa"}, "--examples `medqa` is not of the form NAME=FILE", "--examples medqa=FILE"),
+        ({"max_length": 1}, "--max-length 1 is out of range", "give 2 or more"),
+        ({"benchmark": ["medqua"]}, "there is no benchmark `medqua`", "did you mean `medqa`"),
+        ({"benchmark": "medqa=missing.jsonl"}, "no such file or folder: `missing.jsonl`", ""),
         ({"max_length": 5}, r"the prompt of medqa \(question 1\d\d\) has \d+ tokens", "raise --max-length"),
         ({"max_tokens": 1020}, "more than the 1,024 that `taught` takes here", "give --max-tokens"),
     ],
@@ -689,6 +698,13 @@ def test_wrong_use(
         evaluate(taught, **options)
     assert hint in error.value.hint
     assert not (tmp_path / "store.generations").exists()
+
+
+def test_a_wrong_keyword_names_the_right_one() -> None:
+    with pytest.raises(TypeError, match=r"evaluate\(\) has no option `benchmarks`; did you mean `benchmark`"):
+        run(model="m", benchmarks=["medqa"])  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"rescore\(\) has no option `run_id`; did you mean `run`"):
+        rescore(run_id=1)  # type: ignore[call-arg]
 
 
 def test_vllm_is_named_where_it_is_missing(evaluate: Callable[..., Any], taught: Path) -> None:
@@ -820,14 +836,14 @@ def test_a_row_without_a_question_stops_the_evaluation(
     rows = make_rows()
     for place in (2, 5):
         rows[place] = {**rows[place], **changes}
-    source = {"medqa": str(write_jsonl(tmp_path / "bad.jsonl", rows))}
+    source = f"medqa={write_jsonl(tmp_path / 'bad.jsonl', rows)}"
     with pytest.raises(InputError, match="2 of 20 rows hold no question of medqa, first line 3: ") as error:
-        evaluate(taught, sources=source)
+        evaluate(taught, benchmark=source)
     assert reason in error.value.message
     assert "--allow-bad-rows" in error.value.hint
     assert f"line 6: {reason}" in caplog.text
     assert not (tmp_path / "store.duckdb").exists()
-    found = evaluate(taught, sources=source, allow_bad_rows=True)
+    found = evaluate(taught, benchmark=source, allow_bad_rows=True)
     (one,) = found.benchmarks
     assert one.n == 18
     assert [(bad["line"], reason in bad["reason"]) for bad in one.bad_rows] == [(3, True), (6, True)]

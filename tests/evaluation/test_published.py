@@ -9,9 +9,9 @@ from decimal import Decimal
 import pytest
 
 from conftest import ROOT
-from diq.base.config import STRATEGIES
 from diq.evaluation.benchmarks import BENCHMARKS, averages
 from diq.evaluation.published import AVERAGES, TOLERANCE, disagreements, find, names, rows
+from diq.selection.options import STRATEGIES
 
 PAPER = ROOT.parent / "shared" / "paper"
 

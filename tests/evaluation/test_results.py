@@ -176,7 +176,7 @@ def test_rows_are_named_by_what_the_model_was_trained_on(fill: Fill) -> None:
     everything = ["m1", "m2", "m3", "m4", "full", "file", "dpo", "dpo-of-base", "dpo-of-stranger", BASE]
     for model_id in everything:
         fill.evaluated(model_id, {"medqa": 0.5})
-    (group,) = results(fill.path).groups
+    (group,) = results(store=fill.path).groups
     assert group.base == "Base-8B"
     assert labels(group) == [
         "base",
@@ -205,7 +205,7 @@ def test_a_model_that_nothing_is_known_of_goes_by_its_name(fill: Fill) -> None:
     fill.evaluated("stranger", {"medqa": 0.5})
     fill.trained("full")
     fill.evaluated("full", {"medqa": 0.5})
-    found = results(fill.path).groups
+    found = results(store=fill.path).groups
     assert [(group.base, labels(group)) for group in found] == [("Base-8B", ["full"]), ("GPT-X", ["GPT-X"])]
 
 
@@ -221,7 +221,7 @@ def test_rows_of_one_name_are_told_apart(fill: Fill) -> None:
     for twin in ("t1", "t2"):
         fill.trained(f"{twin}-of-one-name", name="twin", dataset=2)
         fill.evaluated(f"{twin}-of-one-name", {"medqa": 0.5})
-    (group,) = results(fill.path).groups
+    (group,) = results(store=fill.path).groups
     assert sorted(labels(group)) == [
         "diq 10 % (by-llama)", "diq 10 % (by-qwen)", "full (seed-x)", "full (seed-y)", "full (t1-of-one-na)",
         "full (t2-of-one-na)",
@@ -236,7 +236,7 @@ def test_other_protocols_are_other_tables_and_the_difference_is_named(fill: Fill
                 model_id, {"medqa": 0.5 + temperature / 10}, protocol={**PROTOCOL, "temperature": temperature}
             )
     fill.evaluated(BASE, {"medqa": 0.9}, backend="vllm")
-    found = results(fill.path).groups
+    found = results(store=fill.path).groups
     assert [(group.backend, group.protocol["temperature"], labels(group)) for group in found] == [
         ("hf", 0.0, ["base", "full"]),
         ("hf", 0.7, ["base", "full"]),
@@ -253,7 +253,7 @@ def test_other_questions_are_another_table(fill: Fill) -> None:
     fill.evaluated(BASE, {"medqa": 0.5, "hle": 0.1})
     fill.evaluated("full", {"medqa": 0.9}, questions="other")
     fill.evaluated("full", {"hle": 0.2}, protocol=PROTOCOL)
-    first, second = results(fill.path).groups
+    first, second = results(store=fill.path).groups
     assert labels(first) == ["base", "full"]
     assert first.questions == {"medqa": "q-medqa", "hle": "q-hle"}
     assert set(by_label(first)["full"].cells) == {"hle"}
@@ -266,7 +266,7 @@ def test_one_run_on_two_versions_of_a_benchmark(fill: Fill) -> None:
     """The file of a benchmark changed between two calls with the same protocol."""
     number = fill.evaluated(BASE, {"medqa": 0.5, "hle": 0.1})
     fill.evaluated(BASE, {"medqa": 0.9}, questions="new", run_id=number)
-    first, second = results(fill.path).groups
+    first, second = results(store=fill.path).groups
     assert {name: cell.accuracy for name, cell in first.rows[0].cells.items()} == {"medqa": 0.5, "hle": 0.1}
     assert {name: cell.accuracy for name, cell in second.rows[0].cells.items()} == {"medqa": 0.9}
 
@@ -287,7 +287,7 @@ def test_a_column_never_mixes_questions_and_no_number_is_lost(fill: Fill, seed: 
                 written[f"m{i}", number, name, f"{mark}-{name}"] = (value, protocol["few_shot"])
             assert part < 2
     read = {}
-    for group in results(fill.path).groups:
+    for group in results(store=fill.path).groups:
         for row in group.rows:
             for name in BENCHMARKS:
                 if name in row.cells:
@@ -302,7 +302,7 @@ def test_averages_and_errors_by_hand(fill: Fill) -> None:
     fill.evaluated(BASE, nine)
     fill.trained("full")
     fill.evaluated("full", dict.fromkeys(STANDARD, 0.4))
-    (group,) = results(fill.path).groups
+    (group,) = results(store=fill.path).groups
     cells = by_label(group)["base"].cells
     assert list(group.columns) == [*STANDARD, "standard", *list(BENCHMARKS)[3:], "challenging", "all"]
     assert cells["medqa"].accuracy == pytest.approx(statistics.fmean(nine["medqa"]))
@@ -335,7 +335,7 @@ def test_marks_by_brute_force(fill: Fill, seed: int) -> None:
     for model_id, value in values.items():
         fill.trained(model_id)
         fill.evaluated(model_id, {"medqa": value})
-    (group,) = results(fill.path).groups
+    (group,) = results(store=fill.path).groups
     top = max(values.values())
     below = [value for value in values.values() if value < top]
     for row in group.rows:
@@ -350,7 +350,7 @@ def test_two_rows_have_a_best_and_no_second(fill: Fill) -> None:
     fill.trained("full")
     fill.evaluated(BASE, {"medqa": 0.3})
     fill.evaluated("full", {"medqa": 0.6, "hle": 0.1})
-    (group,) = results(fill.path).groups
+    (group,) = results(store=fill.path).groups
     base, full = group.rows
     assert (base.cells["medqa"].best, base.cells["medqa"].second, base.cells["medqa"].close) == (False, False, False)
     assert full.cells["medqa"].best
@@ -365,7 +365,7 @@ def test_the_protocol_is_told_on_one_line(fill: Fill) -> None:
     }  # fmt: skip
     fill.evaluated(BASE, {"medqa": 0.5}, protocol=protocol)
     fill.evaluated(BASE, {"medqa": 0.6}, protocol={**protocol, "prompt": "another", "seed": 3})
-    first, second = results(fill.path).groups
+    first, second = results(store=fill.path).groups
     assert footnotes(first)[0] == (
         "protocol: prompt_version v1, temperature 0.0, tokenization.max_length 512, tokenization.template none"
     )
@@ -381,7 +381,7 @@ def test_a_tie_is_one_whatever_the_order_of_the_repeats(fill: Fill) -> None:
         fill.evaluated(model_id, {"medqa": order, "hle": order}, n=10)
     fill.trained("d")
     fill.evaluated("d", {"medqa": (0.1, 0.1, 0.1, 0.1)}, n=10)
-    (group,) = results(fill.path).groups
+    (group,) = results(store=fill.path).groups
     assert [row.cells["medqa"].best for row in group.rows] == [True, True, True, False]
     assert [row.cells["medqa"].second for row in group.rows] == [False, False, False, True]
     # where all are equal none is best
@@ -392,16 +392,16 @@ def test_the_latest_rules_count_and_older_numbers_are_named(fill: Fill, caplog: 
     number = fill.evaluated(BASE, {"medqa": 0.3, "hle": 0.1}, scoring="1")
     fill.evaluated(BASE, {"medqa": 0.35}, scoring="2", run_id=number)
     with caplog.at_level(logging.WARNING, logger="diq"):
-        latest = results(fill.path)
+        latest = results(store=fill.path)
     assert (latest.scoring, {name: one.accuracy for name, one in latest.groups[0].rows[0].cells.items()}) == (
         "2",
         {"medqa": 0.35},
     )
     assert "1 numbers were scored by other rules than `2`" in caplog.text
-    older = results(fill.path, scoring="1")
+    older = results(store=fill.path, scoring="1")
     assert {name: one.accuracy for name, one in older.groups[0].rows[0].cells.items()} == {"medqa": 0.3, "hle": 0.1}
     with pytest.raises(UsageError, match="no answers were scored by rules `3`"):
-        results(fill.path, scoring="3")
+        results(store=fill.path, scoring="3")
 
 
 def test_filters(fill: Fill) -> None:
@@ -412,22 +412,24 @@ def test_filters(fill: Fill) -> None:
     fill.trained("dpo", method="dpo", dataset=3, start="fine")
     for model_id in (BASE, "full", "fine", "dpo", "stranger"):
         fill.evaluated(model_id, {"medqa": 0.5})
-    assert [labels(one) for one in results(fill.path, dataset="huatuo").groups] == [["base", "full"]]
-    assert [labels(one) for one in results(fill.path, dataset="pairs").groups] == [["base", "diq 10 % + DPO pairs"]]
-    assert [labels(one) for one in results(fill.path, model="GPT-X").groups] == [["GPT-X"]]
-    assert [labels(one) for one in results(fill.path, model="Base-8B+full").groups] == [["full"]]
-    assert len(results(fill.path, model="Base-8B").groups[0].rows) == 4
+    assert [labels(one) for one in results(store=fill.path, dataset="huatuo").groups] == [["base", "full"]]
+    assert [labels(one) for one in results(store=fill.path, dataset="pairs").groups] == [
+        ["base", "diq 10 % + DPO pairs"]
+    ]
+    assert [labels(one) for one in results(store=fill.path, model="GPT-X").groups] == [["GPT-X"]]
+    assert [labels(one) for one in results(store=fill.path, model="Base-8B+full").groups] == [["full"]]
+    assert len(results(store=fill.path, model="Base-8B").groups[0].rows) == 4
     with pytest.raises(UsageError, match="no model `Base-8`") as error:
-        results(fill.path, model="Base-8")
+        results(store=fill.path, model="Base-8")
     assert "Base-8B" in error.value.hint
     with pytest.raises(UsageError, match="no evaluated model was trained on a dataset `huatou`") as error:
-        results(fill.path, dataset="huatou")
+        results(store=fill.path, dataset="huatou")
     assert error.value.hint == "did you mean `huatuo`?"
 
 
 def test_the_paper_stands_beside_and_is_never_ranked(fill: Fill) -> None:
     fill.evaluated(BASE, {"medqa": 0.5})
-    found = results(fill.path, paper="Huatuo")
+    found = results(store=fill.path, published="Huatuo")
     assert [group.base for group in found.groups] == ["Base-8B"]
     assert {group.base for group in found.published} == {"Llama-3.1-8B-Instruct", "Qwen3-8B", "Qwen3-14B", "Qwen3-32B"}
     cells = [cell for group in found.published for row in group.rows for cell in row.cells.values()]
@@ -441,19 +443,36 @@ def test_the_paper_stands_beside_and_is_never_ranked(fill: Fill) -> None:
     ]
     assert wrong == [("random 10 %", "1", "standard")]
     assert labels(llama)[0] == "base"
-    assert [group.base for group in results(fill.path, paper="8").published] == ["models as they are"]
+    assert [group.base for group in results(store=fill.path, published="8").published] == ["models as they are"]
+
+
+def test_a_file_is_written_from_python_too(fill: Fill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill.evaluated("GPT-X", {"medqa": 0.5})
+    monkeypatch.setenv("DIQ_STORE", str(fill.path))
+    found = results(output=str(tmp_path / "r.md"))
+    assert (tmp_path / "r.md").read_text(encoding="utf-8") == markdown(found)
+    results(output=tmp_path / "r.txt", format="csv")
+    assert (tmp_path / "r.txt").read_text(encoding="utf-8") == csv_text(found)
+    # nothing is left of what could not be put in its place
+    (tmp_path / "folder.md").mkdir()
+    with pytest.raises(UsageError, match=r"folder.md` cannot be written: Is a directory"):
+        results(output=tmp_path / "folder.md")
+    assert sorted(one.name for one in tmp_path.glob("*.*")) == ["folder.md", "r.md", "r.txt", fill.path.name]
+    assert repr(found) == "Results(scoring='1', 1 groups, 0 published)"
+    with pytest.raises(TypeError, match=r"results\(\) has no option `publish`; did you mean `published`"):
+        results(publish="13")  # type: ignore[call-arg]
 
 
 def test_the_paper_needs_no_store_and_nothing_else_does_without(fill: Fill, tmp_path: Path) -> None:
-    found = results(tmp_path / "missing.duckdb", paper="13")
+    found = results(store=tmp_path / "missing.duckdb", published="13")
     assert (found.groups, len(found.published[0].rows)) == ([], 8)
     assert found.published[0].rows[-1].label == "diq 50 % + DPO FineMed"
     with pytest.raises(StoreError, match="there is no store"):
-        results(tmp_path / "missing.duckdb")
+        results(store=tmp_path / "missing.duckdb")
     with pytest.raises(UsageError, match="no model was evaluated"):
-        results(fill.path)
+        results(store=fill.path)
     with pytest.raises(UsageError, match="the paper has no results table, dataset or model `huatou`") as error:
-        results(fill.path, paper="huatou")
+        results(store=fill.path, published="huatou")
     assert "did you mean" in error.value.hint or "known" in error.value.hint
 
 
@@ -470,7 +489,7 @@ def awkward(fill: Fill) -> Fill:
 
 
 def test_csv_is_read_back_to_the_same_numbers(awkward: Fill) -> None:
-    found = results(awkward.path, paper="9")
+    found = results(store=awkward.path, published="9")
     rows = list(csv.DictReader(io.StringIO(csv_text(found))))
     expected = [
         (number, row, name, cell)
@@ -497,7 +516,7 @@ def test_csv_is_read_back_to_the_same_numbers(awkward: Fill) -> None:
 
 
 def test_markdown_has_as_many_cells_in_every_line(awkward: Fill) -> None:
-    text = markdown(results(awkward.path))
+    text = markdown(results(store=awkward.path))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     counts = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
     assert counts == {2 + 3 + 1}
@@ -508,7 +527,7 @@ def test_markdown_has_as_many_cells_in_every_line(awkward: Fill) -> None:
 
 
 def test_latex_escapes_everything_and_closes_what_it_opens(awkward: Fill) -> None:
-    text = latex(results(awkward.path, paper="9"))
+    text = latex(results(store=awkward.path, published="9"))
     assert r"a|b\_c \& 50\% \#1 \{x\} \$y\textasciicircum{}2\textasciitilde{} \textbackslash{}z *w*" in text
     assert r"\textbf{53.00}" in text
     assert r"\underline{52.00}" in text
@@ -530,7 +549,7 @@ def test_an_adapter_that_nobody_here_trained_stands_beside_its_base(fill: Fill) 
     fill.model("foreign", "Base-8B+theirs")
     for model_id, value in ((BASE, 0.5), ("foreign", 0.6)):
         fill.tell_base(fill.evaluated(model_id, {"medqa": value}), BASE)
-    (group,) = results(fill.path).groups
+    (group,) = results(store=fill.path).groups
     assert group.base == "Base-8B"
     assert [(row.label, row.setting) for row in group.rows] == [("base", "base"), ("Base-8B+theirs", "other")]
     assert group.rows[1].cells["medqa"].best

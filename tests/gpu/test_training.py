@@ -122,7 +122,7 @@ def test_evaluation_is_that_of_a_cpu(tmp_path: Path, tiny_llama_folder: Path) ->
     source = write_jsonl(tmp_path / "medqa.jsonl", rows)
     found = [
         evaluate(
-            model=str(tiny_llama_folder), store=tmp_path / f"{device}.duckdb", sources={"medqa": str(source)},
+            model=str(tiny_llama_folder), store=tmp_path / f"{device}.duckdb", benchmark=f"medqa={source}",
             max_tokens=16, max_length=512, dtype="float32", device=device,
         )
         for device in ("cuda", "cpu")

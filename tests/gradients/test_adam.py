@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diq.gradients.adam import Formula, adam_direction, unit_mean
+from diq.gradients.adam import adam_direction, unit_mean
+from diq.gradients.options import Formula
 
 BETAS = (0.9, 0.999)
 SHAPE = (5, 3)

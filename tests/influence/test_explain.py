@@ -131,7 +131,7 @@ def test_terms_are_the_tokens_own_gradients_and_add_up_to_the_stored_dot(
     with caplog.at_level(logging.WARNING, logger="diq.influence.explain"):
         for at in (1, 4):
             sample = ids(filled)[at]
-            found = explain(sample, model=str(folder), store=filled, validation_sets=texts, **options)
+            found = explain(sample, model=str(folder), store=filled, validation_set=texts, **options)
             losses, terms = slow_terms(folder, pool[at], validation, weights, **options)
             answer = [one for one in found.tokens if one.is_answer]
             assert len(answer) == len(terms) == found.answer_tokens
@@ -200,21 +200,21 @@ def test_only_dots_of_the_same_settings_are_shown(filled: Path, tiny_llama_folde
     sample = ids(filled)[2]
     assert explain(sample, model=model, store=filled).stored == []
     same = [
-        score_influence("pool", model=model, store=filled, validation_sets=sets, **options).run_id
+        score_influence("pool", model=model, store=filled, validation_set=sets, **options).run_id
         for sets, options in ((["a"], {}), ([], {"norms": True}), ([], {"method": "forward"}))
     ]
     for options in ({"params": "all-linear"}, {"rank": 2}, {"method": "projected", "dim": 64}, {"dtype": "float64"}):
         score_influence("pool", model=model, store=filled, **options)
-    trained = score_influence("pool", model=model, store=filled, checkpoints=[f"{adapter}:1"], validation_sets=["b"])
+    trained = score_influence("pool", model=model, store=filled, checkpoint=[f"{adapter}:1"], validation_set=["b"])
     both = explain(sample, model=model, store=filled)
     # the first run has no dot with b
     assert [(one.run_id, one.method) for one in both.stored] == [(same[1], "exact"), (same[2], "forward")]
-    alone = explain(sample, model=model, store=filled, validation_sets=["a"])
+    alone = explain(sample, model=model, store=filled, validation_set=["a"])
     assert [one.run_id for one in alone.stored] == same
     assert alone.dot != pytest.approx(both.dot, rel=1e-3)
     for found in (both, alone):
         assert all(one.dot == pytest.approx(found.dot, rel=1e-4) for one in found.stored)
-    found = explain(sample, model=model, store=filled, validation_sets=["b"], checkpoint=str(adapter))
+    found = explain(sample, model=model, store=filled, validation_set=["b"], checkpoint=str(adapter))
     with Store(filled, read_only=True) as opened:
         query = "SELECT part_run_id FROM run_parts WHERE run_id = ?"
         parts = [row[0] for row in opened.connection.execute(query, [trained.run_id]).fetchall()]
@@ -260,10 +260,10 @@ def test_bfloat16_adds_up_roughly(filled: Path, tiny_llama_folder: Path) -> None
         ({"dataset": "pol", "position": 0}, {}, "no dataset named `pol`"),
         ({"dataset": "pool", "position": 99}, {}, "no sample at position 99"),
         ({"dataset": "pool", "position": -1}, {}, "no sample at position -1"),
-        ({"dataset": "pool", "position": 0}, {"validation_sets": ["c"]}, "no validation set named `c`"),
-        ({"dataset": "pool", "position": 0}, {"validation_sets": ["a=-1"]}, "`-1` of `a` is not a positive"),
-        ({"dataset": "pool", "position": 0}, {"validation_sets": ["a", "a=2"]}, "`a` is given twice"),
-        ({"dataset": "pool", "position": 0}, {"validation_sets": ["elsewhere"]}, "`elsewhere` has no samples"),
+        ({"dataset": "pool", "position": 0}, {"validation_set": ["c"]}, "no validation set named `c`"),
+        ({"dataset": "pool", "position": 0}, {"validation_set": ["a=-1"]}, "`-1` of `a` is not a positive"),
+        ({"dataset": "pool", "position": 0}, {"validation_set": ["a", "a=2"]}, "`a` is given twice"),
+        ({"dataset": "pool", "position": 0}, {"validation_set": ["elsewhere"]}, "`elsewhere` has no samples"),
         ({"dataset": "pool", "position": 0}, {"max_length": 1}, "--max-length 1"),
         ({"dataset": "pool", "position": 0}, {"template": "chat"}, "--template `chat`"),
         ({"dataset": "pool", "position": 0}, {"loss_reduction": "max"}, "--loss-reduction `max`"),

@@ -83,7 +83,7 @@ def test_stored_dots_equal_the_slow_form(
     filled: Path, make_samples: Callable[..., Conversations], request: pytest.FixtureRequest, kind: str
 ) -> None:
     folder = request.getfixturevalue(kind)
-    summary = score_influence("pool", model=str(folder), store=filled, token_budget=300)
+    summary = score_influence("pool", model=str(folder), store=filled, batch_tokens=300)
     assert (summary.n_samples, summary.n_scored, summary.n_cached, summary.n_no_score) == (60, 60, 0, 0)
     pool = make_samples(60, seed=1, reasoning=True)
     with Store(filled, read_only=True) as store:
@@ -109,11 +109,11 @@ def test_the_same_command_again_scores_nothing(filled: Path, tiny_llama_folder: 
 def test_a_grown_dataset_and_a_further_validation_set_compute_what_is_missing(
     filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
 ) -> None:
-    score_influence("pool", model=str(tiny_llama_folder), store=filled, validation_sets=["a"])
+    score_influence("pool", model=str(tiny_llama_folder), store=filled, validation_set=["a"])
     before = {row[1]: row for row in influence_rows(filled)}
     more = write_jsonl(tmp_path / "more.jsonl", [{"messages": one} for one in make_samples(7, seed=9)])
     ingest([more], dataset="pool", store=filled)
-    grown = score_influence("pool", model=str(tiny_llama_folder), store=filled, validation_sets=["a"])
+    grown = score_influence("pool", model=str(tiny_llama_folder), store=filled, validation_set=["a"])
     assert (grown.n_samples, grown.n_scored, grown.n_cached) == (67, 7, 60)
     rows = influence_rows(filled)
     assert {row[1]: row for row in rows if row[1] in before} == before
@@ -159,7 +159,7 @@ def test_batch_size_does_not_move_the_dots(filled: Path, tiny_llama_folder: Path
     for i, budget in enumerate((1, 100, 4096)):
         store = tmp_path / f"copy{i}.duckdb"
         shutil.copy(filled, store)
-        score_influence("pool", model=str(tiny_llama_folder), store=store, token_budget=budget)
+        score_influence("pool", model=str(tiny_llama_folder), store=store, batch_tokens=budget)
         dots.append(np.asarray([row[3] for row in influence_rows(store)]))
     for other in dots[1:]:
         assert np.abs(other - dots[0]).max() < 1e-5 * dots[0].std()
@@ -232,8 +232,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_rows(
 
     def score(store: Path) -> Any:
         if mode == "influence":
-            return score_influence("pool", model=model, store=store, token_budget=64)
-        return score_difficulty("pool", classifier=model, store=store, token_budget=64)
+            return score_influence("pool", model=model, store=store, batch_tokens=64)
+        return score_difficulty("pool", model=model, store=store, batch_tokens=64)
 
     score(undisturbed)
     rows_of = influence_rows if mode == "influence" else difficulty_rows
@@ -264,7 +264,7 @@ def test_difficulty_of_a_classifier_is_the_expected_likert_value(
 ) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    summary = score_difficulty("pool", store=filled, classifier=str(tiny_classifier_folder))
+    summary = score_difficulty("pool", store=filled, model=str(tiny_classifier_folder))
     assert summary.n_scored == 60
     model = AutoModelForSequenceClassification.from_pretrained(tiny_classifier_folder).double().eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_classifier_folder)
@@ -282,7 +282,7 @@ def test_difficulty_of_a_classifier_is_the_expected_likert_value(
         expected = (p * torch.arange(1, 6)).sum(dim=-1).tolist()
         np.testing.assert_allclose(row[:3], expected, atol=1e-5)
         assert list(row[3:]) == (p.argmax(dim=-1) + 1).tolist()
-    assert score_difficulty("pool", store=filled, classifier=str(tiny_classifier_folder)).n_scored == 0
+    assert score_difficulty("pool", store=filled, model=str(tiny_classifier_folder)).n_scored == 0
 
 
 def test_outputs_in_another_order_are_found_by_their_labels(
@@ -292,7 +292,7 @@ def test_outputs_in_another_order_are_found_by_their_labels(
 
     from safetensors.torch import load_file, save_file
 
-    score_difficulty("pool", store=filled, classifier=str(tiny_classifier_folder))
+    score_difficulty("pool", store=filled, model=str(tiny_classifier_folder))
     before = [row[2:8] for row in difficulty_rows(filled)]
     shuffled = tmp_path / "shuffled"
     shutil.copytree(tiny_classifier_folder, shuffled)
@@ -306,7 +306,7 @@ def test_outputs_in_another_order_are_found_by_their_labels(
     for name in ("classifier.weight", "classifier.bias"):
         weights[name] = weights[name][order].contiguous()
     save_file(weights, shuffled / "model.safetensors", metadata={"format": "pt"})
-    run = score_difficulty("pool", store=filled, classifier=str(shuffled)).run_id
+    run = score_difficulty("pool", store=filled, model=str(shuffled)).run_id
     after = [row[2:8] for row in difficulty_rows(filled) if row[0] == run]
     assert np.allclose(np.asarray(after, float), np.asarray(before, float), atol=1e-6)
 
@@ -322,7 +322,7 @@ def test_three_models_make_one_classifier(filled: Path, tmp_path: Path) -> None:
             max_position_embeddings=64, num_labels=5, initializer_range=0.5,
         )  # fmt: skip
         save_model(folder / dimension, BertForSequenceClassification(config), build_tokenizer())
-    summary = score_difficulty("pool", store=filled, classifier=str(folder))
+    summary = score_difficulty("pool", store=filled, model=str(folder))
     assert summary.n_scored == 60
     rows = np.asarray([row[2:5] for row in difficulty_rows(filled)])
     assert rows.min() >= 1
@@ -362,7 +362,7 @@ def test_bad_requests(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> 
         ({"model": str(broken)}, ModelError, "cannot be loaded"),
         ({"model": model, "params": "nothing_like_this"}, ModelError, "no linear module"),
         ({"model": model, "params": "("}, ModelError, "not a regular expression"),
-        ({"model": model, "validation_sets": ["zz"]}, UsageError, "no validation set named `zz`"),
+        ({"model": model, "validation_set": ["zz"]}, UsageError, "no validation set named `zz`"),
         ({"model": model, "max_length": 1}, UsageError, "max-length"),
         ({"model": model, "device": "cuda:7"}, ModelError, "cuda"),
         ({"model": model, "device": "toaster"}, ModelError, "toaster"),
@@ -376,6 +376,6 @@ def test_bad_requests(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="no dataset named `pol`"):
         score_influence("pol", model=model, store=filled)
     with pytest.raises(ModelError, match=r"sequence classifier|15|outputs"):
-        score_difficulty("pool", store=filled, classifier=model)
+        score_difficulty("pool", store=filled, model=model)
     with pytest.raises(UsageError, match="one of a classifier and columns"):
         score_difficulty("pool", store=filled)

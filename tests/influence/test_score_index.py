@@ -126,9 +126,9 @@ def test_a_new_validation_set_costs_no_pass_over_the_dataset(
     expected = scores_of(filled, both.run_id)
     with Store(filled) as store:
         store.connection.execute("DELETE FROM influence_scores")
-    first = score_influence("pool", **options, validation_sets=["a"])
+    first = score_influence("pool", **options, validation_set=["a"])
     monkeypatch.setattr("diq.gradients.engine.Engine.score", never)
-    second = score_influence("pool", **options, validation_sets=["b"])
+    second = score_influence("pool", **options, validation_set=["b"])
     assert first.run_id == second.run_id == both.run_id
     assert second.tokens == 0
     found = scores_of(filled, both.run_id)
@@ -211,9 +211,9 @@ def test_only_a_damaged_shard_is_scored_again(
 ) -> None:
     monkeypatch.setattr("diq.scoring.summary.SHARD_SECONDS", 0.0)
     options: dict[str, Any] = {
-        "model": str(tiny_llama_folder), "store": filled, "method": "projected", "dim": 64, "token_budget": 128
+        "model": str(tiny_llama_folder), "store": filled, "method": "projected", "dim": 64, "batch_tokens": 128
     }  # fmt: skip
-    made = score_influence("pool", **options, validation_sets=["a"])
+    made = score_influence("pool", **options, validation_set=["a"])
     expected = scores_of(filled, made.run_id)["a"]
     index, records = index_of(filled, made.run_id)
     assert len(records) > 5
@@ -230,7 +230,7 @@ def test_only_a_damaged_shard_is_scored_again(
     with Store(filled) as store:
         store.connection.execute("DELETE FROM influence_scores")
     caplog.set_level(logging.WARNING)
-    summary = score_influence("pool", **options, validation_sets=["a"])
+    summary = score_influence("pool", **options, validation_set=["a"])
     assert f"its {victim.n_rows} samples are scored again" in caplog.text
     found = scores_of(filled, summary.run_id)["a"]
     assert found.keys() == expected.keys()
@@ -419,7 +419,7 @@ def test_samples_without_a_gradient_have_a_reason(
 
 def test_two_processes_build_the_index_of_one(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     shutil.copy(filled, tmp_path / "two.duckdb")
-    options: dict[str, Any] = {"method": "projected", "kind": "sparse", "dim": 4096, "token_budget": 64}
+    options: dict[str, Any] = {"method": "projected", "kind": "sparse", "dim": 4096, "batch_tokens": 64}
     model = str(tiny_llama_folder)
     one = score_influence("pool", model=model, store=filled, **options)
     two = score_influence("pool", model=model, store=tmp_path / "two.duckdb", devices=2, device="cpu", **options)
@@ -462,7 +462,7 @@ def test_killed_at_random_moments_the_index_ends_with_every_sample_once(
         time.sleep(rng.uniform(4, 9))
         child.send_signal(signal.SIGKILL)
         child.communicate()
-    options: dict[str, Any] = {"model": model, "token_budget": 64, "method": "projected", "dim": 64}
+    options: dict[str, Any] = {"model": model, "batch_tokens": 64, "method": "projected", "dim": 64}
     score_influence("pool", store=killed, **options)
     run = score_influence("pool", store=undisturbed, **options).run_id
     assert influence_rows(killed) == influence_rows(undisturbed)
@@ -513,7 +513,7 @@ def test_less_end_to_end_against_the_slow_form(
     checkpoints = trained(tiny_llama_folder, tmp_path / "out", pool[:8])
     summary = score_influence(
         "pool", model=str(tiny_llama_folder), store=filled, method="less", dim=128, element="float32",
-        checkpoints=[f"{one}:{weight}" for one, weight in zip(checkpoints, (3, 1), strict=True)],
+        checkpoint=[f"{one}:{weight}" for one, weight in zip(checkpoints, (3, 1), strict=True)],
     )  # fmt: skip
     found = scores_of(filled, summary.run_id)
 

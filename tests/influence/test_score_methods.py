@@ -116,7 +116,7 @@ def test_a_rank_tells_what_it_leaves_out(
         assert 0.5 < np.corrcoef(found, dots)[0, 1] < 0.99999
 
 
-@pytest.mark.parametrize("options", [{"packed": True}, {"checkpointing": True}, {"token_budget": 64}], ids=str)
+@pytest.mark.parametrize("options", [{"packed": True}, {"checkpointing": True}, {"batch_tokens": 64}], ids=str)
 def test_how_batches_are_laid_out_changes_no_score_and_no_run(
     filled: Path, exact: dict[str, dict[str, dict[str, Any]]], tiny_llama_folder: Path, options: dict[str, Any]
 ) -> None:
@@ -178,7 +178,7 @@ def test_checkpoints_add_up_times_their_weights(
     first = save_adapter(tiny_llama_folder, tmp_path / "checkpoint-1", seed=1)
     second = save_adapter(tiny_llama_folder, tmp_path / "checkpoint-2", seed=2, rate=0.5)
     model = str(tiny_llama_folder)
-    both = score_influence("pool", model=model, store=filled, params=params, checkpoints=[f"{first}:2", str(second)])
+    both = score_influence("pool", model=model, store=filled, params=params, checkpoint=[f"{first}:2", str(second)])
     with Store(filled, read_only=True) as store:
         query = "SELECT part_run_id, weight FROM run_parts WHERE run_id = ? ORDER BY part_run_id"
         parts = dict(store.connection.execute(query, [both.run_id]).fetchall())
@@ -197,7 +197,7 @@ def test_checkpoints_add_up_times_their_weights(
         assert abs(np.corrcoef(one, two)[0, 1]) < 0.9999
     assert (both.n_scored, both.n_cached) == (40, 0)
     # nothing is recomputed: the runs of the checkpoints are there, only the sum is new
-    again = score_influence("pool", model=model, store=filled, params=params, checkpoints=[f"{first}:1", f"{second}:1"])
+    again = score_influence("pool", model=model, store=filled, params=params, checkpoint=[f"{first}:1", f"{second}:1"])
     assert again.tokens == 0
     assert again.run_id != both.run_id
     rows = influence_rows(filled)
@@ -213,7 +213,7 @@ def test_an_adapter_scores_as_its_merged_model_does(filled: Path, tiny_llama_fol
     full = save_model(tmp_path / "merged", merged.merge_and_unload(), build_tokenizer())
     model = str(tiny_llama_folder)
     runs = [
-        score_influence("pool", model=model, store=filled, checkpoints=[f"{folder}:1"]).run_id
+        score_influence("pool", model=model, store=filled, checkpoint=[f"{folder}:1"]).run_id
         for folder in (adapter, full)
     ]
     one, two = (column(scores_of(filled, run)["a"], "dot") for run in runs)
@@ -226,9 +226,9 @@ def test_an_adapter_scores_as_its_merged_model_does(filled: Path, tiny_llama_fol
 def test_two_processes_give_the_bits_of_one(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     shutil.copy(filled, tmp_path / "two.duckdb")
     model = str(tiny_llama_folder)
-    one = score_influence("pool", model=model, store=filled, norms=True, token_budget=64)
+    one = score_influence("pool", model=model, store=filled, norms=True, batch_tokens=64)
     two = score_influence(
-        "pool", model=model, store=tmp_path / "two.duckdb", norms=True, token_budget=64, devices=2, device="cpu"
+        "pool", model=model, store=tmp_path / "two.duckdb", norms=True, batch_tokens=64, devices=2, device="cpu"
     )
     assert two.n_scored == 40
     assert scores_of(filled, one.run_id) == scores_of(tmp_path / "two.duckdb", two.run_id)
@@ -308,7 +308,7 @@ def test_a_killed_worker_is_replaced_by_the_others_and_a_killed_parent_resumes(
     parent = started()
     _, log = parent.communicate()
     assert parent.returncode == 0, log
-    score_influence("pool", model=model, store=undisturbed, token_budget=64)
+    score_influence("pool", model=model, store=undisturbed, batch_tokens=64)
     assert influence_rows(disturbed) == influence_rows(undisturbed)
 
 
@@ -341,8 +341,8 @@ def test_options_that_do_not_go_together(filled: Path, tiny_llama_folder: Path, 
         ({"devices": 0}, UsageError, "--devices 0"),
         ({"devices": 2, "device": "cpu:0"}, ModelError, "which is one device"),
         ({"params": "lora"}, ModelError, "needs an adapter"),
-        ({"checkpoints": [str(plain)]}, ModelError, "is not a checkpoint"),
-        ({"checkpoints": [f"{plain}:-1"]}, UsageError, "not a positive number"),
+        ({"checkpoint": [str(plain)]}, ModelError, "is not a checkpoint"),
+        ({"checkpoint": [f"{plain}:-1"]}, UsageError, "not a positive number"),
         ({"from_index": plain}, UsageError, "no gradient index"),
     ]
     for change, kind, message in cases:
@@ -391,7 +391,7 @@ def test_a_finished_scoring_loads_no_model(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("LOAD_CAUSAL_LM", never)
+    monkeypatch.setattr("diq.gradients.engine.load_causal_lm", never)
     again = score_influence("pool", model=str(tiny_llama_folder), store=filled)
     assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, 0, 40)
 

@@ -23,7 +23,7 @@ from diq.base.errors import RunFailedError, StoreError, UsageError
 from diq.judging import ask as asking
 from diq.judging import chat
 from diq.judging.ask import Answered, AskSummary, Item, ask_missing, find_run, make_items, missing_places, open_run
-from diq.judging.chat import Server
+from diq.judging.options import Server
 from diq.judging.rubrics import load_rubric
 from diq.store.store import Store
 
@@ -82,7 +82,7 @@ JUDGMENTS = "SELECT CAST(item_id AS VARCHAR), dimension, score, rationale FROM j
 def test_every_reply_and_every_judgment_is_in_the_store(store: Path) -> None:
     items = questions(50)
     with ScriptedServer(rate) as server:
-        summary = ask(store, Server(server.url, "m", price_prompt=1.0, price_completion=10.0), items)
+        summary = ask(store, Server("m", base_url=server.url, price_prompt=1.0, price_completion=10.0), items)
     assert (summary.n_items, summary.n_cached, summary.n_asked, summary.n_read) == (50, 0, 50, 50)
     assert (summary.n_requests, summary.n_retries, summary.n_unreadable, summary.n_no_reply) == (50, 0, 0, 0)
     assert (summary.prompt_tokens, summary.completion_tokens) == (5000, 1000)
@@ -113,33 +113,33 @@ def test_items_are_their_texts() -> None:
 def test_the_same_call_asks_nothing_and_changes_nothing(store: Path) -> None:
     items = questions(20)
     with ScriptedServer(rate) as server:
-        ask(store, Server(server.url, "m"), items)
+        ask(store, Server("m", base_url=server.url), items)
         before = rows(store, REPLIES), rows(store, JUDGMENTS)
-        again = ask(store, Server(server.url, "m", concurrency=2, max_tokens=5, timeout_s=9), items)
+        again = ask(store, Server("m", base_url=server.url, concurrency=2, max_tokens=5, timeout=9), items)
         assert (again.n_items, again.n_cached, again.n_asked, again.n_requests) == (20, 20, 0, 0)
         assert server.n_requests == 20
         assert (rows(store, REPLIES), rows(store, JUDGMENTS)) == before
         # what is new among the old is asked alone
-        more = ask(store, Server(server.url, "m"), [*questions(25), *items])
+        more = ask(store, Server("m", base_url=server.url), [*questions(25), *items])
         assert (more.n_items, more.n_cached, more.n_asked) == (25, 20, 5)
         assert set(server.counts.values()) == {1}
 
 
 def test_another_model_prompt_or_temperature_is_another_run_and_another_address_is_not(store: Path) -> None:
     base = {"kind": "difficulty", "method": "annotation"}
-    one = Server("http://a/v1", "m")
+    one = Server("m", base_url="http://a/v1")
     run_id = open_run(store, RUBRIC, one, **base)
     assert find_run(store, RUBRIC, one, **base) == run_id
-    assert open_run(store, RUBRIC, Server("http://b/v1", "m", max_tokens=9, concurrency=1), **base) == run_id
+    assert open_run(store, RUBRIC, Server("m", base_url="http://b/v1", max_tokens=9, concurrency=1), **base) == run_id
     others = [
-        open_run(store, RUBRIC, Server("http://a/v1", "n"), **base),
-        open_run(store, RUBRIC, Server("http://a/v1", "m", temperature=0.5), **base),
-        open_run(store, RUBRIC, Server("http://a/v1", "m", temperature=None), **base),
+        open_run(store, RUBRIC, Server("n", base_url="http://a/v1"), **base),
+        open_run(store, RUBRIC, Server("m", base_url="http://a/v1", temperature=0.5), **base),
+        open_run(store, RUBRIC, Server("m", base_url="http://a/v1", temperature=None), **base),
         open_run(store, load_rubric("reasoning"), one, **base),
         open_run(store, RUBRIC, one, kind="judgment", method="annotation"),
     ]
     assert len({run_id, *others}) == 6
-    assert find_run(store, RUBRIC, Server(None, "never"), **base) is None
+    assert find_run(store, RUBRIC, Server("never"), **base) is None
 
 
 @pytest.mark.parametrize("repeat", [1, 3])
@@ -148,7 +148,7 @@ def test_items_that_repeat_are_asked_once(store: Path, repeat: int, monkeypatch:
     items = questions(20) * repeat
     random.Random(0).shuffle(items)
     with ScriptedServer(rate) as server:
-        summary = ask(store, Server(server.url, "m"), items)
+        summary = ask(store, Server("m", base_url=server.url), items)
         assert set(server.counts.values()) == {1}
     assert (summary.n_items, summary.n_read) == (20, 20)
 
@@ -157,7 +157,7 @@ def test_the_order_of_asking_is_that_of_the_items(store: Path, monkeypatch: pyte
     monkeypatch.setattr(asking, "BLOCK_ITEMS", 3)
     items = questions(11)
     with ScriptedServer(rate) as server:
-        ask(store, Server(server.url, "m", concurrency=1), items)
+        ask(store, Server("m", base_url=server.url, concurrency=1), items)
         assert [asked_question(body) for body in server.bodies] == [item.question for item in items]
 
 
@@ -187,7 +187,7 @@ def troubled(body: dict[str, Any], before: int) -> Step | str:
 def test_every_trouble_ends_in_the_same_rows_at_any_concurrency(store: Path, concurrency: int) -> None:
     items = questions(40)
     with ScriptedServer(troubled) as server:
-        summary = ask(store, Server(server.url, "m", concurrency=concurrency, retries=3), items)
+        summary = ask(store, Server("m", base_url=server.url, concurrency=concurrency, retries=3), items)
         assert server.most_open <= concurrency
         # 8 kinds, 5 of each: fine, 429, 500 twice, 500 for good, reminded, unreadable, lenient, cut
         counts = (summary.n_read, summary.n_unreadable, summary.n_no_reply, summary.n_lenient)
@@ -231,7 +231,7 @@ def test_the_second_asking_shows_the_reply_and_the_form(store: Path) -> None:
         return "nonsense"
 
     with ScriptedServer(script) as server:
-        assert ask(store, Server(server.url, "m", temperature=0.3), questions(3)).n_read == 3
+        assert ask(store, Server("m", base_url=server.url, temperature=0.3), questions(3)).n_read == 3
         assert {body["temperature"] for body in server.bodies} == {0.3}
 
 
@@ -243,7 +243,7 @@ def test_an_empty_reply_is_asked_again_without_an_empty_turn(store: Path) -> Non
         return Step(body=completion(None, reasoning_content="thought for long") | {"usage": None})
 
     with ScriptedServer(script) as server:
-        assert ask(store, Server(server.url, "m"), questions(3)).n_read == 3
+        assert ask(store, Server("m", base_url=server.url), questions(3)).n_read == 3
         assert server.n_requests == 6
     assert rows(store, "SELECT DISTINCT content, problem FROM replies WHERE attempt = 1") == [
         ("", "the reply is empty")
@@ -254,7 +254,7 @@ def test_a_reply_that_was_cut_off_names_the_option(store: Path) -> None:
     cut = completion("<think>well, to begin with")
     cut["choices"][0]["finish_reason"] = "length"
     with ScriptedServer(lambda *_: Step(body=cut)) as server:
-        summary = ask(store, Server(server.url, "m", max_tokens=33), questions(1))
+        summary = ask(store, Server("m", base_url=server.url, max_tokens=33), questions(1))
     assert "cut off at 33 tokens: raise --max-tokens" in summary.failures[0]["problem"]
     assert rows(store, "SELECT DISTINCT finish_reason FROM replies") == [("length",)]
 
@@ -266,7 +266,7 @@ def test_unreadable_replies_are_kept_and_asked_again_only_when_that_is_wanted(st
         return rate(body) if readable else f"nonsense {before}"
 
     with ScriptedServer(script) as server:
-        to = Server(server.url, "m")
+        to = Server("m", base_url=server.url)
         first = ask(store, to, questions(4))
         assert (first.n_unreadable, server.n_requests) == (4, 8)
         assert first.failures[0]["reply"] == "nonsense 1"
@@ -291,7 +291,7 @@ def test_what_got_no_reply_is_asked_again_by_the_next_call(store: Path) -> None:
         return rate(body) if up or "3" not in asked_question(body) else Step(status=500)
 
     with ScriptedServer(script) as server:
-        to = Server(server.url, "m", retries=1, concurrency=2)
+        to = Server("m", base_url=server.url, retries=1, concurrency=2)
         first = ask(store, to, questions(10))
         assert (first.n_read, first.n_no_reply) == (9, 1)
         assert rows(store, "SELECT content, problem FROM replies WHERE content IS NULL") == [
@@ -316,7 +316,7 @@ def test_a_second_asking_without_a_reply_is_made_up_for_by_the_next_call(store: 
         return rate(body) if up else Step(status=500)
 
     with ScriptedServer(script) as server:
-        to = Server(server.url, "m", retries=0)
+        to = Server("m", base_url=server.url, retries=0)
         first = ask(store, to, questions(3))
         assert (first.n_unreadable, first.n_no_reply) == (0, 3)
         up = True
@@ -339,13 +339,13 @@ def test_a_server_that_dies_in_the_middle_ends_the_run_and_the_next_call_goes_on
 
     died = threading.Event()
     with pytest.raises(RunFailedError, match=r"stopped answering: (\d+) of (\d+) questions") as caught:
-        ask(store, Server(server.url, "m", concurrency=4, retries=1), items, progress=die)
+        ask(store, Server("m", base_url=server.url, concurrency=4, retries=1), items, progress=die)
     assert "goes on" in caught.value.hint
     ((kept,),) = rows(store, "SELECT count(*) FROM replies WHERE content IS NOT NULL")
     assert 20 <= kept < 60
     assert f" {kept} of " in caught.value.message
     with ScriptedServer(rate) as other:
-        last = ask(store, Server(other.url, "m"), items)
+        last = ask(store, Server("m", base_url=other.url), items)
         assert (last.n_cached, last.n_read) == (kept, 60 - kept)
         assert set(other.counts.values()) == {1}
     assert len(rows(store, "FROM replies")) == 60
@@ -354,18 +354,18 @@ def test_a_server_that_dies_in_the_middle_ends_the_run_and_the_next_call_goes_on
 def test_failures_in_a_row_end_it_and_successes_between_do_not(store: Path) -> None:
     with ScriptedServer(lambda *_: Step(status=400, body={"detail": "pinned to another model"})) as server:
         with pytest.raises(RunFailedError, match="pinned to another model"):
-            ask(store, Server(server.url, "m", concurrency=3), questions(100))
+            ask(store, Server("m", base_url=server.url, concurrency=3), questions(100))
         assert server.n_requests <= 6 + 3
         # too few to count as a row, but not one has a reply
         with pytest.raises(RunFailedError, match=r"none of the 2 questions got a reply .* pinned to another model"):
-            ask(store, Server(server.url, "m"), questions(2, "few"))
+            ask(store, Server("m", base_url=server.url), questions(2, "few"))
 
     def seldom(body: dict[str, Any], _: int) -> Step | str:
         return rate(body) if int(asked_question(body).split()[-1]) % 40 == 0 else Step(status=400)
 
     # a server that takes some questions may refuse many
     with ScriptedServer(seldom) as server:
-        summary = ask(store, Server(server.url, "m", concurrency=1), questions(100, "other"))
+        summary = ask(store, Server("m", base_url=server.url, concurrency=1), questions(100, "other"))
         assert (summary.n_read, summary.n_no_reply) == (3, 97)
     # but it may not fail at many
     failure = Step(status=500)
@@ -373,7 +373,7 @@ def test_failures_in_a_row_end_it_and_successes_between_do_not(store: Path) -> N
         ScriptedServer(lambda body, _: rate(body) if server.n_requests == 1 else failure) as server,
         pytest.raises(RunFailedError, match="1 of 6 questions have a reply, the last 5 have none"),
     ):
-        ask(store, Server(server.url, "m", concurrency=1, retries=0), questions(100, "third"))
+        ask(store, Server("m", base_url=server.url, concurrency=1, retries=0), questions(100, "third"))
 
 
 def test_a_server_that_is_down_leaves_no_reply_behind(store: Path) -> None:
@@ -381,7 +381,7 @@ def test_a_server_that_is_down_leaves_no_reply_behind(store: Path) -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     with pytest.raises(RunFailedError, match="no server answers"):
-        ask(store, Server(url, "m"), questions(5))
+        ask(store, Server("m", base_url=url), questions(5))
     assert rows(store, "FROM replies") == []
 
 
@@ -391,14 +391,14 @@ def test_a_wrong_key_ends_it_after_one_request_and_is_nowhere_in_the_store(
     monkeypatch.setenv("SOME_KEY", KEY)
     with ScriptedServer(rate, key="another") as server:
         with pytest.raises(UsageError, match=r"\$SOME_KEY is set"):
-            ask(store, Server(server.url, "m", api_key_variable="SOME_KEY"), questions(50))
+            ask(store, Server("m", base_url=server.url, api_key_variable="SOME_KEY"), questions(50))
         assert server.n_requests == 1
     with ScriptedServer(lambda *_: f"the key is {KEY}", key=KEY) as server:
-        to = Server(server.url.replace("//", f"//user:{KEY}@"), "m", api_key_variable="SOME_KEY")
+        to = Server("m", base_url=server.url.replace("//", f"//user:{KEY}@"), api_key_variable="SOME_KEY")
         # the name and password of an address take the place of the key, so that this one is refused
         with pytest.raises(UsageError):
             ask(store, to, questions(2))
-        summary = ask(store, Server(server.url, "m", api_key_variable="SOME_KEY"), questions(2))
+        summary = ask(store, Server("m", base_url=server.url, api_key_variable="SOME_KEY"), questions(2))
     assert KEY not in str(summary)
     assert KEY.encode() not in store.read_bytes()
     assert "[key]" in rows(store, "SELECT content FROM replies")[0][0]
@@ -407,7 +407,7 @@ def test_a_wrong_key_ends_it_after_one_request_and_is_nowhere_in_the_store(
 def test_hostile_texts_are_stored(store: Path) -> None:
     reply = "\x00 \ud800 \u202e 'quotes' \"; DROP TABLE replies; --\r\n\ufffe"
     with ScriptedServer(lambda *_: reply) as server:
-        ask(store, Server(server.url, "m"), make_items([("\x00{question}%s {{material}}", None)]))
+        ask(store, Server("m", base_url=server.url), make_items([("\x00{question}%s {{material}}", None)]))
     assert rows(store, "SELECT DISTINCT content FROM replies") == [(reply.replace("\ud800", "?"),)]
 
 
@@ -423,7 +423,7 @@ def test_also_runs_in_the_same_transaction_with_what_is_answered(store: Path) ->
         seen.extend(answered)
 
     with ScriptedServer(troubled) as server:
-        ask(store, Server(server.url, "m", retries=3), questions(16), also=also)
+        ask(store, Server("m", base_url=server.url, retries=3), questions(16), also=also)
     kinds = Counter(int(one.item.question.split()[-1]) % 8 for one in seen)
     assert kinds == {0: 2, 1: 2, 2: 2, 4: 2, 5: 2, 6: 2, 7: 2}
     assert all((one.reading is None) == (one.problem is not None) for one in seen)
@@ -436,7 +436,7 @@ def test_an_error_in_the_writing_stops_the_asking_and_keeps_the_store_whole(stor
 
     with ScriptedServer(lambda body, _: Step(rate(body), delay_s=0.02)) as server:
         with pytest.raises(StoreError, match="the disk is full"):
-            ask(store, Server(server.url, "m", concurrency=2), questions(500), also=also)
+            ask(store, Server("m", base_url=server.url, concurrency=2), questions(500), also=also)
         assert server.n_requests < 500
     assert rows(store, "FROM replies") == rows(store, "FROM judgments") == []
 
@@ -455,7 +455,7 @@ def test_the_store_is_free_for_readers_meanwhile(store: Path) -> None:
                 time.sleep(0.05)
 
     with ScriptedServer(lambda body, _: Step(rate(body), delay_s=0.05)) as server:
-        ask(store, Server(server.url, "m", concurrency=1), questions(30), progress=look)
+        ask(store, Server("m", base_url=server.url, concurrency=1), questions(30), progress=look)
     assert seen == [10, 20]
 
 
@@ -466,15 +466,15 @@ def test_the_progress_counts_up_to_the_items_with_tokens_and_cost(store: Path) -
         calls.append((what, done, total, note))
 
     with ScriptedServer(rate) as server:
-        ask(store, Server(server.url, "m"), questions(3))
-        ask(store, Server(server.url, "m", price_prompt=1e4), questions(9) * 2, progress=note)
+        ask(store, Server("m", base_url=server.url), questions(3))
+        ask(store, Server("m", base_url=server.url, price_prompt=1e4), questions(9) * 2, progress=note)
     assert [done for _, done, _, _ in calls] == sorted(done for _, done, _, _ in calls)
     assert calls[-1] == ("asking", 9, 9, "720 tokens, cost 6.00")
 
 
 def test_it_runs_where_an_event_loop_runs_already(store: Path) -> None:
     async def notebook() -> AskSummary:
-        return ask(store, Server(server.url, "m"), questions(5))
+        return ask(store, Server("m", base_url=server.url), questions(5))
 
     with ScriptedServer(rate) as server:
         assert asyncio.run(notebook()).n_read == 5
@@ -483,7 +483,7 @@ def test_it_runs_where_an_event_loop_runs_already(store: Path) -> None:
 def test_the_missing_places_are_what_is_asked(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "BLOCK_ITEMS", 3)
     with ScriptedServer(rate) as server:
-        to = Server(server.url, "m", concurrency=1)
+        to = Server("m", base_url=server.url, concurrency=1)
         run_id = open_run(store, RUBRIC, to, kind="difficulty", method="annotation")
         assert list(missing_places(store, None, questions(10))) == list(range(10))
         ask(store, to, questions(4))
@@ -498,16 +498,16 @@ def test_the_missing_places_are_what_is_asked(store: Path, monkeypatch: pytest.M
 def test_a_run_that_had_no_commit_between_keeps_everything(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "COMMIT_SECONDS", 1e6)
     with ScriptedServer(rate) as server:
-        assert ask(store, Server(server.url, "m"), questions(30)).n_read == 30
+        assert ask(store, Server("m", base_url=server.url), questions(30)).n_read == 30
     assert len(rows(store, "FROM replies")) == 30
 
 
 INTERRUPTED = """
 import asyncio, sys
 from pathlib import Path
-from diq.asking import *
-from diq.rubrics import load_rubric
-rubric, server, path = load_rubric("difficulty"), Server(sys.argv[1], "m", concurrency=4), Path(sys.argv[2])
+from diq.judging.ask import *
+from diq.judging.rubrics import load_rubric
+rubric, server, path = load_rubric("difficulty"), Server("m", base_url=sys.argv[1], concurrency=4), Path(sys.argv[2])
 run_id = open_run(path, rubric, server, kind="difficulty", method="annotation")
 
 def ask():

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from chat_server import ScriptedServer, Step, completion
 from diq.base.errors import DiqError, RunFailedError, UsageError
 from diq.judging import chat
-from diq.judging.chat import Chat, Reply, Server, read_completion
+from diq.judging.chat import Chat, Reply, read_completion
+from diq.judging.options import Server
 
 KEY = "sk-very-secret-0123456789"
 
@@ -49,7 +50,7 @@ def steps(*what: Step | str, **more: Any) -> Iterator[ScriptedServer]:
 
 def test_a_reply_and_what_is_sent() -> None:
     with steps("because") as server:
-        (reply,) = ask(Server(server.url, "m", max_tokens=77))
+        (reply,) = ask(Server("m", base_url=server.url, max_tokens=77))
     assert (reply.content, reply.problem, reply.finish_reason, reply.retries) == ("because", None, "stop", 0)
     assert (reply.prompt_tokens, reply.completion_tokens) == (100, 20)
     assert reply.seconds > 0
@@ -60,7 +61,7 @@ def test_a_reply_and_what_is_sent() -> None:
 
 def test_no_temperature_is_sent_where_none_is_wanted() -> None:
     with steps("because") as server:
-        ask(Server(server.url, "m", temperature=None))
+        ask(Server("m", base_url=server.url, temperature=None))
     assert "temperature" not in server.bodies[0]
 
 
@@ -71,13 +72,15 @@ def test_the_limit_is_sent_under_the_name_that_the_model_takes(caplog: pytest.Lo
         return "because"
 
     with ScriptedServer(script) as server, caplog.at_level(logging.INFO, logger="diq"):
-        assert [one.content for one in ask(Server(server.url, "m", max_tokens=9), ["a", "b"])] == ["because"] * 2
+        assert [one.content for one in ask(Server("m", base_url=server.url, max_tokens=9), ["a", "b"])] == [
+            "because"
+        ] * 2
     assert [body.get("max_completion_tokens") for body in server.bodies] == [None, 9, 9]
     assert "max_completion_tokens" in caplog.text
     # a server that wants neither is asked once with each
     neither = Step(status=400, body={"detail": "max_tokens and max_completion_tokens are not known"})
     with steps(neither) as server:
-        assert ask(Server(server.url, "m"))[0].is_refusal
+        assert ask(Server("m", base_url=server.url))[0].is_refusal
         assert server.n_requests == 2
 
 
@@ -100,7 +103,7 @@ def test_what_may_pass_is_repeated(failure: Step, first: bool) -> None:
         lambda body, before: failure if "why" in body["messages"][0]["content"] and before < 2 else "because"
     ) as server:
         asked = ["why?"] if first else ["hello", "why?"]
-        reply = ask(Server(server.url, "m", retries=3, timeout_s=0.5), asked)[-1]
+        reply = ask(Server("m", base_url=server.url, retries=3, timeout=0.5), asked)[-1]
     assert (reply.content, reply.problem, reply.retries) == ("because", None, 2)
     assert server.counts["why?"] == 3
 
@@ -121,7 +124,7 @@ def test_a_lasting_failure_is_this_replys_problem_alone(
 ) -> None:
     monkeypatch.setattr(chat, "RATE_PAUSES_S", ())
     with ScriptedServer(lambda body, _: failure if "why" in str(body) else "because") as server:
-        good, bad, after = ask(Server(server.url, "m", retries=2, timeout_s=0.3), ["hello", "why?", "again"])
+        good, bad, after = ask(Server("m", base_url=server.url, retries=2, timeout=0.3), ["hello", "why?", "again"])
     assert (good.content, after.content) == ("because", "because")
     assert bad.content is None
     assert bad.problem is not None
@@ -133,7 +136,7 @@ def test_a_lasting_failure_is_this_replys_problem_alone(
 def test_a_request_that_the_server_calls_bad_is_not_repeated() -> None:
     wrong = Step(status=400, body={"error": {"message": "the prompt is longer than the context"}})
     with ScriptedServer(lambda body, _: wrong if "why" in str(body) else "because") as server:
-        bad, good = ask(Server(server.url, "m"), ["why?", "hello"])
+        bad, good = ask(Server("m", base_url=server.url), ["why?", "hello"])
     assert (bad.problem, bad.is_refusal, bad.retries) == ("HTTP 400: the prompt is longer than the context", True, 0)
     assert good.content == "because"
     assert server.counts["why?"] == 1
@@ -148,7 +151,7 @@ def test_a_long_phase_of_429_is_waited_for(monkeypatch: pytest.MonkeyPatch, capl
         caplog.at_level(logging.WARNING, logger="diq"),
     ):
         # two requests a round: the client repeats once, then there is a pause
-        reply = ask(Server(one.url, "m", retries=1), ["hello", "why?"])[-1]
+        reply = ask(Server("m", base_url=one.url, retries=1), ["hello", "why?"])[-1]
     assert (reply.content, reply.retries) == ("because", 5)
     assert one.counts["why?"] == 6
     assert [record.getMessage() for record in caplog.records].count(
@@ -158,20 +161,20 @@ def test_a_long_phase_of_429_is_waited_for(monkeypatch: pytest.MonkeyPatch, capl
 
 def test_a_quota_of_a_day_is_not_waited_for() -> None:
     with steps("because", Step(status=429, headers={"Retry-After": "86400"}, body={"message": "tomorrow"})) as server:
-        assert ask(Server(server.url, "m"), ["why?", "why?"])[1] == Reply(
+        assert ask(Server("m", base_url=server.url), ["why?", "why?"])[1] == Reply(
             problem="HTTP 429: tomorrow", seconds=pytest.approx(0, abs=60)
         )
     assert server.n_requests == 2
     empty = Step(status=429, body={"error": {"message": "pay", "code": "insufficient_quota"}})
     with steps(empty) as server, pytest.raises(RunFailedError, match="no quota left"):
-        ask(Server(server.url, "m", retries=0))
+        ask(Server("m", base_url=server.url, retries=0))
     assert server.n_requests == 1
 
 
 def test_no_retries_means_one_request() -> None:
     for failure in (Step(status=429), Step(status=500)):
         with steps(failure) as server:
-            first, second = ask(Server(server.url, "m", retries=0), ["why?", "hello"])
+            first, second = ask(Server("m", base_url=server.url, retries=0), ["why?", "hello"])
         assert first.content is second.content is None
         assert server.counts == {"why?": 1, "hello": 1}
 
@@ -196,7 +199,7 @@ def test_a_wrong_key_names_the_variable_and_never_the_value(
     if key is not None:
         monkeypatch.setenv("OTHER_KEY", key)
     with steps("because", key="the right one") as server:
-        error = ends(Server(server.url, "m", api_key_variable="OTHER_KEY"), UsageError)
+        error = ends(Server("m", base_url=server.url, api_key_variable="OTHER_KEY"), UsageError)
         assert f"$OTHER_KEY {known}" in error.message
         assert KEY not in repr((error.message, error.hint, error.args, error.__cause__))
     # seven others waited and were not sent
@@ -206,21 +209,21 @@ def test_a_wrong_key_names_the_variable_and_never_the_value(
 def test_a_key_that_is_refused_in_the_middle_ends_it_too() -> None:
     with ScriptedServer(lambda _, before: "because" if before == 0 else Step(status=403)) as server:
         with pytest.raises(UsageError, match="403"):
-            ask(Server(server.url, "m"), ["why?", "why?", "hello"])
+            ask(Server("m", base_url=server.url), ["why?", "why?", "hello"])
         assert server.n_requests == 2
 
 
 def test_the_right_key_works_with_the_line_break_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
     with steps("because", key=KEY) as server:
-        assert ask(Server(server.url, "m"))[0].content == "because"
+        assert ask(Server("m", base_url=server.url))[0].content == "because"
 
 
 def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (f"{KEY}\n{KEY}", f"“{KEY}”"):
         monkeypatch.setenv("OPENAI_API_KEY", value)
         with pytest.raises(UsageError, match="OPENAI_API_KEY") as caught:
-            ask(Server("http://127.0.0.1:1/v1", "m"))
+            ask(Server("m", base_url="http://127.0.0.1:1/v1"))
         assert KEY not in str(caught.value)
 
 
@@ -237,17 +240,17 @@ def test_a_server_that_repeats_the_key_has_it_struck_out(monkeypatch: pytest.Mon
         Step(body={"choices": [{"message": {"content": "x"}, "finish_reason": KEY}]}),
     ):
         with steps(step) as server:
-            (reply,) = ask(Server(server.url, "m"))
+            (reply,) = ask(Server("m", base_url=server.url))
         assert KEY[:6] not in repr(reply)
 
 
 def test_an_unknown_model_and_a_wrong_path_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with steps("because", model="good") as server:
-        error = ends(Server(server.url, "bad"), UsageError)
+        error = ends(Server("bad", base_url=server.url), UsageError)
         assert "`bad`" in error.message
         assert "no model bad" in error.message
         assert server.n_requests == 1
-        error = ends(Server(server.url.removesuffix("/v1"), "good"), UsageError)
+        error = ends(Server("good", base_url=server.url.removesuffix("/v1")), UsageError)
         assert "no such path" in error.message
         assert "/v1" in error.hint
         assert server.n_requests == 2
@@ -257,14 +260,14 @@ def test_nobody_at_the_address_ends_it_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    error = ends(Server(url, "m", retries=6), RunFailedError)
+    error = ends(Server("m", base_url=url, retries=6), RunFailedError)
     assert url in error.message
     assert "--base-url" in error.hint
 
 
 def test_a_server_that_goes_away_later_is_a_problem_of_its_replies() -> None:
     async def work() -> list[Reply]:
-        async with Chat(Server(server.url, "m", retries=1)) as client:
+        async with Chat(Server("m", base_url=server.url, retries=1)) as client:
             first = await client.ask([{"role": "user", "content": "why?"}])
             await asyncio.to_thread(server.stop)
             return [first, await client.ask([{"role": "user", "content": "why?"}])]
@@ -281,15 +284,15 @@ def test_a_server_that_goes_away_later_is_a_problem_of_its_replies() -> None:
 def test_an_address_that_is_none_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", url or "nonsense")
     with pytest.raises(UsageError, match="http://"):
-        ask(Server(url or None, "m"))
+        ask(Server("m", base_url=url or None))
 
 
 def test_the_address_comes_from_the_option_then_the_environment_then_openai(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Server(None, "m").url == "https://api.openai.com/v1"
+    assert Server("m").url == "https://api.openai.com/v1"
     monkeypatch.setenv("OPENAI_BASE_URL", "http://one/v1")
-    assert Server(None, "m").url == "http://one/v1"
-    assert Server("http://two/v1", "m").url == "http://two/v1"
-    assert Server(f"http://me:{KEY}@two:81/v1?key={KEY}", "m").shown_url == "http://two:81/v1"
+    assert Server("m").url == "http://one/v1"
+    assert Server("m", base_url="http://two/v1").url == "http://two/v1"
+    assert Server("m", base_url=f"http://me:{KEY}@two:81/v1?key={KEY}").shown_url == "http://two:81/v1"
 
 
 @pytest.mark.parametrize(
@@ -298,8 +301,8 @@ def test_the_address_comes_from_the_option_then_the_environment_then_openai(monk
         {"concurrency": 0},
         {"max_tokens": 0},
         {"retries": -1},
-        {"timeout_s": 0.0},
-        {"timeout_s": float("nan")},
+        {"timeout": 0.0},
+        {"timeout": float("nan")},
         {"temperature": -0.1},
         {"temperature": float("nan")},
         {"price_prompt": -1.0},
@@ -307,14 +310,14 @@ def test_the_address_comes_from_the_option_then_the_environment_then_openai(monk
     ids=str,
 )
 def test_numbers_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=next(iter(wrong)).removesuffix("_s").replace("_", "-")):
-        Server(None, "m", **wrong)
+    with pytest.raises(UsageError, match=next(iter(wrong)).replace("_", "-")):
+        Server("m", **wrong)
 
 
 def test_costs_are_by_the_million() -> None:
-    assert Server(None, "m").cost(10, 10) is None
-    assert Server(None, "m", price_prompt=2.0).cost(500_000, 10**9) == 1.0
-    assert Server(None, "m", price_prompt=2.0, price_completion=8.0).cost(10**6, 250_000) == 4.0
+    assert Server("m").cost(10, 10) is None
+    assert Server("m", price_prompt=2.0).cost(500_000, 10**9) == 1.0
+    assert Server("m", price_prompt=2.0, price_completion=8.0).cost(10**6, 250_000) == 4.0
 
 
 @pytest.mark.parametrize(
@@ -362,7 +365,7 @@ def test_what_is_no_completion_is_a_problem(body: str, problem: str) -> None:
         assert found.problem is not None
         assert problem in found.problem
         # and it comes through the client as that reply's problem, without a repetition
-        assert ask(Server(server.url, "m"))[0].problem == found.problem
+        assert ask(Server("m", base_url=server.url))[0].problem == found.problem
         assert server.n_requests == 1
 
 

@@ -24,9 +24,9 @@ from chat_server import ScriptedServer, Step, teach, transformers_server
 from conftest import fill_store, write_jsonl
 from diq.base.errors import DiqError, InputError, RunFailedError, UsageError
 from diq.cli import diq as command
-from diq.judging.chat import Server
 from diq.judging.judge import Judgment, _texts
 from diq.judging.judge import judge as run
+from diq.judging.options import Server
 from diq.judging.rubrics import load_rubric
 from diq.selection.select import select
 
@@ -70,7 +70,7 @@ def judge() -> Iterator[Callable[..., tuple[Judgment, ScriptedServer]]]:
     ) -> tuple[Judgment, ScriptedServer]:
         server = ScriptedServer(script)
         servers.append(server.__enter__())
-        chat = Server(server.url, "judge-model", concurrency=concurrency, retries=retries)
+        chat = Server("judge-model", base_url=server.url, concurrency=concurrency, retries=retries)
         return run(rubric, server=chat, **options), server
 
     yield ask
@@ -233,7 +233,7 @@ def test_the_order_and_the_draw_follow_the_seed_alone(store: Path, made: Path, j
 def test_the_same_call_reads_everything_from_the_store(store: Path, judge: Any) -> None:
     first, server = judge(store=store, selection="zebra", sample=10)
     server.stop()
-    chat = Server(server.url, "judge-model", retries=0)
+    chat = Server("judge-model", base_url=server.url, retries=0)
     again = run("reasoning", store=store, selection="zebra", sample=10, server=chat, name="later")
     assert (again.asked.n_asked, again.asked.n_cached) == (0, 20)
     assert again.comparison_id == first.comparison_id
@@ -404,7 +404,7 @@ def outputs(folder: Path, name: str, levels: list[int], *, question: str = "ques
 def test_two_models_are_compared_on_the_same_questions(tmp_path: Path, judge: Any) -> None:
     rng = np.random.default_rng(1)
     good, bad = rng.integers(2, 6, 50).tolist(), rng.integers(1, 5, 50).tolist()
-    files = [("lynx", outputs(tmp_path, "a", good)), ("civet", outputs(tmp_path, "b", bad))]
+    files = [f"lynx={outputs(tmp_path, 'a', good)}", f"civet={outputs(tmp_path, 'b', bad)}"]
     found, server = judge(store=tmp_path / "new.duckdb", outputs=files, sample=30)
     assert server.n_requests == 60
     rows = query(
@@ -429,7 +429,7 @@ def test_two_models_are_compared_on_the_same_questions(tmp_path: Path, judge: An
 
 
 def test_pairs_survive_a_missing_reply(tmp_path: Path, judge: Any) -> None:
-    files = [("a", outputs(tmp_path, "a", [5] * 10)), ("b", outputs(tmp_path, "b", [1, 2, 3, 4, 5] * 2))]
+    files = [f"a={outputs(tmp_path, 'a', [5] * 10)}", f"b={outputs(tmp_path, 'b', [1, 2, 3, 4, 5] * 2)}"]
 
     def script(body: dict[str, Any], before: int) -> Step | str:
         lost = "case 4?" in body["messages"][0]["content"] and "b thinks" in body["messages"][0]["content"]
@@ -456,7 +456,7 @@ def test_outputs_come_in_any_container(tmp_path: Path, judge: Any, suffix: str) 
         path.write_text(json.dumps(rows))
     else:
         write_jsonl(path, rows)
-    files = [("a", outputs(tmp_path, "a", [4, 4, 4, 4])), ("b", path)]
+    files = [f"a={outputs(tmp_path, 'a', [4, 4, 4, 4])}", f"b={path}"]
     found, _ = judge(store=tmp_path / "s.duckdb", outputs=files)
     assert found.scores["reasoning_quality"]["b"]["levels"] == [1, 1, 1, 0, 0]
     assert found.arms[0]["n_unshared"] == 1
@@ -479,7 +479,7 @@ def test_rows_that_cannot_be_judged_are_counted(tmp_path: Path, judge: Any, capl
     path = write_jsonl(tmp_path / "b.jsonl", odd)
     path.write_text(path.read_text() + "{broken\n")
     caplog.set_level(logging.INFO)
-    found, _ = judge(store=tmp_path / "s.duckdb", outputs=[("a", tmp_path / "a.jsonl"), ("b", path)])
+    found, _ = judge(store=tmp_path / "s.duckdb", outputs=[f"a={tmp_path / 'a.jsonl'}", f"b={path}"])
     first, second = found.arms
     assert (first["n_rows"], first["n_unshared"], first["n_drawn"]) == (6, 4, 2)
     names = ("n_rows", "n_unreadable_rows", "n_without_question", "n_without_output", "n_repeated", "n_unshared")
@@ -495,7 +495,7 @@ def test_the_spacing_of_a_question_tells_no_arm(tmp_path: Path, judge: Any) -> N
     files = []
     for name, space in (("a", " "), ("b", "\r\n")):
         rows = [{"question": f"case{space}{i}?{space}", "output": f"{name} quality {i}"} for i in (1, 2)]
-        files.append((name, write_jsonl(tmp_path / f"{name}.jsonl", rows)))
+        files.append(f"{name}={write_jsonl(tmp_path / f'{name}.jsonl', rows)}")
     _, server = judge(store=tmp_path / "s.duckdb", outputs=files)
     asked = [body["messages"][0]["content"] for body in server.bodies]
     assert len(asked) == 4
@@ -504,7 +504,7 @@ def test_the_spacing_of_a_question_tells_no_arm(tmp_path: Path, judge: Any) -> N
 
 def test_three_arms_and_equal_outputs(tmp_path: Path, judge: Any) -> None:
     one, two = outputs(tmp_path, "a", [3] * 20), outputs(tmp_path, "b", [4] * 20)
-    found, server = judge(store=tmp_path / "s.duckdb", outputs=[("x", one), ("y", two), ("z", one)], sample=10)
+    found, server = judge(store=tmp_path / "s.duckdb", outputs=[f"x={one}", f"y={two}", f"z={one}"], sample=10)
     assert server.n_requests == 20
     assert found.n_shared == 10
     assert [(each["first"], each["second"], each["difference"]) for each in found.differences] == [
@@ -525,10 +525,10 @@ def test_the_draw_of_questions_is_the_same_for_any_order_of_rows_and_arms(tmp_pa
     shuffled = tmp_path / "shuffled.jsonl"
     shuffled.write_text("".join(reversed(lines)))
     store = tmp_path / "s.duckdb"
-    _, first = judge(store=store, outputs=[("a", a), ("b", b)], sample=10)
-    _, again = judge(store=store, outputs=[("b", b), ("a", shuffled)], sample=10)
+    _, first = judge(store=store, outputs=[f"a={a}", f"b={b}"], sample=10)
+    _, again = judge(store=store, outputs=[f"b={b}", f"a={shuffled}"], sample=10)
     assert (first.n_requests, again.n_requests) == (20, 0)
-    larger, more = judge(store=store, outputs=[("a", a), ("b", b)], sample=25)
+    larger, more = judge(store=store, outputs=[f"a={a}", f"b={b}"], sample=25)
     assert (more.n_requests, larger.asked.n_cached) == (30, 20)
 
 
@@ -551,13 +551,13 @@ def test_the_column_of_the_output(
         {"question": f"case {i}?", **{name: f"{i} quality {level}" for name, level in levels.items()}} for i in range(3)
     ]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    found, _ = judge(store=tmp_path / "s.duckdb", outputs=[("a", path), ("b", path)], **options)
+    found, _ = judge(store=tmp_path / "s.duckdb", outputs=[f"a={path}", f"b={path}"], **options)
     assert found.scores["reasoning_quality"]["a"]["levels"] == [0, 0, 0, 0, 3]
 
 
 def test_a_column_of_questions_can_be_named(tmp_path: Path, judge: Any) -> None:
     path = outputs(tmp_path, "a", [3, 4], question="input")
-    options = {"store": tmp_path / "s.duckdb", "outputs": [("a", path), ("b", path)]}
+    options = {"store": tmp_path / "s.duckdb", "outputs": [f"a={path}", f"b={path}"]}
     with pytest.raises(InputError, match="no column of questions: looked for `question`, `prompt`, found `input`"):
         judge(**options)
     assert judge(question_column="input", **options)[0].arms[0]["n_judged"] == 2
@@ -574,22 +574,24 @@ def test_a_column_of_questions_can_be_named(tmp_path: Path, judge: Any) -> None:
         ({"selection": "zebra", "against": "nothing"}, "no selection `nothing`"),
         ({"selection": "zebra", "against": "1"}, "are the same selection, 1"),
         ({"selection": "everything"}, "nothing is left to judge in `rest`: selection `everything` took the whole"),
-        ({"selection": "zebra", "sample": 1}, "--sample 1 is too few"),
-        ({"selection": "zebra", "sample": 0}, "--sample 0 is too few"),
+        ({"selection": "zebra", "sample": 1}, "--sample 1 is out of range.*the paper"),
+        ({"selection": "zebra", "sample": 0}, "--sample 0 is out of range"),
         ({}, "nothing to judge was given"),
-        ({"selection": "zebra", "outputs": [("a", "x.jsonl")]}, "a selection and outputs were given"),
+        ({"selection": "zebra", "outputs": ["a=x.jsonl"]}, "a selection and outputs were given"),
         ({"selection": "zebra", "output_column": "x"}, "a selection has no columns"),
-        ({"outputs": [("a", "a.jsonl")]}, "one arm alone, `a`"),
-        ({"outputs": [("a", "a.jsonl"), ("a", "b.jsonl")]}, "names the arm `a` twice"),
-        ({"outputs": [("a", "a.jsonl"), ("b", "none.jsonl")]}, "no such file"),
-        ({"outputs": [("a", "a.jsonl"), ("b", "other.jsonl")]}, "no question is in every file.*`a` has 3, `b` has 2"),
-        ({"outputs": [("a", "a.jsonl"), ("b", "empty.jsonl")]}, "`empty.jsonl` is empty"),
+        ({"outputs": ["a=a.jsonl"]}, "one arm alone, `a`"),
+        ({"outputs": "a=a.jsonl"}, "one arm alone, `a`"),
+        ({"outputs": ["a=a.jsonl", "b.jsonl"]}, "--outputs `b.jsonl` is not of the form NAME=FILE"),
+        ({"outputs": ["a=a.jsonl", "a=b.jsonl"]}, "--outputs names `a` twice"),
+        ({"outputs": ["a=a.jsonl", "b=none.jsonl"]}, "no such file"),
+        ({"outputs": ["a=a.jsonl", "b=other.jsonl"]}, "no question is in every file.*`a` has 3, `b` has 2"),
+        ({"outputs": ["a=a.jsonl", "b=empty.jsonl"]}, "`empty.jsonl` is empty"),
         (
-            {"outputs": [("a", "a.jsonl"), ("b", "columns.jsonl")]},
+            {"outputs": ["a=a.jsonl", "b=columns.jsonl"]},
             "no column of model outputs.*found `question`, `text`",
         ),
-        ({"outputs": [("a", "a.jsonl"), ("b", "b.jsonl")], "output_column": "x"}, "looked for `x`, found `question`"),
-        ({"outputs": [("a", "a.jsonl"), ("b", "b.jsonl")], "against": "rest"}, "outputs are compared with each other"),
+        ({"outputs": ["a=a.jsonl", "b=b.jsonl"], "output_column": "x"}, "looked for `x`, found `question`"),
+        ({"outputs": ["a=a.jsonl", "b=b.jsonl"], "against": "rest"}, "outputs are compared with each other"),
         ({"rubric": "style", "selection": "zebra"}, "rubric `style` is not known"),
     ],
 )
@@ -610,6 +612,19 @@ def test_bad_input_is_refused_before_anything_is_asked(
     with pytest.raises(UsageError, match=re.compile(message, re.DOTALL)):
         judge(store=store, **options)
     assert query(store, "SELECT count(*) FROM comparisons") == [(0,)]
+
+
+def test_a_wrong_keyword_names_the_right_one() -> None:
+    with pytest.raises(TypeError, match=r"judge\(\) has no option `output`; did you mean `outputs`"):
+        run("reasoning", output=["a=a.jsonl", "b=b.jsonl"], server=Server("m"))  # type: ignore[call-arg]
+
+
+def test_the_store_comes_from_the_environment(tmp_path: Path, judge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIQ_STORE", str(tmp_path / "mine.duckdb"))
+    path = outputs(tmp_path, "a", [3, 4])
+    found, _ = judge(outputs=(f"a={path}", f"b={path}"))
+    assert query(tmp_path / "mine.duckdb", "SELECT comparison_id FROM comparisons") == [(found.comparison_id,)]
+    assert repr(found).startswith(f"Judgment(comparison_id={found.comparison_id}, ")
 
 
 def test_a_missing_store_is_an_error_for_a_selection(tmp_path: Path, judge: Any) -> None:
@@ -652,7 +667,7 @@ def test_the_command_prints_json_and_tables(store: Path) -> None:
 def test_the_real_server_of_transformers_judges(tmp_path: Path) -> None:
     rubric = load_rubric("reasoning")
     levels = {"a": [4, 5], "b": [2, 1]}
-    files = [(name, outputs(tmp_path, name, found)) for name, found in levels.items()]
+    files = [f"{name}={outputs(tmp_path, name, found)}" for name, found in levels.items()]
     lessons = [
         (
             rubric.messages(f"case {i}?", f"{name} thinks, quality {level}"),
@@ -666,7 +681,7 @@ def test_the_real_server_of_transformers_judges(tmp_path: Path) -> None:
         found = run(
             "reasoning",
             store=tmp_path / "s.duckdb",
-            server=Server(url, str(model), max_tokens=64, concurrency=2),
+            server=Server(str(model), base_url=url, max_tokens=64, concurrency=2),
             outputs=files,
         )
     assert (found.asked.n_read, found.asked.n_lenient) == (4, 0)

@@ -329,7 +329,7 @@ def test_what_cannot_be_learnt_is_refused_in_one_line(encoder: Path, tmp_path: P
         train(store, encoder=str(tmp_path / "empty"))
     for options, message in (
         ({"model": "ln"}, "no model named `ln`"),
-        ({"influence_run": 9}, "no finished run of dots of model `lm` in run 9"),
+        ({"run": 9}, "no finished run of dots of model `lm` in run 9"),
         ({"coverage": 1.0}, "--coverage 1 is out of range"),
         ({"coverage": 0.999}, "--coverage 0.999 needs 999 calibration samples"),
         ({"target": "log"}, "--target `log` is not known"),
@@ -355,7 +355,7 @@ def test_predictions_equal_the_slow_form_and_lie_in_their_interval(
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     _, folder, training = trained
-    summary = diq.score_rater("pool", rater=folder, store=unscored, token_budget=200)
+    summary = diq.score_rater("pool", rater=folder, store=unscored, batch_tokens=200)
     assert (summary.n_samples, summary.n_scored, summary.n_no_score) == (70, 70, 0)
     assert summary.details["method"] == "rater"
     assert summary.details["held_out_spearman"] == training.metrics["pooled"]["spearman"]
@@ -388,17 +388,17 @@ def test_resumed_predictions_are_the_same_bits_and_any_budget_the_same_numbers(
     _, folder, _ = trained
     copy = tmp_path / "copy.duckdb"
     shutil.copy(unscored, copy)
-    first = diq.score_rater("pool", rater=folder, store=unscored, token_budget=150)
+    first = diq.score_rater("pool", rater=folder, store=unscored, batch_tokens=150)
     before = predictions(unscored)
     with Store(unscored) as opened:
         opened.connection.execute(
             "DELETE FROM influence_scores WHERE sample_id IN "
             "(SELECT sample_id FROM dataset_samples WHERE position % 3 = 0)"
         )
-    again = diq.score_rater("pool", rater=folder, store=unscored, token_budget=150)
+    again = diq.score_rater("pool", rater=folder, store=unscored, batch_tokens=150)
     assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, 24, 46)
     assert predictions(unscored) == before
-    diq.score_rater("pool", rater=folder, store=copy, token_budget=1)
+    diq.score_rater("pool", rater=folder, store=copy, batch_tokens=1)
     one, other = (np.asarray([row[2] for row in rows]) for rows in (before, predictions(copy)))
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * np.abs(one).max())
 
@@ -514,7 +514,7 @@ def test_folders_that_are_no_rater_are_refused(
         diq.score_rater("pool", rater=damaged, store=unscored)
     # the other way round: a rater is no difficulty classifier
     with pytest.raises(ModelError, match="2 outputs named a, b"):
-        diq.score_difficulty("pool", classifier=str(folder), store=unscored)
+        diq.score_difficulty("pool", model=str(folder), store=unscored)
 
 
 def test_another_rater_is_another_run(trained: tuple[Path, Path, RaterSummary], unscored: Path, tmp_path: Path) -> None:

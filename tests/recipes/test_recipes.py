@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import os
 import re
@@ -22,11 +21,14 @@ import yaml
 
 from conftest import write_jsonl
 from diq.base.errors import InputError, RunFailedError, UsageError
+from diq.base.options import Field
+from diq.costs.flops import exact_flops, training_flops
+from diq.costs.lengths import Lengths, read_file_lengths
+from diq.costs.sizes import find_size
 from diq.recipes import text as reading
-from diq.recipes.check import CHOICES
 from diq.recipes.run import RecipeSummary, load, run_recipe, shipped
 from diq.recipes.text import Recipe
-from diq.recipes.verbs import GIVEN, RECORDS, VERBS, command, convert, parameters
+from diq.recipes.verbs import VERBS, command, given, look_up, parameters
 
 SamplesMaker = Callable[..., list[list[dict[str, str]]]]
 
@@ -207,31 +209,12 @@ def test_loops_cannot_explode() -> None:
 # verbs -------------------------------------------------------------------------------------------------------------
 
 
-def stage(name: str) -> Callable[..., Any]:
-    return getattr(importlib.import_module(VERBS[name].module), VERBS[name].function)
-
-
 @pytest.mark.parametrize("name", sorted(VERBS))
-def test_the_arguments_of_a_verb_are_those_of_its_stage(name: str) -> None:
-    expected: dict[str, Any] = {}
-    for key, one in inspect.signature(stage(name)).parameters.items():
-        if key in RECORDS:
-            module, record = RECORDS[key]
-            expected |= inspect.signature(getattr(importlib.import_module(module), record)).parameters
-        elif key not in GIVEN and key not in VERBS[name].fixed:
-            expected[key] = one
-    found = parameters(name)
-    assert list(found) == list(expected)
-    for key, one in expected.items():
-        if not found[key].record:
-            assert found[key].required == (one.default is inspect.Parameter.empty), key
-        if found[key].default is not None:
-            assert found[key].default == one.default, key
-    assert set(VERBS[name].fixed) <= set(inspect.signature(stage(name)).parameters)
-    for key in (*VERBS[name].reads, *VERBS[name].writes, VERBS[name].positional):
-        assert key in found or key == ""
-    for key in VERBS[name].flags:
-        assert key in found or name.startswith("score"), key
+def test_the_options_of_a_verb_are_those_of_its_stage(name: str) -> None:
+    verb = VERBS[name]
+    assert look_up(verb.stage).record is look_up(verb.record)
+    assert verb.fixed.keys() <= verb.options.keys()
+    assert not parameters(name).keys() & {*verb.fixed, *given(name)}
 
 
 def click_command(name: str) -> click.Command:
@@ -243,103 +226,35 @@ def click_command(name: str) -> click.Command:
     return found
 
 
-# a value for each kind of annotation, as YAML has it
-SAMPLES: dict[str, Any] = {"int": 3, "float": 0.25, "bool": True, "str": "text", "Path": "some/path"}
+# a value for each kind of option, as YAML has it
+SAMPLES: dict[str, Any] = {
+    "int": 3, "float": 0.25, "flag": True, "text": "0.5", "path": "some/path", "texts": ["x", "y"], "paths": ["x"],
+    "mapping": {"a": "b", "c": "d"}, "numbers": [0.5, 0.25, 0.25],
+}  # fmt: skip
 
 
-def value_for(name: str, key: str) -> Any:
-    one = parameters(name)[key]
-    if (name, key) in CHOICES:
-        value = CHOICES[name, key][-1]
-        return [value] if "Sequence" in parameters(name)[key].annotation else value
-    if key == "temperature":
-        return 0.5
-    if key == "shares":
-        return [0.5, 0.25, 0.25]
-    for head in ("Sequence[tuple", "Mapping", "dict"):
-        if head in one.annotation:
-            return {"a": "b", "c": "d"}
-    if "Sequence" in one.annotation or "list[" in one.annotation:
-        return ["x", "y"]
-    if key == "ratio":
-        return "0.1"
-    if one.default is True:
-        return False
-    kind = one.annotation.partition(" ")[0]
-    return SAMPLES.get(kind, "auto" if key == "template" else "dpo" if key == "method" else "text")
+def value_for(one: Field) -> Any:
+    if one.option.choices:
+        return [one.option.choices[-1]] if one.kind == "texts" else one.option.choices[-1]
+    return False if one.default is True else SAMPLES[one.kind]
 
 
 @pytest.mark.parametrize("name", sorted(one for one in VERBS if VERBS[one].command))
 def test_the_command_line_of_a_step_is_understood_by_the_command(name: str) -> None:
     target = click_command(name)
     for key in parameters(name):
-        options = {one.name: value_for(name, one.name) for one in parameters(name).values() if one.required}
-        options[key] = value_for(name, key)
+        options = {one.name: value_for(one) for one in parameters(name).values() if one.required}
+        options[key] = value_for(parameters(name)[key])
         words = command(name, options, Path("s.duckdb"))
         assert words[: 1 + len(VERBS[name].command)] == ["diq", *VERBS[name].command]
         context = target.make_context("x", words[1 + len(VERBS[name].command) :])
-        given = {
+        told = {
             one.name
             for one in target.params
             if one.name and context.get_parameter_source(one.name) is not click.core.ParameterSource.DEFAULT
         }
-        # each option of the step, the store, and nothing else
-        assert len(given) == len(options) + 1, (key, words, given)
-
-
-def test_the_choices_are_those_of_the_commands() -> None:
-    found: dict[tuple[str, str], list[str]] = {}
-    for name in sorted(VERBS):
-        if not VERBS[name].command:
-            continue
-        flags = {f"--{VERBS[name].flags.get(key, key).replace('_', '-')}": key for key in parameters(name)}
-        for one in click_command(name).params:
-            key = next((flags[flag] for flag in one.opts if flag in flags), None)
-            if key and isinstance(one.type, click.Choice):
-                found[name, key] = list(one.type.choices)
-    assert found == {key: list(values) for key, values in CHOICES.items()}
-
-
-@pytest.mark.parametrize(
-    ("annotation", "value", "made"),
-    [
-        ("int", 3, 3),
-        ("float", 3, 3),
-        ("str", 3, "3"),
-        ("str | None", None, None),
-        ("str | float | Decimal", 0.01, "0.01"),
-        ("Path | None", "a/b", Path("a/b")),
-        ("Sequence[str]", "a", ["a"]),
-        ("Sequence[str]", ["a", 1], ["a", "1"]),
-        ("Mapping[str, str] | None", {"a": 1}, {"a": "1"}),
-        ("Sequence[tuple[str, str | os.PathLike[str]]]", {"a": "f"}, [("a", "f")]),
-        ("tuple[float, float, float]", [0.5, 0.25, 0.25], (0.5, 0.25, 0.25)),
-        ("Sequence[str | os.PathLike[str]] | str | os.PathLike[str]", "a", ["a"]),
-    ],
-)
-def test_values_become_arguments(annotation: str, value: Any, made: Any) -> None:
-    found = convert(value, annotation)
-    assert found == made
-    assert type(found) is type(made)
-
-
-@pytest.mark.parametrize(
-    ("annotation", "value", "text"),
-    [
-        ("int", 3.5, "needs a whole number, not `3.5`"),
-        ("int", True, "needs a whole number, not `True`"),
-        ("float", "much", "needs a number, not `much`"),
-        ("bool", "yes", "needs true or false, not `yes`"),
-        ("str", None, "needs a value"),
-        ("str", [1], "needs a text"),
-        ("Sequence[str]", {"a": 1}, "needs a text or a list of texts"),
-        ("dict[str, str] | None", "a", "needs names with values"),
-        ("tuple[float, float, float]", [1, 2], "needs a list of three numbers"),
-    ],
-)
-def test_values_of_another_type_are_refused(annotation: str, value: Any, text: str) -> None:
-    with pytest.raises(TypeError, match=re.escape(text)):
-        convert(value, annotation)
+        # each option of the step by its own name, the store, and nothing else
+        assert told == {*options, "store"}, (key, words)
 
 
 # checking ----------------------------------------------------------------------------------------------------------
@@ -349,7 +264,7 @@ steps:
   - ingest: {sources: FILE, dataset: pool}
   - ingest: {sources: FILE, dataset: val, validation: true}
   - score difficulty: {dataset: pool, columns: {overall: level}}
-  - score influence: {dataset: pool, model: owner/model, validation_sets: val}
+  - score influence: {dataset: pool, model: owner/model, validation_set: val}
   - select: {dataset: pool, model: owner/model, ratio: 0.5, name: half}
   - train: {selection: half, model: owner/model, output: "{output}/adapter"}
 """
@@ -371,15 +286,15 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
         ("selection: half", "selecton: half", "steps[6].train.selecton (line 8): `train` has no such option; "
          "did you mean `selection`?"),
         ("selection: half", "selection: half, epochs: many", "steps[6].train.epochs (line 8): needs a number, not"),
-        ("selection: half", "selection: half, epochs: 0", "steps[6].train.epochs (line 8): 0 is not more than 0"),
-        ("selection: half", "selection: half, batch_size: -1", "-1 is not 1 or more"),
-        ("selection: half", "selection: half, max_length: 1", "1 is not 2 or more"),
-        ("selection: half", "selection: half, warmup_ratio: 1.5", "1.5 is not a share from 0 to 1"),
+        ("selection: half", "selection: half, epochs: 0", "epochs (line 8): 0.0 is out of range; give more than 0"),
+        ("selection: half", "selection: half, batch_size: -1", "-1 is out of range; give 1 or more"),
+        ("selection: half", "selection: half, max_length: 1", "1 is out of range; give 2 or more"),
+        ("selection: half", "selection: half, warmup_ratio: 1.5", "1.5 is out of range; give 0 to 1"),
         ("selection: half", "selection: half, scheduler: cosin", "`cosin` is not known; did you mean `cosine`?"),
         ("selection: half", "selection: half, store: x", "steps[6].train.store (line 8): the recipe gives this itself"),
         ("selection: half, ", "", "steps[6].train (line 8): `selection` is missing"),
         ("selection: half", "selection: hlf", "makes the selection `hlf`, and the store has none; did you mean `half`"),
-        ("name: half", "name: half, difficulty_threshold: 3", "did you mean `threshold`?"),
+        ("name: half", "name: half, difficulty-threshold: 3", "did you mean `difficulty_threshold`?"),
         ("ratio: 0.5", "ratio: 1.5", "steps[5].select.ratio (line 7): the ratio 1.5 is outside (0, 1]"),
         ("ratio: 0.5", "ratio: 0.5, output: x.txt", "steps[5].select.output (line 7): "),
         ("ratio: 0.5", "ratio: 0.5, output: /proc/a.jsonl", "(line 7): the output `/proc` cannot be"),
@@ -390,8 +305,8 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
         ("select: {dataset: pool, model: owner/model", "select: {dataset: pool, model: owner/modl",
          "scores of `pool` with the model `owner/modl`, and the store has none; did you mean `owner/model`?"),
         ("select: {dataset: pool", "select: {dataset: pol", "makes the dataset `pol`, and the store has none; did you"),
-        ("validation_sets: val", "validation_sets: [vl]", "makes the validation set `vl`, and the store has none"),
-        ("columns: {overall: level}", "columns: {overall: level}, classifier: a/b", "either `classifier` or `columns`"),
+        ("validation_set: val", "validation_set: [vl]", "makes the validation set `vl`, and the store has none"),
+        ("columns: {overall: level}", "columns: {overall: level}, model: a/b", "either `model` or `columns`"),
         ("  - score difficulty: {dataset: pool, columns: {overall: level}}\n", "",
          "no step before this one computes difficulty scores of `pool`"),
         ("{sources: FILE, dataset: pool}", "{sources: missing.jsonl, dataset: pool}", "no such file or folder"),
@@ -446,7 +361,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path, data: Path) -> None:
 
 
 def test_a_missing_variable_is_named(data: Path) -> None:
-    text = GOOD.replace("FILE", str(data)).replace("columns: {overall: level}", 'classifier: "{classifier}"')
+    text = GOOD.replace("FILE", str(data)).replace("columns: {overall: level}", 'model: "{classifier}"')
     for value in ("null", '"{output}/classifier"'):
         (found,) = problems(f"vars: {{classifier: {value}}}" + text)
         assert "(it is the variable `classifier`: --set classifier=VALUE)" in found
@@ -509,7 +424,7 @@ class Small:
         self.settings = [f"data={files['data']}", f"tasks={files['tasks']}", f"model={model}"]
 
     def run(self, *more: str, dry_run: bool = False) -> RecipeSummary:
-        return run_recipe(self.file, settings=[*self.settings, *more], output=self.output, dry_run=dry_run)
+        return run_recipe(self.file, set=[*self.settings, *more], output=self.output, dry_run=dry_run)
 
     def states(self, *more: str) -> list[str]:
         return [step.state for step in self.run(*more, dry_run=True).steps]
@@ -619,14 +534,14 @@ def test_results_that_vanished_from_the_store_are_made_again(small: Small) -> No
 
 def test_a_failing_step_is_named_and_the_same_call_goes_on(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("diq.selection.select")
-    real = module.run
+    real = module.select
 
     def broken(*arguments: Any, **options: Any) -> Any:
         if options["strategy"] == "random":
             raise UsageError("no such thing", "do otherwise")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(module, "run", broken)
+    monkeypatch.setattr(module, "select", broken)
     with pytest.raises(RunFailedError) as caught:
         small.run()
     assert caught.value.message == "step 6 of 6 (select pool random 0.25): no such thing"
@@ -677,11 +592,11 @@ def test_an_output_that_is_a_file_is_refused(small: Small) -> None:
 
 def test_two_recipes_of_one_store_score_once(small: Small, tmp_path: Path) -> None:
     small.run()
-    other = run_recipe(small.file, settings=small.settings, output=tmp_path / "second", store=small.store)
+    other = run_recipe(small.file, set=small.settings, output=tmp_path / "second", store=small.store)
     assert other.steps[3].told.startswith("0 scored now, 24 in the store before")
 
 
-RUN = "import sys; from diq import recipe; recipe.run(sys.argv[1], settings=sys.argv[3:], output=sys.argv[2])"
+RUN = "import sys; import diq; diq.run_recipe(sys.argv[1], set=sys.argv[3:], output=sys.argv[2])"
 
 
 def start(small: Small, output: Path) -> subprocess.Popen[bytes]:
@@ -809,13 +724,13 @@ def test_a_shipped_recipe_runs_small(
         *own,
     ]
     output = tmp_path / "out"
-    plan = run_recipe(name, settings=settings, output=output, dry_run=True)
+    plan = run_recipe(name, set=settings, output=output, dry_run=True)
     assert [step.state for step in plan.steps] == ["to do"] * n_steps
-    done = run_recipe(name, settings=settings, output=output)
+    done = run_recipe(name, set=settings, output=output)
     assert [step.state for step in done.steps] == ["done"] * n_steps
     table = (output / "results.md").read_text(encoding="utf-8")
     assert table.count("**") >= 2
-    again = run_recipe(name, settings=settings, output=output)
+    again = run_recipe(name, set=settings, output=output)
     assert [step.verb for step in again.steps if not step.was_done] == ["results"]
 
 
@@ -826,18 +741,18 @@ def test_the_demo_runs_from_one_call(tmp_path: Path) -> None:
         "max_tokens=4", "strategies=[diq]",
     ]  # fmt: skip
     output = tmp_path / "demo"
-    done = run_recipe("demo", settings=settings, output=output)
+    done = run_recipe("demo", set=settings, output=output)
     assert [step.verb for step in done.steps if step.was_done] == []
     told = {step.title.partition(str(output))[0].strip(): step.result for step in done.steps}
     assert told["train pairs to"]["method"] == "dpo"
     assert told["select pool diq 0.1"]["n"] == 15
     assert "DPO" in (output / "results.md").read_text(encoding="utf-8")
-    assert [step.verb for step in run_recipe("demo", settings=settings, output=output).steps if not step.was_done] == [
+    assert [step.verb for step in run_recipe("demo", set=settings, output=output).steps if not step.was_done] == [
         "results"
     ]
     # other sizes are other data, which must not be mixed into this folder
     with pytest.raises(RunFailedError, match="holds data of another seed or other sizes"):
-        run_recipe("demo", settings=[*settings, "samples=151"], output=output)
+        run_recipe("demo", set=[*settings, "samples=151"], output=output)
 
 
 def exam_file(path: Path) -> Path:
@@ -897,14 +812,12 @@ def test_results_need_a_suffix_and_evaluations(tmp_path: Path) -> None:
 
 
 def test_costs_are_those_of_diq_cost(small: Small, files: dict[str, Path], tiny_llama_folder: Path) -> None:
-    cost = importlib.import_module("diq.costs.cost")
-
     more = ["trained=[diq-0.25, random-0.25]", "epochs=3"]
     plan = small.run(*more, dry_run=True)
-    size = cost.find_size(str(tiny_llama_folder))
-    lengths = cost.read_file_lengths(str(files["data"]), max_length=64)
-    training = cost.training_flops(size, lengths.scaled(0.25), epochs=3)
-    influence = cost.exact_flops(size, lengths, cost.Lengths.same(6, lengths.mean))
+    size = find_size(str(tiny_llama_folder))
+    lengths = read_file_lengths(str(files["data"]), max_length=64)
+    training = training_flops(size, lengths.scaled(0.25), epochs=3)
+    influence = exact_flops(size, lengths, Lengths.same(6, lengths.mean))
     assert [step.cost for step in plan.steps] == [
         "", "", "", f"{influence:.2e} FLOPs", "", "", *[f"{training:.2e} FLOPs"] * 2
     ]  # fmt: skip

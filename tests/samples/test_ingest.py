@@ -30,7 +30,7 @@ from diq.samples.ingest import ingest
 from diq.samples.sources import IngestSummary
 from diq.store.store import Store
 
-STAGE = sys.modules["diq.samples.ingest"]
+BATCHES = sys.modules["diq.samples.batches"]
 TIMES = {"created_at", "ingested_at", "added_at", "started_at", "sealed_at", "applied_at"}
 
 
@@ -179,7 +179,7 @@ def test_batches_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = jsonl(tmp_path / "a.jsonl", data)
     dumps = []
     for n in (1, 7, 10_000):
-        monkeypatch.setattr(STAGE, "BATCH_ROWS", n)
+        monkeypatch.setattr(BATCHES, "BATCH_ROWS", n)
         target = tmp_path / f"store{n}.duckdb"
         assert counts(ingest([path], dataset="d", store=target)) == (57, 40, 15, 2)
         dumps.append(dump(target))
@@ -218,7 +218,7 @@ def test_a_map(tmp_path: Path, store: Path) -> None:
 
 
 def test_progress_comes_after_every_batch(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(STAGE, "BATCH_ROWS", 10)
+    monkeypatch.setattr(BATCHES, "BATCH_ROWS", 10)
     seen: list[tuple[str, int, int]] = []
     path = jsonl(tmp_path / "a.jsonl", qa(25))
     ingest(path, dataset="d", store=store, progress=lambda *what: seen.append(what))
@@ -356,7 +356,7 @@ def test_the_command_line(tmp_path: Path, store: Path) -> None:
 
 CHILD = """
 import sys
-from diq.ingest import run
+from diq.samples.ingest import ingest as run
 folder = sys.argv[1]
 store = f"{folder}/store.duckdb"
 run([f"{sys.argv[2]}/a.jsonl", f"{sys.argv[2]}/b.jsonl"], dataset="d", store=store)
@@ -785,7 +785,7 @@ def test_the_text_that_is_hashed_is_the_canonical_json(
     messages: list[dict[str, str]], rejected: list[dict[str, str]] | None
 ) -> None:
     sample = Sample(messages, rejected)
-    text, pair, _ = STAGE._texts(sample)
+    text, pair, _ = BATCHES._texts(sample)
     assert text == sample.canonical()
     read = json.loads(text)
     assert read == (messages if rejected is None else {"messages": messages, "rejected": rejected})
@@ -816,7 +816,7 @@ def test_the_text_that_is_hashed_is_the_canonical_json(
 def test_every_row_is_a_sample_a_duplicate_or_a_reject(files: list[list[Any]], batch: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
-        patch.setattr(STAGE, "BATCH_ROWS", batch)
+        patch.setattr(BATCHES, "BATCH_ROWS", batch)
         # one good row, so that the layout is known
         good = {"question": "z", "answer": "z"}
         paths = [jsonl(folder / f"{i}.jsonl", [good, *data]) for i, data in enumerate(files)]

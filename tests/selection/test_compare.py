@@ -73,14 +73,14 @@ def build(path: Path, seed: int = 0) -> Path:
                 "UPDATE samples SET messages = ? WHERE sample_id = ?", [message(rng, name, position), sample_id]
             )
     good: dict[str, Any] = {"store": path, "model": "model"}
-    select("pool", ratio="0.3", influence_run=1, difficulty_run=2, **good)
-    select("pool", ratio="0.5", influence_run=1, difficulty_run=2, difficulty="knowledge", percentile=0.8, **good)
+    select("pool", ratio="0.3", run=1, difficulty_run=2, **good)
+    select("pool", ratio="0.5", run=1, difficulty_run=2, difficulty="knowledge", difficulty_percentile=0.8, **good)
     select("pool", ratio="0.4", strategy="random", **good)
-    select("pool", ratio="0.2", strategy="influence", validation_sets=["c", "b"], influence_run=1, **good)
+    select("pool", ratio="0.2", strategy="influence", validation_set=["c", "b"], run=1, **good)
     select("pool", ratio="0.25", strategy="reasoning", difficulty_run=2, **good)
-    select("other", ratio="0.5", influence_run=3, difficulty_run=4, **good)
+    select("other", ratio="0.5", run=3, difficulty_run=4, **good)
     select("other", ratio="0.3", strategy="random", **good)
-    select("pool", ratio="1", strategy="q3", influence_run=1, difficulty_run=2, name="pool-diq-0.3", **good)
+    select("pool", ratio="1", strategy="q3", run=1, difficulty_run=2, name="pool-diq-0.3", **good)
     return path
 
 
@@ -287,7 +287,7 @@ def test_a_replaced_ranking_keeps_its_selection_and_is_marked(tmp_path: Path) ->
     path = build(tmp_path / "s.duckdb")
     with duckdb.connect(str(path)) as connection:
         connection.execute("UPDATE influence_scores SET dot = -dot WHERE run_id = 1")
-    select("pool", ratio="0.3", store=path, model="model", influence_run=1, difficulty_run=2, name="after")
+    select("pool", ratio="0.3", store=path, model="model", run=1, difficulty_run=2, name="after")
     found = compare([1, "after"], store=path)
     check(found, path)
     assert [one.replaced for one in found.selections] == [True, False]

@@ -96,7 +96,8 @@ def test_many_rows_with_nulls_rank_as_a_full_sort():
 
 def test_every_number_of_threads_gives_the_same_bits():
     script = """
-import hashlib, diq, test_quadrants as t
+import hashlib, diq
+from selection import test_quadrants as t
 dot, difficulty = t.many()
 for columns in (dot, difficulty), (t.many_chunks(dot, 4099), t.many_chunks(difficulty, 130_000)):
     ranking = diq.rank(*columns, ratio=0.5)
@@ -105,7 +106,11 @@ for columns in (dot, difficulty), (t.many_chunks(dot, 4099), t.many_chunks(diffi
 """
     outputs = set()
     for threads in ("1", "2", "5"):
-        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONPATH": str(TESTS)}
+        environment = {
+            **os.environ,
+            "RAYON_NUM_THREADS": threads,
+            "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+        }
         done = subprocess.run(
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
         )

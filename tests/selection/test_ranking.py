@@ -73,16 +73,16 @@ def test_what_the_strategy_does_not_use_makes_no_other_ranking(tmp_path: Path) -
     assert {one.ranking_id for one in same} == {first.ranking_id}
     others = [
         select(path, difficulty="reasoning"),
-        select(path, percentile=0.3),
-        select(path, threshold=3.0),
-        select(path, validation_sets=["a=2"]),
+        select(path, difficulty_percentile=0.3),
+        select(path, difficulty_threshold=3.0),
+        select(path, validation_set=["a=2"]),
         select(path, strategy="random"),
         select(path, strategy="random", seed=1),
         select(path, strategy="influence"),
     ]
     assert len({one.ranking_id for one in others} | {first.ranking_id}) == len(others) + 1
-    assert select(path, strategy="random", percentile=0.9, difficulty="knowledge").ranking == "stored"
-    assert select(path, threshold=3.0, percentile=0.3).ranking == "stored"
+    assert select(path, strategy="random", difficulty_percentile=0.9, difficulty="knowledge").ranking == "stored"
+    assert select(path, difficulty_threshold=3.0, difficulty_percentile=0.3).ranking == "stored"
 
 
 def test_quadrants_are_parts_of_one_ranking(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_perplexity_takes_the_lowest_first_and_similarity_the_highest(tmp_path: 
     assert [row["perplexity"] for row in rows] == [perplexity[row["position"]] for row in rows]
     assert "similarity" not in rows[0]
     for sets, pooled in (((), (30 * a + 10 * b) / 40), (("a=1", "b=3"), (a + 3 * b) / 4), (("b",), b)):
-        made = select(path, "1", strategy="similarity", validation_sets=sets, model=None)
+        made = select(path, "1", strategy="similarity", validation_set=sets, model=None)
         scored = [i for i in range(n) if math.isfinite(pooled[i])]
         assert [i for i, _ in samples(path, made)] == sorted(scored, key=lambda i: (-pooled[i], i))
     # another encoder, whose similarity is the largest over the validation samples: so it is over sets too
@@ -300,7 +300,7 @@ def test_perplexity_takes_the_lowest_first_and_similarity_the_highest(tmp_path: 
     scored = [i for i in range(n) if math.isfinite(largest[i])]
     assert [i for i, _ in samples(path, made)] == sorted(scored, key=lambda i: (-largest[i], i))
     with pytest.raises(UsageError, match="takes the largest of its tasks"):
-        select(path, strategy="similarity", encoder="other", validation_sets=["a=2", "b"])
+        select(path, strategy="similarity", encoder="other", validation_set=["a=2", "b"])
     with pytest.raises(UsageError, match="no model named `othre`"):
         select(path, strategy="similarity", encoder="othre")
 
@@ -338,7 +338,7 @@ def test_less_is_a_strategy_of_its_own_run(tmp_path: Path) -> None:
     assert execute(path, "SELECT position, quadrant FROM diq_ranking('pool', 'model')") == expected
     # unless the run is named
     by_less = [(i, q) for q, i in slow_ranking(largest, level)]
-    assert samples(path, select(path, "1", influence_run=number)) == by_less
+    assert samples(path, select(path, "1", run=number)) == by_less
     assert execute(path, f"SELECT position, quadrant FROM diq_ranking('pool', 'model', run := {number})") == by_less
 
 
@@ -348,11 +348,11 @@ def test_a_threshold_outside_the_data_is_refused(tmp_path: Path) -> None:
     fill_store(path, dots={"a": [1.0, 2.0, 3.0, np.nan]}, difficulty=[2, 3, 4, 9])
     for bad in (1.99, 4.01, 9.0, -1e9):
         with pytest.raises(UsageError, match="outside the data: overall goes from 2 to 4") as caught:
-            select(path, "1", threshold=bad)
+            select(path, "1", difficulty_threshold=bad)
         assert caught.value.hint
     assert execute(path, "SELECT count(*) FROM rankings") == [(0,)]
     for good in (2.0, 3.5, 4.0):
-        assert select(path, "1", threshold=good).thresholds["tau"] == good
+        assert select(path, "1", difficulty_threshold=good).thresholds["tau"] == good
 
 
 def test_a_dataset_without_any_finite_score_is_refused(tmp_path: Path) -> None:

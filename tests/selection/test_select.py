@@ -77,8 +77,8 @@ def test_rust_sql_and_the_slow_form_agree_row_by_row(
             ratio=1,
             store=path,
             model="model",
-            percentile=percentile,
-            threshold=threshold,
+            difficulty_percentile=percentile,
+            difficulty_threshold=threshold,
             influence=influence,
             output=tmp_path / "o.jsonl",
         )
@@ -135,7 +135,7 @@ def test_several_validation_sets_pool_by_their_samples_or_by_weights(tmp_path: P
     fill_store(path, dots={"a": a, "b": b}, difficulty=level, sizes={"a": 30, "b": 10})
 
     def dots(*sets: str) -> np.ndarray:
-        select("pool", ratio=1, store=path, model="model", validation_sets=sets, output=tmp_path / "o.jsonl")
+        select("pool", ratio=1, store=path, model="model", validation_set=sets, output=tmp_path / "o.jsonl")
         found = {row["position"]: row["dot"] for row in written(tmp_path / "o.jsonl")}
         return np.asarray([found[i] for i in range(90)])
 
@@ -158,7 +158,7 @@ def test_sets_of_unknown_size_count_alike(tmp_path: Path) -> None:
     path = tmp_path / "s.duckdb"
     fill_store(path, dots={"a": a, "b": b}, difficulty=[1, 2, 3], sizes={"a": None, "b": 10})
     for sets in ((), ("a", "b")):
-        select("pool", ratio=1, store=path, model="model", validation_sets=sets, output=tmp_path / "o.jsonl")
+        select("pool", ratio=1, store=path, model="model", validation_set=sets, output=tmp_path / "o.jsonl")
         assert {row["position"]: row["dot"] for row in written(tmp_path / "o.jsonl")} == {0: 2.0, 1: 2.5, 2: 6.0}
 
 
@@ -168,7 +168,7 @@ def test_a_sample_that_lacks_a_dot_of_one_set_is_unscored(tmp_path: Path) -> Non
     fill_store(path, dots=dots, difficulty=[1, 2, 3, 4])
     made = select("pool", ratio=1, store=path, model="model")
     assert (made.n, made.n_scored, made.n_unscored) == (2, 2, 2)
-    assert select("pool", ratio=1, store=path, model="model", validation_sets=["a"]).n == 4
+    assert select("pool", ratio=1, store=path, model="model", validation_set=["a"]).n == 4
 
 
 @pytest.mark.parametrize("dimension", ["knowledge", "reasoning", "overall"])
@@ -253,14 +253,14 @@ def test_bad_requests_are_one_line_with_a_hint(tmp_path: Path) -> None:
         ({"ratio": "0.1"}, "selects none"),
         ({"model": None}, "needs a model"),
         ({"model": "modle"}, "no model named `modle`"),
-        ({"strategy": "best"}, "no strategy"),
-        ({"difficulty": "hard"}, "no difficulty"),
-        ({"percentile": 1.5}, "percentile"),
-        ({"threshold": math.nan}, "threshold"),
+        ({"strategy": "best"}, "--strategy `best` is not known"),
+        ({"difficulty": "hard"}, "--difficulty `hard` is not known"),
+        ({"difficulty_percentile": 1.5}, "percentile"),
+        ({"difficulty_threshold": math.nan}, "threshold"),
         ({"output": tmp_path / "o.txt"}, "neither"),
         ({"output": tmp_path / "none" / "o.jsonl"}, "no folder"),
-        ({"influence_run": 99}, "in run 99"),
-        ({"influence": "cosin"}, "no influence `cosin`"),
+        ({"run": 99}, "in run 99"),
+        ({"influence": "cosin"}, "--influence `cosin` is not known"),
     ]
     for change, message in cases:
         with pytest.raises(UsageError, match=message) as caught:
@@ -321,11 +321,11 @@ def test_missing_unfinished_and_ambiguous_scores_are_told_apart(tmp_path: Path) 
     with pytest.raises(MissingScoresError, match=r"2 runs: 1 \(exact, 3 samples.*3 \(projected") as caught:
         select("pool", ratio=1, store=path, model="model")
     assert "--run 3" in caught.value.hint
-    assert select("pool", ratio=1, store=path, model="model", influence_run=1).n == 3
+    assert select("pool", ratio=1, store=path, model="model", run=1).n == 3
     with Store(path) as store:
         store.connection.execute("DELETE FROM run_datasets WHERE run_id = 2")
     with pytest.raises(MissingScoresError, match="no difficulty scores on dataset `pool`: found 0 of 3"):
-        select("pool", ratio=1, store=path, model="model", influence_run=1)
+        select("pool", ratio=1, store=path, model="model", run=1)
 
 
 def test_cosine_orders_by_the_dot_over_the_norm_and_is_recorded(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_a_less_run_takes_the_largest_of_its_tasks(tmp_path: Path) -> None:
             ratio=1,
             store=path,
             model="model",
-            validation_sets=sets,
+            validation_set=sets,
             strategy="influence",
             output=tmp_path / "o.jsonl",
         )
@@ -394,7 +394,7 @@ def test_a_less_run_takes_the_largest_of_its_tasks(tmp_path: Path) -> None:
         assert found == {i: value for i, value in enumerate(largest.tolist()) if math.isfinite(value)}
         assert made.n_unscored == int("b" in names)
     with pytest.raises(UsageError, match="takes the largest of its tasks") as caught:
-        select("pool", ratio=1, store=path, model="model", validation_sets=["a=2", "b"])
+        select("pool", ratio=1, store=path, model="model", validation_set=["a=2", "b"])
     assert caught.value.hint
     with pytest.raises(UsageError, match="holds cosines already"):
         select("pool", ratio=1, store=path, model="model", influence="cosine")
@@ -442,7 +442,7 @@ def test_flips_are_the_selections_of_two_halves_by_the_book(tmp_path: Path, stra
             model="model",
             strategy=strategy,
             influence=influence,
-            validation_sets=() if weights == (30, 10) else ("a=1", "b=3"),
+            validation_set=() if weights == (30, 10) else ("a=1", "b=3"),
         )
         assert made.flip_share == pytest.approx(expected, abs=1e-12)
         assert made.to_dict()["flip_share"] == made.flip_share

@@ -77,7 +77,7 @@ def build(path: Path, seed: int) -> Path:
     fill_store(path, dots=few, difficulty=rng.integers(1, 4, 40), dataset="other", method="less")
     with duckdb.connect(str(path)) as connection:
         connection.execute(MORE_ROWS)
-    good: dict[str, Any] = {"store": path, "model": "model", "influence_run": 1}
+    good: dict[str, Any] = {"store": path, "model": "model", "run": 1}
     for strategy, ratio, sets in (
         ("diq", "0.3", ()),
         ("diq", "0.5", ("b", "c")),
@@ -85,9 +85,9 @@ def build(path: Path, seed: int) -> Path:
         ("random", "0.4", ()),
         ("influence", "0.2", ("a", "b", "d")),
     ):
-        select("pool", ratio=ratio, strategy=strategy, validation_sets=sets, **good)
+        select("pool", ratio=ratio, strategy=strategy, validation_set=sets, **good)
     select("pool", ratio="0.5", strategy="overall", difficulty="reasoning", store=path)
-    select("pool", ratio="0.5", strategy="perplexity", store=path, influence_run=52)
+    select("pool", ratio="0.5", strategy="perplexity", store=path, run=52)
     good["influence_run"] = 3
     for ratio in ("0.2", "0.6"):
         select("other", ratio=ratio, **good)
@@ -373,7 +373,7 @@ def test_a_ranking_is_out_of_date_as_soon_as_a_score_changes(tmp_path: Path) -> 
             for row in connection.execute("SELECT ranking_id, influence_run FROM rankings").fetchall()
         }
     assert {number: state[0] for number, state in states().items()} == {n: not used for n, used in uses.items()}
-    renewed = select("pool", ratio="0.3", store=path, model="model", influence_run=1)
+    renewed = select("pool", ratio="0.3", store=path, model="model", run=1)
     state = states()
     assert renewed.ranking == "renewed"
     assert state[renewed.ranking_id][:3] == (True, None, True)
@@ -459,15 +459,15 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sql_takes_the_same_rows_of_real_data(real: Path, tmp_path: Path, sets: tuple[str, ...], weights: str) -> None:
     for ratio, more, arguments in (
         ("0.01", "", {}),
-        ("0.337", ", percentile := 0.3", {"percentile": 0.3}),
-        ("1", ", threshold := 3", {"threshold": 3.0}),
+        ("0.337", ", percentile := 0.3", {"difficulty_percentile": 0.3}),
+        ("1", ", threshold := 3", {"difficulty_threshold": 3.0}),
     ):
         select(
             "medquad",
             ratio=ratio,
             store=real,
             model="made-up",
-            validation_sets=sets,
+            validation_set=sets,
             output=tmp_path / "o.jsonl",
             **arguments,  # type: ignore[arg-type]
         )

@@ -256,9 +256,9 @@ def test_a_validation_set_that_comes_later_is_measured_from_the_same_start(
         diq.ingest([str(path)], dataset=name, store=store, validation=True)
     train("plain", store=store, output=tmp_path / "sft")
     options: dict[str, Any] = {"method": "dpo", "adapter": str(tmp_path / "sft"), "store": store}
-    whole = train(preferences, output=tmp_path / "whole", validation_sets=["early", "late"], **options)
-    train(preferences, output=tmp_path / "parts", validation_sets=["early"], **options)
-    later = train(preferences, output=tmp_path / "parts", validation_sets=["early", "late"], **options)
+    whole = train(preferences, output=tmp_path / "whole", validation_set=["early", "late"], **options)
+    train(preferences, output=tmp_path / "parts", validation_set=["early"], **options)
+    later = train(preferences, output=tmp_path / "parts", validation_set=["early", "late"], **options)
     assert later.already_trained
     for name in ("early", "late"):
         assert later.validation[name] == pytest.approx(whole.validation[name], rel=1e-5)
@@ -475,9 +475,9 @@ def test_two_processes_train_what_one_does(train: Any, selection: Path, tmp_path
     diq.ingest([str(selection)], dataset="plain", store=store)
     diq.ingest([str(validation)], dataset="task", store=store, validation=True)
     said: list[tuple[str, int, int]] = []
-    one = train("plain", store=store, output=tmp_path / "one", micro_batch_size=1, validation_sets=["task"])
+    one = train("plain", store=store, output=tmp_path / "one", micro_batch_size=1, validation_set=["task"])
     two = train(
-        "plain", store=store, output=tmp_path / "two", micro_batch_size=1, devices=2, validation_sets=["task"],
+        "plain", store=store, output=tmp_path / "two", micro_batch_size=1, devices=2, validation_set=["task"],
         progress=lambda *what: said.append(what),
     )  # fmt: skip
     assert (two.devices, two.micro_batch_size, two.steps) == (2, 1, one.steps)
@@ -553,7 +553,7 @@ def test_losses_on_the_way_are_kept_and_reported(
     validation = write_jsonl(tmp_path / "v.jsonl", [{"messages": one} for one in make_samples(4, seed=5)])
     diq.ingest([str(selection)], dataset="plain", store=store)
     diq.ingest([str(validation)], dataset="task", store=store, validation=True)
-    train("plain", store=store, epochs=3, validation_sets=["task"], report_to=["tensorboard"])
+    train("plain", store=store, epochs=3, validation_set=["task"], report_to=["tensorboard"])
     record = json.loads((tmp_path / "out" / "diq_run.json").read_text())
     curve = record["result"]["validation_curve"]
     assert [one["step"] for one in curve] == [3, 6]

@@ -272,7 +272,7 @@ def test_a_toy_is_learned(train: Any, tmp_path: Path) -> None:
     ]
     pool = write_jsonl(tmp_path / "toy.jsonl", [{"messages": one} for one in rows])
     fill(tmp_path / "s.duckdb", rows, validation={"same": rows})
-    summary = train(pool, store=tmp_path / "s.duckdb", epochs=8, learning_rate=5e-2, validation_sets=["same"])
+    summary = train(pool, store=tmp_path / "s.duckdb", epochs=8, learning_rate=5e-2, validation_set=["same"])
     # little can be learned behind a head that is random and frozen, but all of these answers are the same
     assert summary.loss_last < summary.loss_first - 0.3
     assert summary.validation["same"]["after"] < summary.validation["same"]["before"] - 0.3
@@ -583,10 +583,10 @@ def test_the_run_is_recorded(
     base = find_model(str(tiny_llama_folder))
     store = tmp_path / "s.duckdb"
     fill(store, conversations, validation={"task": make_samples(3, seed=5), "other": make_samples(2, seed=6)})
-    summary = train("pool", store=store, validation_sets=["task"])
-    assert train("pool", store=store, validation_sets=["task"]).run_id == summary.run_id
+    summary = train("pool", store=store, validation_set=["task"])
+    assert train("pool", store=store, validation_set=["task"]).run_id == summary.run_id
     # a validation set that comes later costs no training
-    later = train("pool", store=store, validation_sets=["other", "task"])
+    later = train("pool", store=store, validation_set=["other", "task"])
     assert later.already_trained
     assert later.validation["task"] == summary.validation["task"]
     with Store(store, read_only=True) as opened:
@@ -623,7 +623,7 @@ def test_the_validation_loss_is_the_mean_of_the_samples_mean_losses(
     samples = make_samples(7, seed=9, longest=20)
     store = tmp_path / "s.duckdb"
     fill(store, conversations, validation={"task": samples})
-    summary = train("pool", store=store, validation_sets=["task"])
+    summary = train("pool", store=store, validation_set=["task"])
     source = find_model(str(tiny_llama_folder))
     network = load_causal_lm(source, device="cpu")
     tokenization = Tokenization(load_tokenizer(source), max_length=512)
@@ -673,16 +673,16 @@ def test_a_store_held_by_another_does_not_disturb_the_training(
         ({"max_length": 1}, "--max-length 1 is out of range"),
         ({"batch_size": 0}, "--batch-size 0 is out of range"),
         ({"micro_batch_size": 3}, "--micro-batch-size 3 does not divide --batch-size 4"),
-        ({"scheduler": "cosin"}, "there is no scheduler `cosin`"),
+        ({"scheduler": "cosin"}, "--scheduler `cosin` is not known"),
         ({"seed": -1}, "--seed -1 is out of range"),
         ({"save_steps": 0}, "--save-steps 0 is out of range"),
-        ({"dtype": "float64"}, "nothing can be trained in `float64`"),
+        ({"dtype": "float64"}, "--dtype `float64` is not known"),
         ({"device": "cuda:3"}, "torch sees no GPU"),
         ({"model": "/nowhere"}, "there is no model folder `/nowhere`"),
         ({"chosen": "nowhere.jsonl"}, r"`nowhere\.jsonl` does not exist"),
         ({"chosen": "selections/best"}, "`selections/best` does not exist"),
         ({"chosen": "pool"}, "there is no store at"),
-        ({"validation_sets": ["task"]}, "there is no store at"),
+        ({"validation_set": ["task"]}, "there is no store at"),
     ],
 )
 def test_bad_settings(train: Any, tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -702,9 +702,9 @@ def test_unknown_names_get_a_suggestion(train: Any, tmp_path: Path, conversation
             train(name, store=store)
         assert hint in caught.value.hint
     with pytest.raises(UsageError, match="no validation set named `tusk`"):
-        train("pool", store=store, validation_sets=["tusk"])
+        train("pool", store=store, validation_set=["tusk"])
     with pytest.raises(UsageError, match="`empty` has no samples"):
-        train("pool", store=store, validation_sets=["empty"])
+        train("pool", store=store, validation_set=["empty"])
 
 
 GOOD = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
@@ -772,14 +772,11 @@ def test_answers_that_are_cut_off(train: Any, tmp_path: Path, caplog: Any) -> No
     assert f"{summary.n_left_out} of 10 samples are left out" in caplog.text
 
 
-def test_without_trl_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "trl", None)
-    monkeypatch.delitem(sys.modules, "diq.training.train")
-    monkeypatch.delitem(sys.modules, "diq.training.worker")
-    monkeypatch.delitem(sys.modules, "diq.training.trainer")
-    spec = importlib.util.find_spec("diq.training.train")
-    assert spec is not None
-    assert spec.loader is not None
-    with pytest.raises(UsageError, match="training needs the package `trl`") as caught:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    assert "pip install 'diq[train]'" in caught.value.hint
+def test_without_trl_the_message_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['trl'] = None\nimport diq\n"
+        "try:\n    diq.train\nexcept diq.DiqError as error:\n    print(error.message, error.hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "`train` needs the package `trl`, which is not installed" in done.stdout
+    assert "pip install 'diq[train]'" in done.stdout

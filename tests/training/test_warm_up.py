@@ -88,11 +88,11 @@ def test_dots_add_up_over_the_checkpoints_of_a_warm_up(store: Path, tiny_llama_f
     assert again["run_id"] == summary["run_id"]
     # and so does a pattern
     found = diq.score_influence(
-        "pool", model=model, store=store, checkpoints=[str(folder / "checkpoint-*")], device="cpu"
+        "pool", model=model, store=store, checkpoint=[str(folder / "checkpoint-*")], device="cpu"
     )
     assert (found.n_scored, found.run_id) == (0, summary["run_id"])
     with pytest.raises(UsageError, match=r"no folder matches --checkpoint `.*nothing-\*`"):
-        diq.score_influence("pool", model=model, store=store, checkpoints=[str(folder / "nothing-*")], device="cpu")
+        diq.score_influence("pool", model=model, store=store, checkpoint=[str(folder / "nothing-*")], device="cpu")
 
 
 def test_moments_are_kept_by_name_and_less_reads_them(store: Path, tiny_llama_folder: Path) -> None:
@@ -117,7 +117,7 @@ def test_moments_are_kept_by_name_and_less_reads_them(store: Path, tiny_llama_fo
         assert torch.equal(mean, other[0]), name
         assert torch.equal(square, other[1]), name
     summary = diq.score_influence(
-        "pool", model=model, store=store, method="less", checkpoints=[str(one) for one in found], dim=64, device="cpu"
+        "pool", model=model, store=store, method="less", checkpoint=[str(one) for one in found], dim=64, device="cpu"
     )
     assert summary.n_scored > 0
 

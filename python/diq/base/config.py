@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal, get_args
 
 STORE_VARIABLE = "DIQ_STORE"
 DEFAULT_STORE = "diq.duckdb"
@@ -11,24 +12,9 @@ DEFAULT_STORE = "diq.duckdb"
 # the oldest DuckDB that must be able to open a store: the long-term release before the current one
 STORAGE_VERSION = "v1.4.0"
 
-DIFFICULTY_DIMENSIONS = ("knowledge", "reasoning", "overall")
+Dimension = Literal["knowledge", "reasoning", "overall"]
+DIFFICULTY_DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 LIKERT_LEVELS = 5
-
-STRATEGIES = (
-    "diq",
-    "random",
-    "perplexity",
-    "similarity",
-    "less",
-    "influence",
-    "knowledge",
-    "reasoning",
-    "overall",
-    "q1",
-    "q2",
-    "q3",
-    "q4",
-)
 
 # seconds that a command waits for another process that holds the store for a moment, and one in the midst of long work
 SHORT_WAIT_S = 10.0

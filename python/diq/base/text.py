@@ -62,6 +62,29 @@ def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
         raise UsageError(f"{option} `{value}` is not known", did_you_mean(value, known))
 
 
+def named_values(option: str, texts: Sequence[str], example: str, *, bare: bool = False) -> dict[str, str]:
+    """``NAME=FILE`` texts by their names, in their order.
+
+    Args:
+        option: such as ``--outputs``, for messages.
+        texts: as they were given.
+        example: one of the right form, for messages.
+        bare: whether a name may stand alone; its value is empty.
+
+    Raises:
+        UsageError: a text of another form, or a name that comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not name or bool(equals) != bool(value) or not (equals or bare):
+            raise UsageError(f"{option} `{text}` is not of the form NAME=FILE", f"give it like {option} {example}")
+        if name in found:
+            raise UsageError(f"{option} names `{name}` twice", "name each once")
+        found[name] = value
+    return found
+
+
 def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """``did you mean `x`?`` or the list of known names; empty when nothing is known."""
     # imported here: difflib costs start-up time and only errors need it

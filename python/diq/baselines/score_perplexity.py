@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from diq.base.config import MAX_LENGTH
-from diq.base.progress import Progress
+from diq.base.options import verb
 from diq.base.sample import Message
-from diq.base.text import check_choice
+from diq.baselines.options import ScorePerplexityOptions
 from diq.baselines.perplexity import NOTHING_TO_PREDICT, mean_losses, perplexity, require_causal_lm
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.memory import default_budget, in_halves
 from diq.models.network import load_causal_lm
 from diq.models.source import find_adapter, find_model, is_adapter
-from diq.models.tokens import Template, Tokenization, Tokens, check_length, load_tokenization
+from diq.models.tokens import Tokenization, Tokens, load_tokenization
 from diq.scoring.harness import TextJob, TextScore, score_missing
-from diq.scoring.job import check_budget, read_dataset
+from diq.scoring.job import read_dataset
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)
@@ -29,36 +28,9 @@ log = logging.getLogger(__name__)
 METHOD = "full-text"
 
 
-def score_perplexity(
-    dataset: str,
-    *,
-    model: str,
-    store: Path,
-    model_name: str | None = None,
-    adapter: str | None = None,
-    max_length: int | None = None,
-    template: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    attention: str | None = None,
-    token_budget: int | None = None,
-    progress: Progress | None = None,
-) -> ScoreSummary:
+@verb(ScorePerplexityOptions)
+def score_perplexity(options: ScorePerplexityOptions) -> ScoreSummary:
     """Compute the missing perplexities of a dataset (see ``diq.perplexity``).
-
-    Args:
-        dataset: name of a dataset in the store.
-        model: folder or hub id of a causal language model.
-        store: the store file.
-        model_name: name of the model in the store; default the hub id or the folder's name.
-        adapter: a LoRA adapter of the model, or a full checkpoint in its place; the run is then its own model's.
-        max_length: tokens after which a sample is cut on the right; default 8192.
-        template: ``auto`` (default) uses the tokenizer's chat template if there is one, ``none`` never does.
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float64``.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        attention: attention implementation of transformers.
-        token_budget: padded tokens a batch; None takes a default (what does not fit into memory is halved).
-        progress: called now and then with the samples done and to do.
 
     Raises:
         UsageError: unknown names, an empty dataset, or a maximum length below 2.
@@ -66,39 +38,35 @@ def score_perplexity(
         RunFailedError: one sample alone does not fit into memory.
         StoreError: the store is held by another process.
     """
-    check_choice("--template", template, get_args(Template))
-    check_budget(token_budget)
-    if max_length is not None:
-        check_length(max_length)
-    data = read_dataset(store, dataset)
-    source = find_model(model, name=model_name)
-    target = source if adapter is None else find_adapter(adapter, source)
-    wrapped = adapter is not None and is_adapter(target)
+    data = read_dataset(options.store_file, options.dataset)
+    source = find_model(options.model, name=options.model_name)
+    target = source if options.adapter is None else find_adapter(options.adapter, source)
+    wrapped = options.adapter is not None and is_adapter(target)
     base = source if wrapped else target
     require_causal_lm(base)
-    place = pick_device(device)
-    precision = pick_dtype(dtype, place)
+    place = pick_device(options.device)
+    precision = pick_dtype(options.dtype, place)
     tokenization = load_tokenization(
         source,
-        max_length=max_length or MAX_LENGTH,
-        template=template or "auto",  # type: ignore[arg-type]
+        max_length=options.max_length or MAX_LENGTH,
+        template=options.template or "auto",
     )
     job = TextJob(
-        store=store,
+        store=options.store_file,
         data=data,
         kind="perplexity",
         method=METHOD,
         source=target,
         settings={"dtype": precision, **tokenization.settings()},
         set_ids=[],
-        progress=progress,
+        progress=options.progress,
     )
 
     def load() -> _Scorer:
         network = load_causal_lm(
-            base, dtype=precision, device=str(place), attention=attention, adapter=target if wrapped else None
+            base, dtype=precision, device=str(place), attention=options.attention, adapter=target if wrapped else None
         )
-        return _Scorer(network, tokenization, token_budget or default_budget("perplexity", place.type))
+        return _Scorer(network, tokenization, options.batch_tokens or default_budget("perplexity", place.type))
 
     summary = score_missing(job, load)
     summary.details |= {

@@ -7,56 +7,31 @@ import logging
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from diq.base.errors import ModelError, RunFailedError
-from diq.base.progress import Progress
+from diq.base.options import verb
 from diq.base.sample import Message
-from diq.base.text import check_choice, first_line
-from diq.encoders.embeddings import NO_DIRECTION, Encoder, Reduction, Text, similarity, text_of
+from diq.base.text import first_line
+from diq.baselines.options import ScoreSimilarityOptions
+from diq.encoders.embeddings import NO_DIRECTION, Encoder, similarity, text_of
+from diq.encoders.options import Pooled, Text
 from diq.influence.job import Request, read_request
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.memory import default_budget
 from diq.models.source import ModelSource, find_model, fingerprint_modules
 from diq.scoring.harness import TextJob, TextScore, score_missing, without_score
-from diq.scoring.job import check_budget
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)
 
 
-def score_similarity(
-    dataset: str,
-    *,
-    encoder: str,
-    store: Path,
-    validation_sets: Sequence[str] = (),
-    encoder_name: str | None = None,
-    reduction: str = "mean",
-    text: str = "prompt",
-    dtype: str = "auto",
-    device: str = "auto",
-    token_budget: int | None = None,
-    progress: Progress | None = None,
-) -> ScoreSummary:
+@verb(ScoreSimilarityOptions)
+def score_similarity(options: ScoreSimilarityOptions) -> ScoreSummary:
     """Compute the missing similarities of a dataset with one or several validation sets (see ``diq.embeddings``).
-
-    Args:
-        dataset: name of a dataset in the store.
-        encoder: folder or hub id of a sentence-transformers model.
-        store: the store file.
-        validation_sets: names; empty means all of the store.
-        encoder_name: name of the encoder in the store; default the hub id or the folder's name.
-        reduction: ``mean`` (default) or ``max`` of the cosines with the samples of a validation set.
-        text: what is embedded: ``prompt`` (default, the question) or ``full`` (question, reasoning and answer).
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float64``.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        token_budget: padded tokens a batch; None takes a default (what does not fit into memory is halved).
-        progress: called now and then with the samples done and to do.
 
     Raises:
         UsageError: unknown names, an empty dataset, or no validation set with samples.
@@ -64,27 +39,24 @@ def score_similarity(
         RunFailedError: no sample of a validation set has an embedding, or one text alone does not fit into memory.
         StoreError: the store is held by another process.
     """
-    check_choice("--reduction", reduction, get_args(Reduction))
-    check_choice("--text", text, get_args(Text))
-    check_budget(token_budget)
-    request = read_request(store, dataset, validation_sets)
-    source = find_encoder(encoder, name=encoder_name)
-    place = pick_device(device)
-    precision = pick_dtype(dtype, place)
+    request = read_request(options.store_file, options.dataset, options.validation_set)
+    source = find_encoder(options.encoder, name=options.encoder_name)
+    place = pick_device(options.device)
+    precision = pick_dtype(options.dtype, place)
     job = TextJob(
-        store=store,
+        store=options.store_file,
         data=request.data,
         kind="similarity",
-        method=reduction,
+        method=options.reduction,
         source=source,
-        settings={"reduction": reduction, "text": text, "dtype": precision},
+        settings={"reduction": options.reduction, "text": options.text, "dtype": precision},
         set_ids=[int(one["validation_set_id"]) for one in request.sets],
-        progress=progress,
+        progress=options.progress,
     )
     loaded: list[_Scorer] = []
 
     def load() -> _Scorer:
-        budget = token_budget or default_budget("embedding", place.type)
+        budget = options.batch_tokens or default_budget("embedding", place.type)
         network = Encoder(source, device=place, dtype=getattr(torch, precision))
         scorer = _Scorer(network, job, request, budget, describe_environment(place))
         loaded.append(scorer)
@@ -93,8 +65,8 @@ def score_similarity(
     summary = score_missing(job, load)
     summary.details |= {
         "encoder": source.name,
-        "reduction": reduction,
-        "text": text,
+        "reduction": options.reduction,
+        "text": options.text,
         "dtype": precision,
         "validation_sets": [one["name"] for one in request.sets],
     }
@@ -123,7 +95,7 @@ class _Scorer:
         self._encoder = encoder
         self._set_ids = job.set_ids
         self._text: Text = job.settings["text"]
-        self._reduction: Reduction = job.settings["reduction"]
+        self._reduction: Pooled = job.settings["reduction"]
         self._texts: list[str] = []
         self._lengths = np.zeros(0, np.int64)
         self._validation = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,21 +30,6 @@ COMMANDS = {
     "cost": "Count what selecting and training cost.",
     "run": "Run a recipe: the whole pipeline in one file.",
     "demo": "Run the whole pipeline offline, on data and a small model that it makes itself.",
-}
-
-
-# which extra of the package brings a library that the base install does without
-_EXTRAS = {
-    "datasets": "hub",
-    "torch": "score",
-    "transformers": "score",
-    "sklearn": "score",
-    "peft": "train",
-    "trl": "train",
-    "accelerate": "train",
-    "openai": "judge",
-    "scipy": "judge",
-    "lm_eval": "eval",
 }
 
 
@@ -73,8 +59,11 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="diq", prog_name="diq")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--store", type=click.Path(path_type=Path), metavar="FILE", help="The store, for any command that follows."
+)
 @click.pass_context
-def diq(ctx: click.Context, debug: bool) -> None:
+def diq(ctx: click.Context, debug: bool, store: Path | None) -> None:
     """Pick the small part of a fine-tuning set that is worth training on.
 
     Ingest once, score once, then ask for 1 %, 10 % or 50 % as often as you like.
@@ -102,13 +91,6 @@ def main(argv: list[str] | None = None) -> None:
         if error.hint:
             click.echo(f"\nhint: {error.hint}", err=True)
         sys.exit(error.exit_code)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").split(".")[0])
-        if extra is None or "--debug" in arguments:
-            raise
-        click.echo(f"Error: this command needs the package `{error.name}`, which is not installed", err=True)
-        click.echo(f"\nhint: run `pip install 'diq[{extra}]'`", err=True)
-        sys.exit(2)
     except BrokenPipeError:
         # the reader of a pipe, such as `head`, has seen enough
         sys.stderr.close()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import diq
+from diq.base.config import store_path
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import output_options, store_option
+from diq.cli.options import keywords, options_of, output_options
+from diq.selection.options import CompareOptions
 
 if TYPE_CHECKING:
     from diq.selection.compare import Comparison, Profile
@@ -19,10 +21,9 @@ _STATISTICS = ("n", "min", "p10", "median", "p90", "max", "mean")
 
 
 @click.command(short_help="Show what selections share and how they differ.")
-@click.argument("selections", nargs=-1, metavar="SELECTION SELECTION...")
-@store_option
+@options_of(CompareOptions)
 @output_options
-def compare(selections: tuple[str, ...], store: Path, as_json: bool, quiet: bool) -> None:
+def compare(as_json: bool, quiet: bool, **given: Any) -> None:
     """Compare two or more selections: numbers, or names, of which the latest selection counts.
 
     Shows what each pair shares, then scores, lengths, and the shares of sources, validation tasks and quadrants, beside
@@ -33,12 +34,11 @@ def compare(selections: tuple[str, ...], store: Path, as_json: bool, quiet: bool
     Example:
       diq compare pool-diq-0.1 pool-random-0.1
     """
-    from diq.selection.compare import compare as run
 
     with progress(quiet=quiet or as_json) as report:
-        found = run(selections, store=store, progress=report)
+        found = diq.compare(**keywords(CompareOptions, given), progress=report)
     if as_json:
-        print_json({"store": str(store), **found.to_dict()})
+        print_json({"store": str(store_path(given["store"])), **found.to_dict()})
     else:
         _show(found)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from diq.base.config import MAX_LENGTH
+import diq
+from diq.base.options import fields_of
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import device_options, output_options, store_option
+from diq.cli.options import keywords, options_of, output_options
+from diq.costs.options import CostOptions, ProbeOptions
 
 if TYPE_CHECKING:
     from diq.costs.account import Account
@@ -28,79 +29,15 @@ def _seconds(value: str) -> float:
 
 
 @click.command(short_help="Count what selecting and training cost.")
-@click.argument("source", required=False, metavar="[DATASET|FILE]")
-@click.option(
-    "--model",
-    required=True,
-    metavar="MODEL",
-    help="Folder or hub id (only config.json is read), or llama-3.1-8b, qwen3-8b, qwen3-14b, qwen3-32b.",
-)
-@click.option("--samples", type=int, metavar="N", help="Number of samples, without a dataset.")
-@click.option("--tokens", type=float, metavar="T", help="Tokens a sample, without a dataset.")
-@click.option(
-    "--validation-samples", type=int, metavar="V", help="Of all validation sets; default the store's, else 180."
-)
-@click.option("--validation-sets", type=int, metavar="N", help="Default the store's, else 1.")
-@click.option(
-    "--ratio",
-    "ratios",
-    multiple=True,
-    default=("0.01", "0.1"),
-    show_default=True,
-    metavar="R",
-    help="To be trained on.",
-)
-@click.option("--method", type=click.Choice(["sft", "dpo"]), default="sft", show_default=True, help="Of training.")
-@click.option("--epochs", type=float, default=3.0, show_default=True, help="Of training.")
-@click.option(
-    "--params",
-    type=click.Choice(["qkv", "all-linear", "full"]),
-    default="qkv",
-    show_default=True,
-    help="What is adapted and scored; full trains all weights.",
-)
-@click.option("--lora-rank", type=int, default=8, show_default=True, help="Rank of the adapter.")
-@click.option("--gradient-checkpointing", is_flag=True, help="Training computes every layer once more.")
-@click.option(
-    "--max-length", type=int, default=MAX_LENGTH, show_default=True, help="Tokens after which a sample is cut."
-)
-@click.option("--rater", metavar="DIR", help="Encoder of difficulty and rater; default BERT-base and ModernBERT-base.")
-@click.option("--questions", type=int, metavar="N", help="Questions of an evaluation; without it none is counted.")
-@click.option(
-    "--question-tokens", type=float, default=1024.0, show_default=True, help="Tokens of a question and its output."
-)
+@options_of(CostOptions, without=["characters_per_token"])
 @click.option(
     "--probe",
     metavar="TIME",
     help="Measure on this machine for so long (60s, 2m), with the model's weights, and predict hours.",
 )
-@device_options
-@store_option
+@options_of(ProbeOptions, without=[*fields_of(CostOptions), "seconds"])
 @output_options
-def cost(
-    source: str | None,
-    model: str,
-    samples: int | None,
-    tokens: float | None,
-    validation_samples: int | None,
-    validation_sets: int | None,
-    ratios: tuple[str, ...],
-    method: str,
-    epochs: float,
-    params: str,
-    lora_rank: int,
-    gradient_checkpointing: bool,
-    max_length: int,
-    rater: str | None,
-    questions: int | None,
-    question_tokens: float,
-    probe: str | None,
-    device: str,
-    dtype: str,
-    store: Path,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def cost(probe: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Count the FLOPs of scoring a dataset, selecting from it and training on it: by the paper's formulas, and in full.
 
     The dataset is one of the store, a file, or --samples and --tokens. With --probe, real passes of the real model are
@@ -112,52 +49,17 @@ def cost(
       diq cost --samples 19000 --tokens 776 --model llama-3.1-8b
       diq cost huatuo --model ./Qwen3-8B --probe 60s
     """
-    from diq.costs.cost import cost as run
-
     seconds = None if probe is None else _seconds(probe)
-    settings: dict[str, Any] = {
-        "model": model,
-        "store": store,
-        "params": params,
-        "max_length": max_length,
-        "rater": rater,
-    }
-    plan: dict[str, Any] = {
-        **settings,
-        "samples": samples,
-        "tokens": tokens,
-        "validation_samples": validation_samples,
-        "validation_sets": validation_sets,
-        "ratios": ratios,
-        "method": method,
-        "epochs": epochs,
-        "rank": lora_rank,
-        "checkpointing": gradient_checkpointing,
-        "questions": questions,
-        "question_tokens": question_tokens,
-    }
+    plan = keywords(CostOptions, given)
     measured = None
     with progress(quiet=quiet or as_json) as report:
         # first without the probe: what is wrong with the request shows at once
-        found = run(source, **plan)
+        found = diq.cost(**plan)
         if seconds is not None:
-            # the probe loads models
-            from diq.costs.probe import probe as probe_machine
-
-            measured = probe_machine(
-                source,
-                **settings,
-                seconds=seconds,
-                tokens=None if tokens is None else int(tokens),
-                validation_sets=found.plan.sets,
-                lora_rank=lora_rank,
-                checkpointing=gradient_checkpointing,
-                dtype=dtype,
-                device=device,
-                progress=report,
-            )
-            if source is not None:
-                found = run(source, **plan, characters_per_token=measured.characters_per_token)
+            machine = keywords(ProbeOptions, {**given, "seconds": seconds, "validation_sets": found.plan.sets})
+            measured = diq.probe(**machine, progress=report)
+            if measured.characters_per_token is not None:
+                found = diq.cost(**plan, characters_per_token=measured.characters_per_token)
             measured.fill(found)
     if as_json:
         print_json({**found.to_dict(), "probe": None if measured is None else measured.to_dict()})

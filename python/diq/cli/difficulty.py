@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
+import diq
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import device_options, output_options, server_options, store_option
+from diq.cli.options import keywords, options_of, output_options
+from diq.difficulty.options import AnnotateOptions, TrainDifficultyOptions
 
 
 @click.group()
@@ -20,47 +21,18 @@ def difficulty() -> None:
 
 
 @difficulty.command()
-@click.argument("dataset")
-@click.option("--sample", type=int, metavar="N", help="Rate N distinct questions, drawn by --seed; default all.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draw and the order of asking.")
-@click.option("--retry-unreadable", is_flag=True, help="Ask again where a reply could not be read twice.")
-@click.option("--dry-run", is_flag=True, help="Ask nothing, show how many questions, tokens and what cost it would be.")
-@server_options
-@store_option
+@options_of(AnnotateOptions)
 @output_options
-def annotate(
-    dataset: str,
-    sample: int | None,
-    seed: int,
-    retry_unreadable: bool,
-    dry_run: bool,
-    store: Path,
-    as_json: bool,
-    quiet: bool,
-    **server: Any,
-) -> None:
+def annotate(as_json: bool, quiet: bool, **given: Any) -> None:
     """Have a language model rate the questions of DATASET: knowledge, reasoning and overall, 1 to 5, with its reasons.
 
     Through any OpenAI-compatible server. Every reply is kept; nothing is asked twice, and a stopped command goes on.
     """
-    # the stage loads the client, which `diq difficulty --help` must not wait for
-    from diq.difficulty.annotate import annotate as run
-    from diq.judging.chat import Server
-
     with progress(quiet=quiet or as_json) as report:
-        summary = run(
-            dataset,
-            store=store,
-            server=Server(**server),
-            sample=sample,
-            seed=seed,
-            retry_unreadable=retry_unreadable,
-            dry_run=dry_run,
-            progress=report,
-        ).to_dict()
+        summary = diq.annotate(**keywords(AnnotateOptions, given), progress=report).to_dict()
     if as_json:
         print_json(summary)
-    elif dry_run:
+    elif given["dry_run"]:
         _show_estimate(summary)
     else:
         _show_annotation(summary)
@@ -117,65 +89,18 @@ def _show_annotation(summary: dict[str, Any]) -> None:
 
 
 @difficulty.command()
-@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the classifier.")
-@click.option(
-    "--encoder",
-    multiple=True,
-    default=("biomedbert",),
-    show_default=True,
-    metavar="NAME",
-    help="Folder or hub id of a text encoder, or biomedbert, clinicalbert, modernbert; repeat to compare several.",
-)
-@click.option("--difficulty-run", type=int, metavar="RUN", help="Run of the labels, when a dataset has several.")
-@click.option("--separate", is_flag=True, help="Three models, one a dimension, instead of three heads on one encoder.")
-@click.option("--epochs", type=float, default=5, show_default=True, help="At most so many passes.")
-@click.option("--patience", type=int, default=2, show_default=True, help="Stop after so many epochs without progress.")
-@click.option("--learning-rate", type=float, default=3e-5, show_default=True, help="Of AdamW.")
-@click.option("--batch-size", type=int, default=32, show_default=True, help="Questions of a step.")
-@click.option("--max-length", type=int, default=512, show_default=True, help="Tokens after which a question is cut.")
-@click.option(
-    "--class-weights",
-    "weights",
-    type=click.Choice(["balanced", "sqrt", "none"]),
-    default="balanced",
-    show_default=True,
-    help="How much rare levels count; the calibration takes back what it tilts.",
-)
-@click.option(
-    "--ordinal-weight",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="Factor of the ranked probability score beside the cross-entropy; 0 forgets that levels are ordered.",
-)
-@click.option(
-    "--shares",
-    type=(float, float, float),
-    default=(0.8, 0.1, 0.1),
-    show_default=True,
-    metavar="TRAIN VALIDATION TEST",
-    help="Of the questions.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split, the heads and the order.")
-@click.option("--no-baselines", is_flag=True, help="Do not also measure TF-IDF and the most frequent level.")
-@click.option("--overwrite", is_flag=True, help="Replace a classifier of other labels or settings.")
-@device_options
-@store_option
+@options_of(TrainDifficultyOptions)
 @output_options
-def train(
-    datasets: tuple[str, ...], store: Path, as_json: bool, quiet: bool, no_baselines: bool, **options: Any
-) -> None:
+def train(as_json: bool, quiet: bool, **given: Any) -> None:
     """Fine-tune a text encoder on the difficulty labels of one or several DATASETs.
 
     Labels are whole numbers from 1 to 5: annotations, columns or scores that came with the data. The classifier is a
     normal Hugging Face folder with a model card, for `diq score difficulty --model`. All encoders and two baselines are
     measured on the same test questions.
     """
-    from diq.difficulty.train import train_difficulty as run
 
     with progress(quiet=quiet or as_json) as report:
-        summary = run(datasets, store=store, baselines=not no_baselines, progress=report, **options).to_dict()
+        summary = diq.train_difficulty(**keywords(TrainDifficultyOptions, given), progress=report).to_dict()
     if as_json:
         print_json(summary)
         return

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diq.base.config import MAX_LENGTH
+import diq
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import device_options, output_options, store_option
+from diq.cli.options import keywords, options_of, output_options
+from diq.influence.options import ExplainOptions
 
 if TYPE_CHECKING:
     from diq.influence.explain import Explanation, TokenShare
@@ -17,34 +18,11 @@ _VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
 @click.command(short_help="Show which answer tokens carry a sample's dot.")
-@click.argument("sample_id", required=False)
-@click.option("--dataset", metavar="NAME", help="With --position: name the sample by its row in a dataset.")
-@click.option("--position", type=int, metavar="N", help="0-based row of --dataset.")
-@click.option("--model", required=True, help="Folder or hub id of the causal language model.")
-@click.option(
-    "--checkpoint", metavar="DIR", help="Explain at a trained checkpoint of --model, an adapter or a full model."
-)
-@click.option(
-    "--validation-set",
-    "validation_sets",
-    multiple=True,
-    metavar="NAME[=WEIGHT]",
-    help="Validation set to measure with; repeat. Default: all of the store, pooled over their samples.",
-)
-@click.option("--params", help="Weights that count: qkv (default), all-linear, lora, or a regular expression.")
-@click.option("--max-length", type=int, help=f"Tokens after which a sample is cut; default {MAX_LENGTH}.")
-@click.option("--loss-reduction", type=click.Choice(["mean", "sum"]), help="Over the answer tokens; default mean.")
-@click.option(
-    "--template",
-    type=click.Choice(["auto", "none"]),
-    help="auto (default) uses the tokenizer's chat template if it has one.",
-)
+@options_of(ExplainOptions)
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Answer tokens to show or mark.")
 @click.option("--all", "everything", is_flag=True, help="Show every answer token.")
-@device_options
-@store_option
 @output_options
-def explain(top: int, everything: bool, as_json: bool, quiet: bool, **options: Any) -> None:
+def explain(top: int, everything: bool, as_json: bool, quiet: bool, **given: Any) -> None:
     """Show which answer tokens carry the dot of SAMPLE_ID (all of it, or its first 6 or more digits).
 
     Column loss_term is the derivative of a token's own share of the loss along the mean validation gradient: over the
@@ -55,11 +33,9 @@ def explain(top: int, everything: bool, as_json: bool, quiet: bool, **options: A
     Example:
       diq explain 3f9a01 --model Qwen/Qwen3-8B --validation-set medqa
     """
-    # loads torch
-    from diq.influence.explain import explain as run
 
     with progress(quiet=quiet or as_json) as report:
-        found = run(progress=report, **options)
+        found = diq.explain(**keywords(ExplainOptions, given), progress=report)
     if as_json:
         print_json(found.to_dict())
     else:

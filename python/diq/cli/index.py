@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from diq.base.config import MAX_LENGTH
+import diq
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import device_options, output_options, store_option
+from diq.cli.options import keywords, options_of, output_options
+from diq.influence.options import CheckIndexOptions
 
 
 @click.group()
@@ -17,37 +18,17 @@ def index() -> None:
 
 
 @index.command()
-@click.argument("dataset")
-@click.option("--model", required=True, help="Folder or hub id of the causal language model.")
-@click.option(
-    "--validation-set", "validation_sets", multiple=True, metavar="NAME", help="Validation set; repeat. Default: all."
-)
-@click.option("--params", default="qkv", show_default=True, help="Weights that count, as in `diq score influence`.")
-@click.option("--checkpoint", metavar="DIR", help="An adapter or a full model in place of --model itself.")
-@click.option("--samples", default=512, show_default=True, help="Samples to draw from DATASET.")
-@click.option("--seed", default=0, show_default=True, help="Of the draw and of the random projections.")
-@click.option(
-    "--candidate",
-    "candidates",
-    multiple=True,
-    metavar="KIND:SIZE",
-    help="Projection to try, such as sparse:65536 or subspace:16; repeat. Default: a range of each kind.",
-)
-@click.option("--max-length", default=MAX_LENGTH, show_default=True, help="Tokens after which a sample is cut.")
-@click.option("--batch-tokens", "token_budget", type=int, help="Padded tokens a batch.")
-@device_options
-@store_option
+@options_of(CheckIndexOptions)
 @output_options
-def check(dataset: str, as_json: bool, quiet: bool, **options: Any) -> None:
+def check(as_json: bool, quiet: bool, **given: Any) -> None:
     """Compare projected with exact dots on samples of DATASET, and recommend a projection.
 
     A random projection's dots are right on average, with an error of about 1/sqrt(dim) of the gradients' lengths;
     a subspace loses what its directions do not hold. What that does to your ranking is measured here.
     """
-    from diq.influence.check_index import check as run
 
     with progress(quiet=quiet or as_json) as report:
-        found = run(dataset, progress=report, **options)
+        found = diq.check_index(**keywords(CheckIndexOptions, given), progress=report)
     if as_json:
         print_json(found.to_dict())
         return
@@ -56,7 +37,8 @@ def check(dataset: str, as_json: bool, quiet: bool, **options: Any) -> None:
         return "" if value is None else f"{value:.{digits}f}"
 
     table(
-        f"projections of {found.parameters:,} parameters, {found.n_samples} samples of `{dataset}`, {found.model}",
+        f"projections of {found.parameters:,} parameters, {found.n_samples} samples of `{given['dataset']}`, "
+        f"{found.model}",
         (
             "kind", "size", "numbers", "bytes", "Spearman", "top 1 %", "top 10 %", "top 50 %", "noise", "predicted",
             "basis holds", "new task", "its top 10 %",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from diq.base.errors import UsageError
+import diq
+from diq.base.config import store_path
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import Command, output_options, server_options, store_option
+from diq.cli.options import keywords, options_of, output_options
+from diq.judging.options import JudgeOptions
 
 
 @click.group()
@@ -20,42 +21,10 @@ def judge() -> None:
     """
 
 
-def _judge_options(command: Command) -> Command:
-    """What both rubrics take."""
-    options = (
-        click.option("--selection", metavar="NAME|NUMBER", help="Judge samples of this selection."),
-        click.option(
-            "--against",
-            metavar="rest|random|SELECTION",
-            help="What it is compared with: the samples that it did not take (rest, the default), a draw of the whole "
-            "dataset (random), or another selection.",
-        ),
-        click.option(
-            "--outputs",
-            multiple=True,
-            metavar="NAME=FILE",
-            help="Judge a model's outputs: rows with question and output. Repeat for each model; the questions that "
-            "all files have are compared in pairs.",
-        ),
-        click.option("--question-column", metavar="COLUMN", help="Of the outputs; default question or prompt."),
-        click.option(
-            "--output-column",
-            metavar="COLUMN",
-            help="Of the outputs; default output, response, generated_text, model_outputs or answer.",
-        ),
-        click.option("--sample", type=int, default=100, show_default=True, metavar="N", help="Texts a group."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of the draw and the order of asking."),
-        click.option("--name", metavar="NAME", help="Of the comparison in the store."),
-        click.option("--retry-unreadable", is_flag=True, help="Ask again where a reply could not be read twice."),
-    )
-    for option in (*reversed((server_options, store_option, output_options)), *reversed(options)):
-        command = option(command)
-    return command
-
-
 @judge.command()
-@_judge_options
-def reasoning(**options: Any) -> None:
+@options_of(JudgeOptions, without=["rubric"])
+@output_options
+def reasoning(**given: Any) -> None:
     """Judge the quality of reasoning, 1 to 5: analysis, knowledge, conclusion.
 
     \b
@@ -63,12 +32,13 @@ def reasoning(**options: Any) -> None:
       diq judge reasoning --selection pool-diq-0.01 --model JUDGE
       diq judge reasoning --outputs diq=diq.jsonl --outputs full=full.jsonl --model JUDGE
     """
-    _run("reasoning", **options)
+    _run("reasoning", **given)
 
 
 @judge.command()
-@_judge_options
-def clinical(**options: Any) -> None:
+@options_of(JudgeOptions, without=["rubric"])
+@output_options
+def clinical(**given: Any) -> None:
     """Judge three clinical habits, 1 to 5 each: differential diagnosis, safety check, evidence citation.
 
     \b
@@ -76,56 +46,14 @@ def clinical(**options: Any) -> None:
       diq judge clinical --selection pool-diq-0.01 --against random --model JUDGE
       diq judge clinical --outputs diq=diq.jsonl --outputs full=full.jsonl --model JUDGE
     """
-    _run("clinical", **options)
+    _run("clinical", **given)
 
 
-def _run(
-    rubric: str,
-    *,
-    selection: str | None,
-    against: str | None,
-    outputs: tuple[str, ...],
-    question_column: str | None,
-    output_column: str | None,
-    sample: int,
-    seed: int,
-    name: str | None,
-    retry_unreadable: bool,
-    store: Path,
-    as_json: bool,
-    quiet: bool,
-    **server: Any,
-) -> None:
-    # the stage loads the client, which `diq judge --help` must not wait for
-    from diq.judging.chat import Server
-    from diq.judging.judge import judge as run
-
-    files = []
-    for one in outputs:
-        arm, equals, path = one.partition("=")
-        if not equals or not arm.strip() or not path:
-            raise UsageError(
-                f"--outputs `{one}` is not of the form NAME=FILE", "give it like --outputs base=base.jsonl"
-            )
-        files.append((arm.strip(), path))
+def _run(rubric: str, *, as_json: bool, quiet: bool, **given: Any) -> None:
     with progress(quiet=quiet or as_json) as report:
-        found = run(
-            rubric,
-            store=store,
-            server=Server(**server),
-            selection=selection,
-            against=against,
-            outputs=files,
-            question_column=question_column,
-            output_column=output_column,
-            sample=sample,
-            seed=seed,
-            name=name,
-            retry_unreadable=retry_unreadable,
-            progress=report,
-        ).to_dict()
+        found = diq.judge(rubric, **keywords(JudgeOptions, given), progress=report).to_dict()  # type: ignore[arg-type]
     if as_json:
-        print_json({"store": str(store), **found})
+        print_json({"store": str(store_path(given["store"])), **found})
     else:
         _show(found)
 

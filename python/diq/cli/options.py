@@ -2,27 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from diq.base import config
+from diq.base.options import Field, fields_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def options_of(
+    record: type, *, without: Collection[str] = (), optional: Collection[str] = ()
+) -> Callable[[Command], Command]:
+    """The arguments and options of a command from the fields of its verb's record, in their order.
+
+    The command gets them as keywords by the fields' names; ``keywords`` makes the record's arguments of them, where a
+    field is a record itself (its fields are options beside the others).
+
+    Args:
+        record: such as ``SelectOptions``.
+        without: fields that the command does not offer.
+        optional: fields that it can do without, though the record cannot.
+    """
+
+    def decorate(command: Command) -> Command:
+        for field in reversed(list(_offered(record, without))):
+            command = _parameter(replace(field, required=False) if field.name in optional else field)(command)
+        return command
+
+    return decorate
+
+
+def keywords(record: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a record from what a command was given."""
+    found = {}
+    for name, field in fields_of(record).items():
+        if field.kind == "record" and field.record is not None:
+            inner = {key: given[key] for key in fields_of(field.record) if key in given}
+            if inner:
+                found[name] = field.record(**inner)
+        elif name in given:
+            found[name] = given[name]
+    return found
+
+
+def _offered(record: type, without: Collection[str] = ()) -> Iterator[Field]:
+    for name, field in fields_of(record).items():
+        if name in without or field.kind == "other":
+            continue
+        if field.kind == "record" and field.record is not None:
+            yield from _offered(field.record)
+        else:
+            yield field
+
+
+def _parameter(field: Field) -> Callable[[Command], Command]:
+    """The click parameter of a field."""
+    option = field.option
+    if option.positional:
+        many = field.kind in ("texts", "paths")
+        metavar = option.metavar or None
+        return click.argument(field.name, nargs=-1 if many else 1, required=field.required, metavar=metavar)
+    names = [*([f"-{option.short}"] if option.short else []), field.flag, field.name]
+    default = option.default or ("" if field.default is None or field.default == () else None)
+    told = option.about + (f"  [default: {option.default}]" if option.default else "")
+    shared: dict[str, Any] = {"help": told, "required": field.required, "metavar": option.metavar or None}
+    if field.kind == "flag":
+        if field.default is False:
+            return click.option(*names, is_flag=True, help=told)
+        switch = f"{field.flag}/--no-{field.flag.removeprefix('--')}"
+        shown = field.default is not None
+        return click.option(switch, field.name, default=field.default, show_default=shown, help=told)
+    if field.kind == "mapping":
+        return click.option(*names, multiple=True, callback=_pairs, **shared)
+    if field.kind in ("texts", "paths"):
+        kind = click.Choice(option.choices) if option.choices else click.STRING
+        shown = default is None
+        return click.option(*names, multiple=True, type=kind, default=field.default, show_default=shown, **shared)
+    if field.kind == "numbers":
+        shared["nargs"] = len(get_args(field.type))
+    elif option.choices:
+        shared["type"] = click.Choice(option.choices)
+    else:
+        shared["type"] = _types(field)[field.kind]
+    if field.name == "store":
+        shared["callback"] = _store
+    return click.option(*names, default=field.default, show_default=default is None, **shared)
+
+
+def _store(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    """The command's ``--store``, else the one before the command (``diq --store FILE status``)."""
+    return value if value is not None else ctx.find_root().params.get("store")
+
+
+def _types(field: Field) -> dict[str, Any]:
+    number: Any = float
+    if field.option.none:
+        # a word for None, which leaving the option out is not
+        def number(value: str | float) -> float | None:
+            return None if value == field.option.none else float(value)
+
+    return {"int": int, "float": number, "text": str, "path": click.Path(path_type=Path)}
+
+
+def _pairs(_ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
+    return pairs(values, parameter.opts[-1]) or None
+
+
 def store_option(command: Command) -> Command:
-    """``--store PATH``, passed on as a ``Path`` named ``store``."""
+    """``--store PATH``, passed on as a ``Path`` named ``store``; for commands without a record of options."""
+
+    def settle(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+        return config.store_path(_store(ctx, parameter, value))
+
     return click.option(
         "--store",
-        envvar=config.STORE_VARIABLE,
-        default=config.DEFAULT_STORE,
-        show_default=True,
-        show_envvar=True,
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="The DuckDB file that holds everything.",
+        metavar="FILE",
+        callback=settle,
+        type=click.Path(path_type=Path),
+        help="The DuckDB file that holds everything.  "
+        f"[default: ${config.STORE_VARIABLE}, else {config.DEFAULT_STORE}]",
     )(command)
 
 
@@ -47,68 +150,6 @@ def device_options(command: Command) -> Command:
         show_default=True,
         help="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.",
     )(command)
-
-
-def _temperature(value: str | float) -> float | None:
-    """A number, or None for ``default``: then none is sent."""
-    return None if value == "default" else float(value)
-
-
-def server_options(command: Command) -> Command:
-    """The model to ask, its server, and how: the fields of ``diq.Server``."""
-    options = (
-        click.option("--model", required=True, metavar="NAME", help="Name of the model, as its server knows it."),
-        click.option(
-            "--base-url",
-            metavar="URL",
-            help="Address of an OpenAI-compatible server, such as http://localhost:8000/v1; "
-            "default $OPENAI_BASE_URL, else OpenAI's.",
-        ),
-        click.option(
-            "--api-key-variable",
-            metavar="NAME",
-            default="OPENAI_API_KEY",
-            show_default=True,
-            help="Environment variable that holds the key, if the server wants one; the key is never stored or shown.",
-        ),
-        click.option(
-            "--temperature",
-            type=_temperature,
-            metavar="NUMBER",
-            default=0.0,
-            show_default=True,
-            help="Of the sampling; `default` sends none, for models that take only their own. Part of the run.",
-        ),
-        click.option(
-            "--max-tokens",
-            type=int,
-            default=2048,
-            show_default=True,
-            help="Tokens of a reply, thinking included.",
-        ),
-        click.option("--concurrency", type=int, default=8, show_default=True, help="Requests that are open at once."),
-        click.option(
-            "--timeout",
-            "timeout_s",
-            type=float,
-            default=120.0,
-            show_default=True,
-            help="Seconds without a sign of the server after which a request has failed.",
-        ),
-        click.option(
-            "--retries",
-            type=int,
-            default=6,
-            show_default=True,
-            help="How often a request is repeated after 429, 5xx, a time-out or a broken connection, waiting longer "
-            "each time.",
-        ),
-        click.option("--price-prompt", type=float, help="Price of a million prompt tokens, to show what it costs."),
-        click.option("--price-completion", type=float, help="Price of a million tokens of replies."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
+import diq
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import device_options, output_options, store_option
+from diq.cli.options import keywords, options_of, output_options
+from diq.rater.options import TrainRaterOptions
 
 
 @click.group()
@@ -21,60 +22,9 @@ def rater() -> None:
 
 
 @rater.command()
-@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
-@click.option(
-    "--model", required=True, metavar="NAME", help="Language model whose dots are learnt, as the store has it."
-)
-@click.option("--run", "influence_run", type=int, metavar="N", help="Run of the dots; needed when there are several.")
-@click.option(
-    "--encoder",
-    metavar="FOLDER|ID",
-    default="answerdotai/ModernBERT-base",
-    show_default=True,
-    help="Encoder that is fine-tuned: a folder, or a hub id.",
-)
-@click.option(
-    "--output", "-o", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the rater."
-)
-@click.option(
-    "--target",
-    type=click.Choice(["rank", "standard"]),
-    default="rank",
-    show_default=True,
-    help="Scale of the regression: normal scores of the ranks of the dots, or standardised dots.",
-)
-@click.option(
-    "--coverage", type=float, default=0.9, show_default=True, help="Share of dots that the intervals are to hold."
-)
-@click.option("--epochs", type=float, default=5.0, show_default=True, help="At most so many passes over the texts.")
-@click.option("--learning-rate", type=float, default=5e-5, show_default=True, help="Highest learning rate of AdamW.")
-@click.option("--batch-size", type=int, default=32, show_default=True, help="Texts of an optimizer step.")
-@click.option(
-    "--max-length",
-    type=int,
-    default=1024,
-    show_default=True,
-    help="Tokens that are read of a text; at most the context.",
-)
-@click.option("--patience", type=int, default=2, show_default=True, help="Epochs without progress before it stops.")
-@click.option(
-    "--shares",
-    type=float,
-    nargs=3,
-    default=(0.7, 0.15, 0.15),
-    show_default=True,
-    metavar="TRAIN VALIDATION TEST",
-    help="Shares of the questions.",
-)
-@click.option(
-    "--baselines/--no-baselines", default=True, show_default=True, help="Also fit the two baselines on the same split."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split, the head and the order.")
-@click.option("--overwrite", is_flag=True, help="Replace a rater that another training left in the output.")
-@device_options
-@store_option
+@options_of(TrainRaterOptions)
 @output_options
-def train(as_json: bool, quiet: bool, **options: Any) -> None:
+def train(as_json: bool, quiet: bool, **given: Any) -> None:
     """Train a rater on the dots of DATASET... and measure it on questions that it has not seen.
 
     \b
@@ -82,11 +32,9 @@ def train(as_json: bool, quiet: bool, **options: Any) -> None:
       diq rater train part --model qwen3-8b --output raters/part
       diq score influence pool --rater raters/part
     """
-    # loads torch and transformers
-    from diq.rater.train import train_rater as run
 
     with progress(quiet=quiet or as_json) as report:
-        summary = run(progress=report, **options)
+        summary = diq.train_rater(**keywords(TrainRaterOptions, given), progress=report)
     if as_json:
         print_json(summary.to_dict())
         return

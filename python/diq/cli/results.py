@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+import diq
+from diq.base.config import store_path
 from diq.cli.console import print_json, start_logging, table
-from diq.cli.options import store_option
+from diq.cli.options import keywords, options_of
+from diq.evaluation.options import ResultsOptions
 
 if TYPE_CHECKING:
     from diq.evaluation.results import Cell, Group, Results
 
-_SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
-
 
 @click.command(short_help="Show evaluations side by side, and beside the paper's.")
-@click.option("--dataset", metavar="NAME", help="Only models trained on this dataset, and those that nothing trained.")
-@click.option("--model", metavar="NAME", help="Only this base model, or this one model.")
-@click.option(
-    "--published",
-    metavar="NAME",
-    help="Also rows of the paper: a table (1, 4, 5, 8 to 13), a dataset (huatuo) or a model (qwen3-8b).",
-)
-@click.option("--scoring", metavar="VERSION", help="Rules that read the answers; default the latest in the store.")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "markdown", "csv", "latex", "json"]),
-    help="Default: table, or by the suffix of -o.",
-)
+@options_of(ResultsOptions)
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json: one object.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help=".md, .csv, .tex or .json file.")
-@store_option
-def results(
-    dataset: str | None,
-    model: str | None,
-    published: str | None,
-    scoring: str | None,
-    output_format: str | None,
-    as_json: bool,
-    output: Path | None,
-    store: Path,
-) -> None:
+def results(as_json: bool, **given: Any) -> None:
     """Show evaluations side by side: base model, full training, random, each strategy at each ratio, with DPO or not.
 
     A table holds what can be compared: one base model, one protocol, the same questions. The best of each column is
@@ -56,35 +31,20 @@ def results(
       diq results --dataset huatuo --published huatuo
       diq results -o results.tex
     """
-    from diq.base.errors import UsageError
-    from diq.base.files import check_file, write_text
-    from diq.evaluation.results import results as run
-    from diq.evaluation.tables import csv_text, latex, markdown
-
-    kind = "json" if as_json else output_format or (_SUFFIXES.get(output.suffix) if output else "table")
-    if kind is None:
-        raise UsageError(
-            f"the output `{output}` is neither .md, .csv, .tex nor .json", "name another, or give --format"
-        )
-    if kind == "table" and output is not None:
-        raise UsageError("a table cannot be written to a file", "leave --format out, or give markdown, csv or latex")
+    if as_json:
+        given["format"] = "json"
     start_logging()
-    if output is not None:
-        check_file(output, store=store)
-    found = run(store, dataset=dataset, model=model, scoring=scoring, paper=published)
-    if kind == "table":
+    found = diq.results(**keywords(ResultsOptions, given))
+    if given["output"] is not None:
+        click.echo(f"wrote {given['output']}", err=True)
+    elif given["format"] in (None, "table"):
         _show(found)
-        return
-    if kind == "json" and output is None:
-        print_json({"store": str(store), **found.to_dict()})
-        return
-    make = {"markdown": markdown, "csv": csv_text, "latex": latex}
-    text = make[kind](found) if kind in make else json.dumps({"store": str(store), **found.to_dict()}, indent=2) + "\n"
-    if output is None:
-        click.echo(text, nl=False)
-        return
-    write_text(output, text)
-    click.echo(f"wrote {output}", err=True)
+    elif given["format"] == "json":
+        print_json({"store": str(store_path(given["store"])), **found.to_dict()})
+    else:
+        from diq.evaluation.tables import EXPORTS
+
+        click.echo(EXPORTS[given["format"]](found), nl=False)
 
 
 def _show(found: Results) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+import diq
 from diq.base.errors import UsageError
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import output_options
+from diq.cli.options import keywords, options_of, output_options
+from diq.recipes.options import RunRecipeOptions
 
 if TYPE_CHECKING:
     from diq.recipes.run import RecipeSummary, StepReport
@@ -37,34 +39,11 @@ class _Silence:
 
 @click.command(short_help="Run a whole pipeline from one file.")
 @click.argument("recipe", required=False)
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Replace a variable of the recipe, or with NAME.KEY=VALUE a part of one. Repeat.",
-)
-@click.option("--output", "-o", metavar="DIR", help="Folder to work in; default what the recipe says, else its name.")
-@click.option(
-    "--store",
-    metavar="PATH",
-    help="Store file; default diq.duckdb in the output folder. Recipes that share one do not score twice.",
-)
-@click.option("--dry-run", is_flag=True, help="Show the plan: commands, what is done, estimated cost. Writes nothing.")
+@options_of(RunRecipeOptions, without=("recipe",))
 @click.option("--show", is_flag=True, help="Print the recipe, to copy and change.")
 @click.option("--list", "as_list", is_flag=True, help="List the recipes that come with DIQ.")
 @output_options
-def run(
-    recipe: str | None,
-    settings: tuple[str, ...],
-    output: str | None,
-    store: str | None,
-    dry_run: bool,
-    show: bool,
-    as_list: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def run(recipe: str | None, show: bool, as_list: bool, as_json: bool, quiet: bool, **given: Any) -> None:
     """Run all steps of RECIPE that are not done: a YAML file, or the name of a recipe that comes with DIQ.
 
     The file is checked as a whole before anything runs. A stopped run goes on with the same command; a changed step is
@@ -75,7 +54,7 @@ def run(
       diq run demo
       diq run huatuo-llama31-8b --set classifier=difficulty/ --dry-run
     """
-    from diq.recipes.run import run_recipe, text_of
+    from diq.recipes.run import text_of
 
     if as_list:
         _list(as_json)
@@ -87,18 +66,10 @@ def run(
         return
     told = _Silence() if as_json or quiet else _Printer()
     with progress(quiet=quiet or as_json) as report:
-        summary = run_recipe(
-            recipe,
-            settings=settings,
-            output=output,
-            store=store,
-            dry_run=dry_run,
-            listener=told,
-            progress=report,
-        )
+        summary = diq.run_recipe(recipe, **keywords(RunRecipeOptions, given), listener=told, progress=report)
     if as_json:
         print_json(summary.to_dict())
-    elif dry_run:
+    elif summary.dry_run:
         _show_plan(summary)
     else:
         ran = sum(not one.was_done for one in summary.steps)

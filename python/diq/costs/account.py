@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from diq.base.summary import Summary
 from diq.base.text import Ratio
 from diq.costs.flops import exact_flops, forward_flops, in_context, preference_flops, projected_flops, training_flops
 from diq.costs.lengths import Lengths
@@ -78,8 +79,8 @@ class Step:
     hours: tuple[float, float, float] | None = None
 
 
-@dataclass(slots=True)
-class Account:
+@dataclass(repr=False, slots=True)
+class Account(Summary):
     """The cost of a plan.
 
     Attributes:
@@ -95,10 +96,6 @@ class Account:
     def step(self, name: str) -> Step:
         """The line of that name."""
         return next(one for one in self.steps if one.name == name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 FULL = "train on everything"

@@ -8,19 +8,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from diq.base.config import MAX_LENGTH
 from diq.base.errors import UsageError
-from diq.base.progress import Progress
+from diq.base.options import verb
 from diq.base.sample import Message
+from diq.base.summary import Summary
 from diq.costs.account import Account
 from diq.costs.cost import predict
+from diq.costs.options import ProbeOptions
 from diq.encoders import network as encoders
 from diq.formats import Parsed, open_source
 from diq.gradients.engine import Engine, EngineSettings
@@ -74,8 +75,8 @@ class Rate:
     batch_tokens: int
 
 
-@dataclass(slots=True)
-class Probe:
+@dataclass(repr=False, slots=True)
+class Probe(Summary):
     """What was measured.
 
     Attributes:
@@ -98,10 +99,6 @@ class Probe:
     rates: dict[str, Rate] = field(default_factory=dict)
     peak: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
-
     def fill(self, found: Account) -> None:
         """Predict the hours of an account's steps: tokens of the step over the measured tokens a second."""
         predict(found, {name: (one.mean, one.least, one.most) for name, one in self.rates.items()})
@@ -111,60 +108,28 @@ class Probe:
         return self.rates[name].mean * flops_a_token / self.peak if self.peak and name in self.rates else None
 
 
-def probe(
-    source: str | None = None,
-    *,
-    model: str,
-    seconds: float = 60.0,
-    store: Path | None = None,
-    tokens: int | None = None,
-    validation_sets: int = 1,
-    rater: str | None = None,
-    params: str = "qkv",
-    lora_rank: int = 8,
-    checkpointing: bool = False,
-    max_length: int = MAX_LENGTH,
-    dtype: str = "auto",
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> Probe:
+@verb(ProbeOptions)
+def probe(options: ProbeOptions) -> Probe:
     """Measure exact scoring, projected scoring, an encoder and LoRA training on this machine.
 
     Loading is not part of the measured time, so the whole takes longer than ``seconds``.
 
-    Args:
-        source: name of a dataset in the store, or a file; None measures with random tokens.
-        model: folder or hub id of the causal language model, with its weights.
-        seconds: time to measure, shared evenly.
-        store: the store file; only for a dataset's name.
-        tokens: length of the random samples, without a source.
-        validation_sets: how many are scored against, each with two folds.
-        rater: folder of an encoder with a head (difficulty classifier or rater); None leaves it out.
-        params: ``qkv``, ``all-linear`` or ``full``; ``full`` trains all weights and scores with q, k and v.
-        lora_rank: rank of the adapter that is trained.
-        checkpointing: gradient checkpointing in training.
-        max_length: tokens after which a sample is cut.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        progress: called with the measurements done and to do.
-
     Raises:
-        UsageError: a time that is not positive, or neither a source nor ``tokens``.
+        UsageError: an unknown dataset, or neither a source nor ``tokens``.
         ModelError: the model or encoder cannot be used.
         RunFailedError: one sample alone does not fit into memory.
     """
-    if not seconds > 0:
-        raise UsageError(f"--probe {seconds:g} is not a positive time", "give some seconds, such as 60s")
-    if source is None and tokens is None:
+    source, rater, report = options.source, options.rater, options.progress or (lambda *_: None)
+    if source is None and options.tokens is None:
         raise UsageError("there is nothing to measure with", "name a dataset or a file, or give --tokens")
-    found_model = find_model(model)
-    place = pick_device(device)
-    limit = usable_length(found_model, max_length)
-    conversations = [] if source is None else _conversations(source, store)
-    samples, per_token = _tokens(found_model, conversations, tokens, limit)
+    model = find_model(options.model)
+    place = pick_device(options.device)
+    limit = usable_length(model, options.max_length)
+    conversations = [] if source is None else _conversations(source, options.store_file)
+    samples, per_token = _tokens(model, conversations, options.tokens, limit)
     probe = Probe(
         device=torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
-        dtype=pick_dtype(dtype, place),
+        dtype=pick_dtype(options.dtype, place),
         samples=len(samples),
         tokens_a_sample=statistics.fmean(len(one.ids) for one in samples),
         made_text=source is None,
@@ -173,37 +138,34 @@ def probe(
     if place.type == "cuda" and probe.dtype == "bfloat16":
         probe.peak = next((peak for name, peak in _PEAKS.items() if name in probe.device), None)
     texts = ["\n\n".join(message["content"] for message in one) for one in conversations]
-    scored = "qkv" if params == "full" else params
-    settings = EngineSettings(model=found_model, params=scored, dtype=probe.dtype, device=str(place), folds=2)
+    scored = "qkv" if options.params == "full" else options.params
+    settings = EngineSettings(model=model, params=scored, dtype=probe.dtype, device=str(place), folds=2)
     work: dict[str, Callable[[float], Rate]] = {
-        "exact": lambda time_s: _exact(settings, samples, validation_sets, time_s),
+        "exact": lambda time_s: _exact(settings, samples, options.validation_sets, time_s),
         "projected": lambda time_s: _projected(settings, samples, time_s),
-        "training": lambda time_s: _training(settings, samples, params, lora_rank, checkpointing, time_s),
+        "training": lambda time_s: _training(settings, samples, options, time_s),
     }
     if rater is not None:
         work["encoder"] = lambda time_s: _encoder(rater, texts, samples, place, probe.dtype, time_s)
     for done, (name, measure) in enumerate(work.items()):
-        if progress is not None:
-            progress("probe", done, len(work))
-        probe.rates[name] = measure(seconds / len(work))
+        report("probe", done, len(work))
+        probe.rates[name] = measure(options.seconds / len(work))
         log.info("%s: %s tokens/s", name, f"{probe.rates[name].mean:,.0f}")
         release()
-    if progress is not None:
-        progress("probe", len(work), len(work))
+    report("probe", len(work), len(work))
     return probe
 
 
 # what is measured with -----------------------------------------------------------------------------------------------
 
 
-def _conversations(source: str, store: Path | None) -> list[list[Message]]:
+def _conversations(source: str, store: Path) -> list[list[Message]]:
     """At most ``SAMPLES`` conversations, spread over the source."""
     if Path(source).is_file():
         every = [one.sample.messages for one in open_source(source) if isinstance(one, Parsed)]
         return every[:: max(1, len(every) // SAMPLES)][:SAMPLES]
     import orjson
 
-    assert store is not None
     with Store(store, read_only=True) as opened:
         data = opened.dataset(source)
         if not data["n_samples"]:
@@ -213,12 +175,12 @@ def _conversations(source: str, store: Path | None) -> list[list[Message]]:
 
 
 def _tokens(
-    model: ModelSource, conversations: Sequence[Sequence[Message]], tokens: int | None, limit: int
+    model: ModelSource, conversations: Sequence[Sequence[Message]], tokens: float | None, limit: int
 ) -> tuple[list[Tokens], float | None]:
     """Samples in the model's tokens, and characters a token of their text before anything is cut."""
     if not conversations:
         assert tokens is not None
-        length = max(2, min(tokens, limit))
+        length = max(2, min(int(tokens), limit))
         rng = np.random.default_rng(0)
         # any tokens do: the time does not depend on which. Below 256 every vocabulary has them
         made = [Tokens(rng.integers(1, 256, length).astype(np.int32), max(1, length // 4)) for _ in range(64)]
@@ -304,26 +266,19 @@ def _scoring(engine: Engine, samples: Sequence[Tokens], time_s: float) -> Rate:
     return _measure(_batches(samples, engine.token_budget), step, time_s)
 
 
-def _training(
-    settings: EngineSettings,
-    samples: Sequence[Tokens],
-    params: str,
-    rank: int,
-    checkpointing: bool,
-    time_s: float,
-) -> Rate:
+def _training(settings: EngineSettings, samples: Sequence[Tokens], options: ProbeOptions, time_s: float) -> Rate:
     """Forward, backward and an AdamW step of a LoRA adapter (or of all weights).
 
     A step has eight samples, or as many as fit the budget; a trainer accumulates such steps.
     """
     network: Any = load_causal_lm(settings.model, dtype=settings.dtype, device=settings.device)
     place = next(network.parameters()).device
-    if params == "full":
+    if options.params == "full":
         network.requires_grad_(True)
     else:
         with quiet_libraries(warn=False):
-            network = _adapted(network, settings.params, rank)
-    if checkpointing:
+            network = _adapted(network, settings.params, options.lora_rank)
+    if options.gradient_checkpointing:
         network.enable_input_require_grads()
         # the older name is deprecated in newer releases
         enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable

@@ -365,12 +365,12 @@ class _Demo:
     def _score(self) -> None:
         with self._step("score difficulty", "score", "difficulty", DATASET, "--model", CLASSIFIER) as progress:
             difficulty = score_difficulty(
-                DATASET, store=self.store, classifier=str(self.folder / CLASSIFIER), progress=progress
+                DATASET, store=self.store, model=str(self.folder / CLASSIFIER), progress=progress
             )
         sets = [part for task in TASKS for part in ("--validation-set", task)]
         with self._step("score influence", "score", "influence", DATASET, "--model", MODEL, *sets) as progress:
             influence = score_influence(
-                DATASET, model=str(self.folder / MODEL), store=self.store, validation_sets=TASKS, progress=progress
+                DATASET, model=str(self.folder / MODEL), store=self.store, validation_set=TASKS, progress=progress
             )
         for name, one in (("score difficulty", difficulty), ("score influence", influence)):
             if not one.n_scored:
@@ -451,7 +451,7 @@ class _Demo:
                     epochs=self.sizes.epochs,
                     learning_rate=_LEARNING_RATE,
                     seed=self.seed,
-                    validation_sets=sets,
+                    validation_set=sets,
                     progress=progress,
                 )
             if trained.already_trained:

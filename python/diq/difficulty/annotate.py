@@ -24,8 +24,10 @@ import pyarrow.compute as pc
 from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
 from diq.base.draws import number_of
 from diq.base.errors import UsageError
-from diq.base.progress import NotedProgress
+from diq.base.options import verb
 from diq.base.sample import prompt_text
+from diq.base.summary import Summary
+from diq.difficulty.options import AnnotateOptions
 from diq.judging.ask import (
     Answered,
     AskSummary,
@@ -37,7 +39,6 @@ from diq.judging.ask import (
     missing_places,
     open_run,
 )
-from diq.judging.chat import Server
 from diq.judging.rubrics import load_rubric
 from diq.store.store import Store
 
@@ -52,8 +53,8 @@ _ROWS = 10_000
 _CHARACTERS_A_TOKEN = 4
 
 
-@dataclass(slots=True)
-class AnnotateSummary:
+@dataclass(repr=False, slots=True)
+class AnnotateSummary(Summary):
     """What an annotation did.
 
     Attributes:
@@ -102,48 +103,26 @@ class AnnotateSummary:
 _DRY_RUN = ("n_to_ask", "prompt_tokens", "cost_prompts", "cost_limit")
 
 
-def annotate(
-    dataset: str,
-    *,
-    store: str | Path,
-    server: Server,
-    sample: int | None = None,
-    seed: int = 0,
-    retry_unreadable: bool = False,
-    dry_run: bool = False,
-    progress: NotedProgress | None = None,
-) -> AnnotateSummary:
+@verb(AnnotateOptions)
+def annotate(options: AnnotateOptions) -> AnnotateSummary:
     """Have the questions of a dataset rated that the store has no rating of.
 
-    Args:
-        dataset: name of a dataset in the store.
-        store: the store file.
-        server: the model and how to ask it.
-        sample: distinct questions to draw; None: all.
-        seed: of the draw and of the order.
-        retry_unreadable: ask again where a reply could not be read twice.
-        dry_run: ask nothing and write nothing, count what would be asked.
-        progress: called with the questions done and to do, and a note of tokens and cost.
-
     Raises:
-        UsageError: an unknown name, an empty dataset, a sample of none; the server refuses the key, or knows no such
-            model.
+        UsageError: an unknown name, an empty dataset; the server refuses the key, or knows no such model.
         RunFailedError: the server is down or stopped answering; what came is in the store.
     """
-    store = Path(store)
-    if sample is not None and sample < 1:
-        raise UsageError(f"--sample {sample} is not a positive number", "leave it out to rate every question")
+    store, server = options.store_file, options.server
     with Store(store, read_only=True, wait_s=WAIT_S) as opened:
-        data = opened.dataset(dataset)
+        data = opened.dataset(options.dataset)
     if data["n_samples"] == 0:
-        raise UsageError(f"the dataset `{dataset}` has no samples", "see `diq sql 'from rejects'`")
+        raise UsageError(f"the dataset `{options.dataset}` has no samples", "see `diq sql 'from rejects'`")
     rubric = load_rubric("difficulty")
-    questions, blank = read_questions(store, data["dataset_id"], sample, seed)
+    questions, blank = read_questions(store, data["dataset_id"], options.sample, options.seed)
     items = _Items(store, questions)
-    summary = AnnotateSummary(dataset, server.model, data["n_samples"], len(items))
-    if dry_run:
+    summary = AnnotateSummary(options.dataset, server.model, data["n_samples"], len(items))
+    if options.dry_run:
         known = find_run(store, rubric, server, kind=KIND, method=METHOD)
-        places = list(missing_places(store, known, items, retry_unreadable=retry_unreadable))
+        places = list(missing_places(store, known, items, retry_unreadable=options.retry_unreadable))
         # the prompt around a question is the same for each
         around = sum(len(one["content"]) for one in rubric.messages("")) * len(places)
         summary.n_to_ask = len(places)
@@ -159,9 +138,9 @@ def annotate(
         rubric,
         items,
         server,
-        also=partial(_add_scores, run_id, questions, retry_unreadable),
-        retry_unreadable=retry_unreadable,
-        progress=progress,
+        also=partial(_add_scores, run_id, questions, options.retry_unreadable),
+        retry_unreadable=options.retry_unreadable,
+        progress=options.progress,
     )
     _finish(store, run_id, data, summary)
     return summary

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diq.base.config import DIFFICULTY_DIMENSIONS, WAIT_S
 from diq.base.errors import UsageError
-from diq.base.progress import Progress
+from diq.base.options import verb
 from diq.base.text import did_you_mean
-from diq.scoring.job import check_budget, open_run, read_dataset
+from diq.difficulty.options import ScoreDifficultyOptions
+from diq.scoring.job import open_run, read_dataset
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store
 
@@ -18,49 +20,36 @@ from diq.store.store import Store
 _TIES = ("distinct_values", "on_the_median_value", "on_the_commonest_value")
 
 
-def score_difficulty(
-    dataset: str,
-    *,
-    store: Path,
-    classifier: str | None = None,
-    columns: dict[str, str] | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    token_budget: int | None = None,
-    progress: Progress | None = None,
-) -> ScoreSummary:
+@verb(ScoreDifficultyOptions)
+def score_difficulty(options: ScoreDifficultyOptions) -> ScoreSummary:
     """Give every sample of a dataset its difficulty, from a classifier or from columns that came with the data.
-
-    Args:
-        dataset: name of a dataset in the store.
-        store: the store file.
-        classifier: folder or hub id of a sequence classifier (see ``diq.difficulty``).
-        columns: dimension to the name of a numeric attribute of the samples, instead of a classifier.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
-        token_budget: padded tokens a batch; None takes the default.
-        progress: called now and then with the samples done and to do.
 
     Raises:
         UsageError: neither or both of classifier and columns, or unknown names.
         ModelError: the classifier cannot be used.
     """
-    if (classifier is None) == (not columns):
+    if (options.model is None) == (not options.columns):
         raise UsageError(
             "difficulty comes from one of a classifier and columns", "give --model FOLDER or --columns overall=NAME"
         )
-    check_budget(token_budget)
-    data = read_dataset(store, dataset)
-    if columns:
-        summary = _score_columns(store, data, columns)
+    store = options.store_file
+    data = read_dataset(store, options.dataset)
+    if options.columns:
+        summary = _score_columns(store, data, options.columns)
         _finish(store, data, summary)
         return summary
-    assert classifier is not None
+    assert options.model is not None
     # columns cost nothing, so they must not wait for torch, nor need it
     from diq.difficulty.score_classifier import score_classifier
 
     summary, details = score_classifier(
-        store, data, classifier, device=device, dtype=dtype, token_budget=token_budget, progress=progress
+        store,
+        data,
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        token_budget=options.batch_tokens,
+        progress=options.progress,
     )
     _finish(store, data, summary)
     summary.details |= details
@@ -83,7 +72,7 @@ def _finish(store: Path, data: dict[str, Any], summary: ScoreSummary) -> None:
                 summary.details[count.replace("value", scale)] = found
 
 
-def _score_columns(store: Path, data: dict[str, Any], columns: dict[str, str]) -> ScoreSummary:
+def _score_columns(store: Path, data: dict[str, Any], columns: Mapping[str, str]) -> ScoreSummary:
     with Store(store, read_only=True, wait_s=WAIT_S) as opened:
         attributes = [row["name"] for row in opened.rows("difficulty/list_attributes", dataset_id=data["dataset_id"])]
     for dimension, column in columns.items():
@@ -96,7 +85,7 @@ def _score_columns(store: Path, data: dict[str, Any], columns: dict[str, str]) -
                 f"the samples of `{data['name']}` have no column `{column}`",
                 did_you_mean(column, attributes) or "the dataset came without further columns",
             )
-    settings = {"columns": columns, "dataset": data["name"]}
+    settings = {"columns": dict(columns), "dataset": data["name"]}
     run_id = open_run(store, data, kind="difficulty", method="columns", model=None, settings=settings, environment={})
     summary = ScoreSummary(run_id, data["name"], data["n_samples"])
     started = time.monotonic()

@@ -25,10 +25,11 @@ from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import fingerprint_of, run_fingerprint
+from diq.base.options import verb
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
-from diq.base.text import check_choice
 from diq.difficulty import ordinal
+from diq.difficulty.options import TrainDifficultyOptions
 from diq.encoders import fitting
 from diq.encoders import network as encoders
 from diq.encoders.fitting import Examples, FitSettings, check_shares
@@ -131,53 +132,9 @@ class ClassifierSummary:
         return asdict(self)
 
 
-def train_difficulty(
-    datasets: Sequence[str],
-    *,
-    output: Path,
-    store: Path,
-    encoder: Sequence[str] = ("biomedbert",),
-    difficulty_run: int | None = None,
-    separate: bool = False,
-    epochs: float = 5,
-    learning_rate: float = 3e-5,
-    batch_size: int = 32,
-    max_length: int = 512,
-    patience: int = 2,
-    weights: str = "balanced",
-    ordinal_weight: float = 1.0,
-    shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    baselines: bool = True,
-    overwrite: bool = False,
-    seed: int = 0,
-    dtype: str = "auto",
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> ClassifierSummary:
+@verb(TrainDifficultyOptions)
+def train_difficulty(options: TrainDifficultyOptions) -> ClassifierSummary:
     """Train a classifier from each encoder on the difficulty labels of some datasets; all have the same test split.
-
-    Args:
-        datasets: names of datasets with labels: annotations, columns or scores that came with the data.
-        output: folder of the classifier; with several encoders, of one folder each, named after them.
-        store: the store file.
-        encoder: folders, hub ids or short names (:data:`ENCODERS`).
-        difficulty_run: run of the labels; None takes the only one.
-        separate: three models, one a dimension, instead of three heads on one encoder.
-        epochs: at most so many passes over the training split.
-        learning_rate: of AdamW.
-        batch_size: questions of a step.
-        max_length: tokens after which a question is cut; at most the encoder's context.
-        patience: epochs without a better (calibrated) ranked probability score on the validation split after which
-            training stops.
-        weights: class weights, see ``diq.ordinal.class_weights``.
-        ordinal_weight: factor of the ranked probability score in the loss; 0 is plain cross-entropy.
-        shares: of train, validation and test.
-        baselines: also measure the two baselines.
-        overwrite: replace a folder that another training left.
-        seed: of the split, the heads and the order.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        progress: called with what is trained, the steps done and to do.
 
     Raises:
         UsageError: no or too few labels, labels that are no levels, a level missing from the training split, or an
@@ -185,52 +142,62 @@ def train_difficulty(
         ModelError: an encoder cannot be used.
         RunFailedError: a loss that is not a number, no memory, or a full disk.
     """
+    output, place = Path(options.output), pick_device(options.device)
     check_folder(output)
-    check_choice("--class-weights", weights, WEIGHTS)
-    place = pick_device(device)
     fit = FitSettings(
-        epochs=float(epochs),
-        learning_rate=float(learning_rate),
-        batch_size=batch_size,
-        patience=patience,
-        seed=seed,
-        max_length=max_length,
-        dtype=pick_dtype(dtype, place),
+        epochs=float(options.epochs),
+        learning_rate=float(options.learning_rate),
+        batch_size=options.batch_size,
+        patience=options.patience,
+        seed=options.seed,
+        max_length=options.max_length,
+        dtype=pick_dtype(options.dtype, place),
         device=str(place),
     )
-    fit.check(
-        "diq difficulty train", {f"--ordinal-weight {ordinal_weight:g}": ordinal_weight >= 0, **check_shares(shares)}
-    )
-    found, label_runs = _read_labels(store, datasets, difficulty_run)
-    split = encoders.split_of(found.texts, seed=seed, shares=shares)
+    fit.check("diq difficulty train", check_shares(options.shares))
+    found, label_runs = _read_labels(options.store_file, options.datasets, options.difficulty_run)
+    split = encoders.split_of(found.texts, seed=options.seed, shares=options.shares)
     counts = _count(found.levels, split)
     dimensions = _check_labels(counts)
     settings = {
         "labels": _digest(found),
         "dimensions": dimensions,
-        "separate": separate,
-        "weights": weights,
-        "ordinal_weight": float(ordinal_weight),
-        "shares": [float(one) for one in shares],
+        "separate": options.separate,
+        "weights": options.class_weights,
+        "ordinal_weight": float(options.ordinal_weight),
+        "shares": [float(one) for one in options.shares],
     }
-    sources = [find_model(ENCODERS.get(one.lower(), one)) for one in dict.fromkeys(encoder)]
+    sources = [find_model(ENCODERS.get(one.lower(), one)) for one in dict.fromkeys(options.encoder)]
     places = [output] if len(sources) == 1 else [output / one.name.rpartition("/")[2] for one in sources]
     if len(set(places)) < len(places):
         raise UsageError("two of the encoders have the same name", "train them into folders of their own, one a call")
-    job = _Job(found, split, dimensions, settings, fit, list(datasets), label_runs, counts, store, progress)
+    job = _Job(
+        found,
+        split,
+        dimensions,
+        settings,
+        fit,
+        list(options.datasets),
+        label_runs,
+        counts,
+        options.store_file,
+        options.progress,
+    )
     # before the first of them takes hours
     fingerprints = [job.fingerprint(source) for source in sources]
     known = [
-        find_trained(folder, kind=KIND, fingerprint=fingerprint, overwrite=overwrite, command="diq difficulty train")
+        find_trained(
+            folder, kind=KIND, fingerprint=fingerprint, overwrite=options.overwrite, command="diq difficulty train"
+        )
         for folder, fingerprint in zip(places, fingerprints, strict=True)
     ]
     trained = [
         _known(folder, record, job, source) if record else _train(job, source, folder, fingerprint)
         for source, folder, record, fingerprint in zip(sources, places, known, fingerprints, strict=True)
     ]
-    if baselines:
+    if options.baselines:
         trained += [_majority(job), _tfidf(job)]
-    return ClassifierSummary(list(datasets), label_runs, len(found.texts), found.n_conflicts, counts, trained)
+    return ClassifierSummary(list(options.datasets), label_runs, len(found.texts), found.n_conflicts, counts, trained)
 
 
 # labels -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ model over the full text, others embed the instruction with a sentence encoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,10 @@ import torch
 from diq.base.errors import ModelError
 from diq.base.sample import Message, prompt_text
 from diq.base.text import first_line
+from diq.encoders.options import Pooled, Text
 from diq.models.memory import in_halves, raise_if_out_of_memory
 from diq.models.source import ModelSource
 from diq.models.tokens import plan_batches
-
-Text = Literal["prompt", "full"]
-Reduction = Literal["mean", "max"]
 
 _LARGER = "use --dtype bfloat16, or a device with more memory"
 NO_DIRECTION = "the embedding is zero or not finite, so it has no direction"
@@ -127,7 +125,7 @@ def unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def similarity(
-    samples: npt.NDArray[np.float64], validation: npt.NDArray[np.float64], reduction: Reduction
+    samples: npt.NDArray[np.float64], validation: npt.NDArray[np.float64], reduction: Pooled
 ) -> npt.NDArray[np.float64]:
     """Mean or largest cosine of each sample with the validation samples.
 

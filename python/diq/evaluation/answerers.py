@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from diq.base.draws import number_of
 from diq.base.errors import ModelError, UsageError
@@ -12,8 +12,10 @@ from diq.base.fingerprint import canonical_json
 from diq.base.sample import Message
 from diq.base.text import first_line
 from diq.evaluation.generations import Answers
+from diq.evaluation.options import EvaluateOptions
 from diq.evaluation.protocol import PLAIN_STOP, Protocol
 from diq.evaluation.questions import QuestionSet
+from diq.judging.options import Server
 from diq.store.store import Store
 
 if TYPE_CHECKING:
@@ -62,46 +64,32 @@ class Answerer:
 class LocalAnswerer(Answerer):
     """A model that runs in this process."""
 
-    def __init__(
-        self,
-        backend: str,
-        model: str,
-        adapter: str | None,
-        model_name: str | None,
-        template: Literal["auto", "none"],
-        max_length: int,
-        common: Mapping[str, Any],
-        *,
-        device: str,
-        dtype: str,
-        batch_size: int,
-    ) -> None:
+    def __init__(self, options: EvaluateOptions, common: Mapping[str, Any]) -> None:
         from diq.models.device import pick_device, pick_dtype
         from diq.models.source import find_adapter, find_model
-        from diq.models.tokens import check_length, load_tokenization
+        from diq.models.tokens import load_tokenization
 
-        check_length(max_length)
-        self.backend = backend
-        if backend == "vllm":
+        self.backend = options.backend
+        if self.backend == "vllm":
             from diq.evaluation.backends import check_vllm
 
             check_vllm()
-        self._place = pick_device(device)
-        self._device, self._batch_size = device, batch_size
-        self._dtype = pick_dtype(dtype, self._place)
-        self.base = find_model(model, name=model_name)
-        self.adapter = None if adapter is None else find_adapter(adapter, self.base)
+        self._place = pick_device(options.device)
+        self._device, self._batch_size = options.device, options.batch_size
+        self._dtype = pick_dtype(options.dtype, self._place)
+        self.base = find_model(options.model, name=options.model_name)
+        self.adapter = None if options.adapter is None else find_adapter(options.adapter, self.base)
         answers = self.adapter or self.base
         self.model_id, self.name = answers.model_id, answers.name
         self.base_model_id = self.base.model_id
-        self._tokenization = load_tokenization(self.base, max_length=max_length, template=template)
+        self._tokenization = load_tokenization(self.base, max_length=options.max_length, template=options.template)
         self.protocol = Protocol(
             **common,
             stop=_stop(self._tokenization),
             template="auto" if self._tokenization.uses_template else "none",
             facts={"tokenization": self._tokenization.settings(), "dtype": self._dtype},
         )
-        self.window = _VLLM_WINDOW if backend == "vllm" else _WINDOW_BATCHES * batch_size
+        self.window = _VLLM_WINDOW if self.backend == "vllm" else _WINDOW_BATCHES * options.batch_size
         self._lm: Any = None
 
     def check(self, asked: Sequence[QuestionSet]) -> None:
@@ -193,7 +181,7 @@ class ServerAnswerer(Answerer):
 
     backend = "server"
 
-    def __init__(self, server: Any, model_name: str | None, common: Mapping[str, Any]) -> None:
+    def __init__(self, server: Server, model_name: str | None, common: Mapping[str, Any]) -> None:
         self._server = server
         self.model_id, self.name = f"server:{server.model}", model_name or server.model
         self.base_model_id = self.model_id
@@ -214,7 +202,7 @@ class ServerAnswerer(Answerer):
             "lm-eval": metadata.version("lm_eval"),
             "openai": metadata.version("openai"),
             "concurrency": server.concurrency,
-            "timeout_s": server.timeout_s,
+            "timeout_s": server.timeout,
             "retries": server.retries,
         }
 

@@ -22,7 +22,8 @@ from diq.base.errors import DiqError, UsageError
 from diq.base.fingerprint import canonical_json
 from diq.base.sample import Message
 from diq.evaluation.tasks import Output
-from diq.judging.chat import Chat, Reply, Server
+from diq.judging.chat import Chat, Reply
+from diq.judging.options import Server
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
 from diq.models.tokens import TEMPLATE_DATE, Tokenization

@@ -9,35 +9,31 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from diq.base.config import MAX_LENGTH, WAIT_S
+from diq.base.config import WAIT_S
 from diq.base.errors import RunFailedError, UsageError
 from diq.base.fingerprint import canonical_json, run_fingerprint
+from diq.base.options import verb
 from diq.base.progress import NotedProgress
-from diq.base.text import check_choice
+from diq.base.summary import Summary
+from diq.base.text import named_values
 from diq.evaluation import generations
 from diq.evaluation.answerers import Answerer, LocalAnswerer, ServerAnswerer
 from diq.evaluation.answers import SCORING
 from diq.evaluation.benchmarks import BENCHMARKS, averages, benchmark
 from diq.evaluation.generations import Answers, Kept
+from diq.evaluation.options import EvaluateOptions
 from diq.evaluation.questions import Question, QuestionSet, load_questions
-from diq.evaluation.rescore import Rescored, rescore
+from diq.judging.options import Server
 from diq.store.store import Store
 
-__all__ = ["BACKENDS", "BenchmarkResult", "EvaluateSummary", "Rescored", "evaluate", "rescore"]
-
 log = logging.getLogger(__name__)
-
-Backend = Literal["hf", "vllm", "server"]
-BACKENDS = ("hf", "vllm", "server")
-MAX_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +71,8 @@ class BenchmarkResult:
     repeats: list[dict[str, Any]]
 
 
-@dataclass(slots=True)
-class EvaluateSummary:
+@dataclass(repr=False, slots=True)
+class EvaluateSummary(Summary):
     """What an evaluation found.
 
     Attributes:
@@ -109,188 +105,109 @@ class EvaluateSummary:
     folder: str = ""
     seconds: float = 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
-
-def evaluate(
-    *,
-    model: str,
-    store: str | os.PathLike[str],
-    adapter: str | None = None,
-    benchmarks: Sequence[str] = (),
-    sources: Mapping[str, str] | None = None,
-    examples: Mapping[str, str] | None = None,
-    backend: Backend = "hf",
-    base_url: str | None = None,
-    repeat: int = 1,
-    limit: int | None = None,
-    few_shot: int = 0,
-    max_tokens: int = MAX_TOKENS,
-    temperature: float | None = 0.0,
-    top_p: float = 1.0,
-    template: Literal["auto", "none"] = "auto",
-    seed: int = 0,
-    batch_size: int = 8,
-    max_length: int = MAX_LENGTH,
-    device: str = "auto",
-    dtype: str = "auto",
-    model_name: str | None = None,
-    allow_bad_rows: bool = False,
-    api_key_variable: str = "OPENAI_API_KEY",
-    concurrency: int = 8,
-    timeout_s: float = 600.0,
-    retries: int = 6,
-    progress: NotedProgress | None = None,
-) -> EvaluateSummary:
+@verb(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> EvaluateSummary:
     """Ask a model the questions of benchmarks, mark its answers, and keep both.
 
     The same model and protocol are the same run: what it answered is not asked again, and more benchmarks or repeats
     add to it.
 
-    Args:
-        model: folder or hub id; for a server the name that it knows the model by.
-        store: the store file, made if missing; the answers lie beside it in ``STEM.generations``.
-        adapter: a LoRA adapter of the model, or a folder with all weights that came of it.
-        benchmarks: names; default those of ``sources``, else all nine.
-        sources: benchmark to file, folder or hub id, in the place of its own hub id.
-        examples: benchmark to the file that its few-shot examples come from.
-        backend: ``hf`` (transformers), ``vllm``, or ``server`` (any OpenAI-compatible one).
-        base_url: address of the server; default ``$OPENAI_BASE_URL``, else OpenAI's.
-        repeat: how often everything is asked; the repeats count on from the seed.
-        limit: first questions of each benchmark alone; for trials.
-        few_shot: examples before each question: the first of the file of examples.
-        max_tokens: tokens of an answer at most.
-        temperature: 0 takes the likeliest token; None leaves it to the server.
-        top_p: share of the likeliest tokens to draw from.
-        template: ``auto`` uses the tokenizer's chat template if there is one, ``none`` the plain form.
-        seed: of the first repeat.
-        batch_size: prompts that go through the model at once (hf); it changes speed and rounding alone.
-        max_length: tokens of prompt and answer together; at most the model's own context.
-        device: as for ``load_causal_lm``.
-        dtype: likewise.
-        model_name: name of the model in the store, if not its id or folder name.
-        allow_bad_rows: go on without the rows of a benchmark that hold no question.
-        api_key_variable: environment variable with the server's key.
-        concurrency: requests that are open at once.
-        timeout_s: seconds without a sign of the server after which a request has failed.
-        retries: how often a request is repeated.
-        progress: called as answers come.
-
     Raises:
-        UsageError: unknown names, settings out of range, or a server that refuses.
+        UsageError: unknown names, settings that do not go together, or a server that refuses.
         InputError: a benchmark cannot be read, or has rows that hold no question.
         ModelError: the model or adapter cannot be used.
         RunFailedError: a disk is full, memory is too small, or the server failed; what came is kept.
     """
     started = time.monotonic()
-    check_choice("--backend", backend, BACKENDS)
-    check_choice("--template", template, ("auto", "none"))
-    _check_settings(
-        repeat=repeat, limit=limit, few_shot=few_shot, max_tokens=max_tokens, batch_size=batch_size, seed=seed
-    )
-    _check_sampling(backend, temperature, top_p, template, adapter)
-    asked = _load(benchmarks, sources or {}, examples or {}, few_shot, limit, allow_bad_rows=allow_bad_rows)
-    store = Path(store)
-    common = {
-        "few_shot": few_shot,
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        # greedy decoding draws nothing, and a server is sent no seed
-        "seed": seed if temperature and backend != "server" else None,
-        "limit": limit,
-    }
-    if backend == "server":
-        from diq.judging.chat import Server
-
-        server = Server(
-            base_url, model, api_key_variable=api_key_variable, temperature=temperature, max_tokens=max_tokens,
-            concurrency=concurrency, timeout_s=timeout_s, retries=retries,
-        )  # fmt: skip
-        answerer: Answerer = ServerAnswerer(server, model_name, common)
-    else:
-        answerer = LocalAnswerer(
-            backend, model, adapter, model_name, template, max_length, common,
-            device=device, dtype=dtype, batch_size=batch_size,
-        )  # fmt: skip
-    with contextlib.closing(answerer):
+    _check(options)
+    asked = _load(options)
+    with contextlib.closing(_answerer(options)) as answerer:
         answerer.check(asked)
-        run_id = _open_run(store, answerer, asked)
-        evaluation = _Evaluation(store, run_id, answerer, repeat, progress)
+        run_id = _open_run(options.store_file, answerer, asked)
+        evaluation = _Evaluation(options.store_file, run_id, answerer, options.repeat, options.progress)
         results = [evaluation.measure(one) for one in asked]
-    return _summary(store, run_id, answerer, results, evaluation, seconds=time.monotonic() - started)
+    return _summary(options.store_file, run_id, answerer, results, evaluation, seconds=time.monotonic() - started)
 
 
 # settings ------------------------------------------------------------------------------------------------------------
 
 
-def _check_settings(**settings: int | None) -> None:
-    """Refuse settings out of range before anything is read."""
-    lowest = {"few_shot": 0, "seed": 0}
-    for name, value in settings.items():
-        low = lowest.get(name, 1)
-        if value is not None and value < low:
-            raise UsageError(f"--{name.replace('_', '-')} {value} is out of range", f"give {low} or more")
-
-
-def _check_sampling(backend: str, temperature: float | None, top_p: float, template: str, adapter: str | None) -> None:
-    if temperature is not None and not 0 <= temperature < float("inf"):
-        raise UsageError(f"--temperature {temperature} is out of range", "give 0 or more")
-    if not 0 < top_p <= 1:
-        raise UsageError(f"--top-p {top_p} is out of range", "give a share above 0, at most 1")
-    if backend != "server":
-        if temperature is None:
+def _check(options: EvaluateOptions) -> None:
+    """Refuse what does not go together, before anything is read."""
+    if options.backend != "server":
+        if options.temperature is None:
             raise UsageError("only a server has a temperature of its own", "give --temperature a number")
         return
-    if adapter is not None:
+    if options.adapter is not None:
         raise UsageError(
             "--adapter names a folder, which a server does not read",
             "serve the adapter, and give the name that the server has for it as --model",
         )
-    if template == "none":
+    if options.template == "none":
         raise UsageError("a server renders conversations with its own chat template", "leave --template out")
-    if top_p != 1:
+    if options.top_p != 1:
         raise UsageError("--top-p is not sent to servers", "leave it out, or use another backend")
 
 
-def _load(
-    names: Sequence[str],
-    sources: Mapping[str, str],
-    examples: Mapping[str, str],
-    few_shot: int,
-    limit: int | None,
-    *,
-    allow_bad_rows: bool,
-) -> list[QuestionSet]:
+def _load(options: EvaluateOptions) -> list[QuestionSet]:
     """The questions of every benchmark that was asked for.
 
     Raises:
         UsageError: an unknown name, or few-shot without examples.
         InputError: a file cannot be used.
     """
-    wanted = [benchmark(name) for name in dict.fromkeys([*names, *sources]) or BENCHMARKS]
-    without = [one.name for one in wanted if few_shot and one.name not in examples]
+    asked_of = named_values("--benchmark", options.benchmark, "medqa=FILE", bare=True)
+    sources = {name: asked_of.get(name) or (options.sources or {}).get(name) for name in asked_of or BENCHMARKS}
+    examples = named_values("--examples", options.examples, "medqa=FILE")
+    n, may_be_bad = options.few_shot, options.allow_bad_rows
+    wanted = [benchmark(name) for name in sources]
+    without = [one.name for one in wanted if n and one.name not in examples]
     if without:
         raise UsageError(
-            f"--few-shot {few_shot} has no examples for {', '.join(without)}",
+            f"--few-shot {n} has no examples for {', '.join(without)}",
             f"give a file of its validation split: --examples {without[0]}=FILE",
         )
-    if examples and not few_shot:
+    if examples and not n:
         raise UsageError("examples were given, but --few-shot is 0", "give --few-shot the number of examples")
     found = []
     for one in wanted:
-        asked = load_questions(one, sources.get(one.name), allow_bad_rows=allow_bad_rows).first(limit)
-        if few_shot:
-            shown = load_questions(one, examples[one.name], allow_bad_rows=allow_bad_rows).questions[:few_shot]
-            if len(shown) < few_shot:
+        asked = load_questions(one, sources[one.name], allow_bad_rows=may_be_bad).first(options.limit)
+        if n:
+            shown = load_questions(one, examples[one.name], allow_bad_rows=may_be_bad).questions[:n]
+            if len(shown) < n:
                 raise UsageError(
-                    f"`{examples[one.name]}` has {len(shown)} examples for {one.name}, fewer than --few-shot {few_shot}"
+                    f"`{examples[one.name]}` has {len(shown)} examples for {one.name}, fewer than --few-shot {n}"
                 )
             asked = asked.with_examples(shown)
         found.append(asked)
     return found
+
+
+def _answerer(options: EvaluateOptions) -> Answerer:
+    """What answers; nothing is loaded or asked yet."""
+    common = {
+        "few_shot": options.few_shot,
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        # greedy decoding draws nothing, and a server is sent no seed
+        "seed": options.seed if options.temperature and options.backend != "server" else None,
+        "limit": options.limit,
+    }
+    if options.backend == "server":
+        server = Server(
+            options.model,
+            base_url=options.base_url,
+            api_key_variable=options.api_key_variable,
+            temperature=options.temperature,
+            max_tokens=options.max_tokens,
+            concurrency=options.concurrency,
+            timeout=options.timeout,
+            retries=options.retries,
+        )
+        return ServerAnswerer(server, options.model_name, common)
+    return LocalAnswerer(options, common)
 
 
 # the run -------------------------------------------------------------------------------------------------------------

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
-from diq.base.progress import NotedProgress
+from diq.base.options import verb
+from diq.base.summary import Summary
 from diq.evaluation import generations
 from diq.evaluation.answers import SCORING
 from diq.evaluation.generations import Answers
+from diq.evaluation.options import RescoreOptions
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Rescored:
+@dataclass(frozen=True, repr=False, slots=True)
+class Rescored(Summary):
     """What marking again found for the answers of a run to a benchmark, once over.
 
     Attributes:
@@ -49,27 +49,21 @@ class Rescored:
     before: dict[str, float]
 
 
-def rescore(
-    store: str | os.PathLike[str], *, run_id: int | None = None, progress: NotedProgress | None = None
-) -> list[Rescored]:
+@verb(RescoreOptions)
+def rescore(options: RescoreOptions) -> list[Rescored]:
     """Mark all kept answers again by today's rules: without the models, and without the benchmarks' files.
 
     Rows of other versions of the rules stay in the table evaluations.
-
-    Args:
-        store: the store file.
-        run_id: an evaluation; default all of them.
-        progress: called as sets of answers are marked.
 
     Raises:
         UsageError: nothing is kept.
         StoreError: there is no store.
     """
-    store = Path(store)
+    store = options.store_file
     with Store(store, wait_s=WAIT_S) as opened:
-        sets = opened.rows("evaluation/list_generation_sets", run_id=run_id)
+        sets = opened.rows("evaluation/list_generation_sets", run_id=options.run)
     if not sets:
-        of = "" if run_id is None else f" of run {run_id}"
+        of = "" if options.run is None else f" of run {options.run}"
         raise UsageError(f"`{store}` has no answers{of} to mark", "run `diq evaluate --model MODEL` first")
     found = []
     for number, one in enumerate(sets, start=1):
@@ -97,6 +91,6 @@ def rescore(
                 before={row["scoring"]: row["accuracy"] for row in rows if row["scoring"] != SCORING},
             )
         )
-        if progress:
-            progress("marking", number, len(sets))
+        if options.progress:
+            options.progress("marking", number, len(sets))
     return found

@@ -11,16 +11,20 @@ import logging
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diq.base.config import STRATEGIES
 from diq.base.errors import UsageError
+from diq.base.files import check_file, write_text
 from diq.base.fingerprint import canonical_json
+from diq.base.options import verb
+from diq.base.summary import Summary
 from diq.base.text import did_you_mean
 from diq.evaluation import published
 from diq.evaluation.benchmarks import BENCHMARKS, averages
+from diq.evaluation.options import ResultsOptions
+from diq.selection.options import STRATEGIES
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -140,8 +144,8 @@ class Group:
         return [name for name in [*order, "all"] if any(name in row.cells for row in self.rows)]
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+@dataclass(frozen=True, repr=False, slots=True)
+class Results(Summary):
     """Tables of evaluations.
 
     Attributes:
@@ -154,50 +158,59 @@ class Results:
     groups: list[Group]
     published: list[Group]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
+@verb(ResultsOptions)
+def results(options: ResultsOptions) -> Results:
+    """Put evaluations side by side, and write them where an output is named.
 
-def results(
-    store: str | Path,
-    *,
-    dataset: str | None = None,
-    model: str | None = None,
-    scoring: str | None = None,
-    paper: str | None = None,
-) -> Results:
-    """Put evaluations side by side.
-
-    Args:
-        store: the store file; with ``paper`` it may be missing.
-        dataset: only models that were trained on this dataset, and those that were not trained.
-        model: only this base model, or this one model.
-        scoring: version of the rules that read the answers; None takes the latest in the store.
-        paper: a table, dataset or model of the paper, whose rows are shown as well.
+    Where the paper's rows are asked for, the store may be missing.
 
     Raises:
-        UsageError: unknown names, or nothing was evaluated.
+        UsageError: unknown names, nothing was evaluated, or the output cannot be written.
         StoreError: the store cannot be opened.
     """
-    shown = _published(paper) if paper is not None else []
-    if paper is not None and not Path(store).exists():
+    output = None if options.output is None else Path(options.output)
+    if output is not None:
+        check_file(output, store=options.store_file)
+    found = _results(options)
+    if output is not None:
+        _write(found, options, output)
+    return found
+
+
+def _results(options: ResultsOptions) -> Results:
+    store = options.store_file
+    shown = _published(options.published) if options.published is not None else []
+    if options.published is not None and not store.exists():
         log.warning("there is no store at `%s`: only the paper's rows are shown", store)
         return Results(None, [], shown)
     with Store(store, read_only=True) as opened:
         numbers = opened.rows("evaluation/list_evaluations")
         trained = {row["model_id"]: row for row in opened.rows("evaluation/list_trained_models")}
-    if not numbers and paper is None:
+    if not numbers and options.published is None:
         raise UsageError(f"no model was evaluated in `{store}`", "run `diq evaluate --model MODEL` first")
-    numbers, version = _scored_by(numbers, scoring)
+    numbers, version = _scored_by(numbers, options.scoring)
     groups = _groups(_models(numbers, trained))
-    groups = _chosen(groups, dataset, model)
+    groups = _chosen(groups, options.dataset, options.model)
     for group in groups:
         _tell_apart(group)
         group.rows.sort(key=_order)
         _rank(group)
     _name_differences(groups)
     return Results(version, groups, shown)
+
+
+def _write(found: Results, options: ResultsOptions, output: Path) -> None:
+    # its tables are made of these
+    from diq.evaluation.tables import EXPORTS
+
+    # the record settled it
+    assert options.format is not None
+    if options.format == "json":
+        text = json.dumps({"store": str(options.store_file), **found.to_dict()}, indent=2) + "\n"
+    else:
+        text = EXPORTS[options.format](found)
+    write_text(output, text)
 
 
 # what the store holds ----------------------------------------------------------------------------------------------

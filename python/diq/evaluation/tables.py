@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -235,3 +235,7 @@ def csv_text(results: Results) -> str:
                         {**about, "column": name, "questions": group.questions.get(name), **asdict(row.cells[name])}
                     )
     return text.getvalue()
+
+
+EXPORTS: dict[str, Callable[[Results], str]] = {"markdown": markdown, "csv": csv_text, "latex": latex}
+"""What makes the text of a file, by its format."""

@@ -30,7 +30,8 @@ from diq.base.files import disk_errors, flush, remove_parts, whole_file
 from diq.base.fingerprint import canonical_json
 from diq.base.text import did_you_mean, first_line
 from diq.gradient_index.identity import broken_index, differences, index_fingerprint, is_dim
-from diq.gradient_index.numbers import ELEMENTS, Element, dequantize, quantize
+from diq.gradient_index.numbers import ELEMENTS, dequantize, quantize
+from diq.gradient_index.options import Element
 from diq.gradient_index.tensors import BrokenError, Header, check_data, hash_of_data, read_columns, write_tensors
 
 log = logging.getLogger(__name__)

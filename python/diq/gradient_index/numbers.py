@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Element = Literal["float32", "float16", "bfloat16", "int8"]
+from diq.gradient_index.options import Element
+
 """How the numbers of a gradient are stored."""
 
 # names of safetensors; bfloat16 is the upper half of a float32, which numpy can only carry as an integer

@@ -7,12 +7,11 @@ over checkpoints by learning rate; the largest task counts. docs/method.md lists
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Formula = Literal["code", "paper", "adam"]
+from diq.gradients.options import Formula
+
 """``code``: the released program, no bias correction, epsilon under the root. ``paper``: as printed, bias correction,
 epsilon under the root. ``adam``: the step of ``torch.optim.Adam``, bias correction, epsilon outside."""
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diq.base.errors import ModelError
-from diq.gradients.losses import Reduction, token_losses
+from diq.gradients.losses import token_losses
+from diq.gradients.options import Reduction
 from diq.models.layers import is_transposed
 from diq.models.tokens import Batch
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from diq.base.errors import ModelError, RunFailedError
-from diq.gradients.adam import Formula, unit_mean
+from diq.gradients.adam import unit_mean
 from diq.gradients.adam_state import AdamMoments, read_adam_moments
 from diq.gradients.backward import MatrixGradients, Recorder, Scored, score_batch
 from diq.gradients.dots import Dots, Norms
 from diq.gradients.forward import Forward
-from diq.gradients.losses import Reduction, checkpointed, packing_problem
-from diq.gradients.options import Method
+from diq.gradients.losses import checkpointed, packing_problem
+from diq.gradients.options import Formula, Method, Reduction
 from diq.gradients.projections import (
     Basis,
     Projection,

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diq.gradients.backward import MatrixGradients, Scored, patched_forwards, weight_of
-from diq.gradients.losses import Reduction, TokenLosses, token_losses
+from diq.gradients.losses import TokenLosses, token_losses
+from diq.gradients.options import Reduction
 from diq.gradients.validation import ValidationGradient, squared_norm
 from diq.models.tokens import Batch
 

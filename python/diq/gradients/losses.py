@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diq.base.errors import ModelError
+from diq.gradients.options import Reduction
 from diq.models.tokens import Batch, Tokens, collate
 
-Reduction = Literal["mean", "sum"]
 # numbers of a transient matrix; above it a batch is taken in parts
 _TRANSIENT = 1 << 26
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diq.gradients.backward import MatrixGradients, backward_pass
-from diq.gradients.losses import Reduction, wide
+from diq.gradients.losses import wide
+from diq.gradients.options import Reduction
 from diq.models.tokens import Batch, Tokens
 
 

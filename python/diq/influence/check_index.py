@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from diq.base.config import MAX_LENGTH
 from diq.base.errors import UsageError
+from diq.base.options import verb
 from diq.base.progress import Progress
 from diq.base.text import did_you_mean
 from diq.gradients.backward import MatrixGradients, Recorder
@@ -26,9 +26,10 @@ from diq.gradients.projections import KINDS, Projection, Rademacher, Sparse, Sub
 from diq.gradients.validation import ValidationGradient
 from diq.influence.job import read_request
 from diq.influence.meters import flip_share, order, spearman
+from diq.influence.options import CheckIndexOptions
 from diq.models.device import pick_device, pick_dtype
 from diq.models.source import find_adapter, find_model
-from diq.models.tokens import Tokens, check_length, load_tokenization, plan_batches
+from diq.models.tokens import Tokens, load_tokenization, plan_batches
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -116,71 +117,42 @@ class Check:
         return asdict(self)
 
 
-def check(
-    dataset: str,
-    *,
-    model: str,
-    store: Path,
-    validation_sets: Sequence[str] = (),
-    params: str = "qkv",
-    checkpoint: str | None = None,
-    samples: int = 512,
-    seed: int = 0,
-    candidates: Sequence[str] = (),
-    max_length: int = MAX_LENGTH,
-    dtype: str = "auto",
-    device: str = "auto",
-    token_budget: int | None = None,
-    progress: Progress | None = None,
-) -> Check:
+@verb(CheckIndexOptions)
+def check_index(options: CheckIndexOptions) -> Check:
     """Compare the dots of several projections with the exact dots of samples that are drawn from a dataset.
-
-    Args:
-        dataset: name of a dataset in the store.
-        model: folder or hub id of a causal language model.
-        store: the store file.
-        validation_sets: names; empty means all of the store, pooled by their number of samples (Eq. 3).
-        params: which weights count, as for ``score_influence``.
-        checkpoint: an adapter or a full model in place of the base model.
-        samples: how many to draw.
-        seed: of the draw and of the random kinds.
-        candidates: ``KIND:SIZE`` texts; empty tries a range of each kind.
-        max_length: tokens after which a sample is cut on the right.
-        dtype: precision of the model.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        token_budget: padded tokens a batch.
-        progress: called now and then with the samples done and to do.
 
     Raises:
         UsageError: unknown names, a candidate that is none, too few samples or tokens.
         ModelError: the model cannot be used.
     """
-    if samples < 20:
-        raise UsageError(f"--samples {samples} are too few for a ranking", "give 100 or more")
-    check_length(max_length)
-    asked = [_candidate(text) for text in candidates]
-    request = read_request(store, dataset, validation_sets)
-    with Store(store, read_only=True) as opened:
-        rows = opened.rows("influence/draw_samples", dataset_id=request.data["dataset_id"], seed=seed, n=samples)
-    source = find_model(model)
-    found = find_adapter(checkpoint, source) if checkpoint else None
+    if options.samples < 20:
+        raise UsageError(f"--samples {options.samples} are too few for a ranking", "give 100 or more")
+    asked = [_candidate(text) for text in options.candidate]
+    request = read_request(options.store_file, options.dataset, options.validation_set)
+    with Store(options.store_file, read_only=True) as opened:
+        rows = opened.rows(
+            "influence/draw_samples", dataset_id=request.data["dataset_id"], seed=options.seed, n=options.samples
+        )
+    source = find_model(options.model)
+    found = find_adapter(options.checkpoint, source) if options.checkpoint else None
     started = time.monotonic()
     engine = Engine(
         EngineSettings(
             model=source,
             checkpoint=found,
-            params=params,
-            dtype=pick_dtype(dtype, pick_device(device)),
-            device=device,
-            token_budget=token_budget,
+            params=options.params,
+            dtype=pick_dtype(options.dtype, pick_device(options.device)),
+            device=options.device,
+            token_budget=options.batch_tokens,
         )
     )
-    tokenization = load_tokenization(source, max_length=max_length)
+    tokenization = load_tokenization(source, max_length=options.max_length or MAX_LENGTH)
     encoded = tokenization.encode([orjson.loads(row["messages"]) for row in rows])
     drawn = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
     if len(drawn) < 20:
         raise UsageError(
-            f"only {len(drawn)} of {len(rows)} samples of `{dataset}` have an answer token", "raise --max-length"
+            f"only {len(drawn)} of {len(rows)} samples of `{options.dataset}` have an answer token",
+            "raise --max-length",
         )
     means, sizes = [], []
     for one, conversations in zip(request.sets, request.conversations, strict=True):
@@ -194,10 +166,10 @@ def check(
         if slow:
             log.info("dense projections of %d parameters are left out: name them with --candidate", parameters)
             asked = [one for one in asked if one not in slow]
-    qualities = _measure(engine, drawn, means, sizes, asked, seed, progress)
+    qualities = _measure(engine, drawn, means, sizes, asked, options.seed, options.progress)
     recommended, reason = _recommend(qualities)
     return Check(
-        dataset=dataset,
+        dataset=options.dataset,
         model=(found or source).name,
         parameters=parameters,
         n_samples=len(drawn),

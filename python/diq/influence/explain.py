@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,19 +22,20 @@ import orjson
 
 from diq.base.config import MAX_LENGTH, WAIT_S
 from diq.base.errors import ModelError, RunFailedError, UsageError
+from diq.base.options import verb
 from diq.base.progress import Progress
-from diq.base.text import check_choice, first_line
+from diq.base.text import first_line
 from diq.gradients.backward import MatrixGradients
 from diq.gradients.dots import TokenTerms
 from diq.gradients.engine import Engine, EngineSettings, common_settings
 from diq.gradients.forward import Forward
-from diq.gradients.losses import Reduction
 from diq.gradients.validation import ValidationGradient, ValidationTokens
+from diq.influence.options import ExplainOptions
 from diq.influence.stored import no_dot_reason, parse_weights, settle_weights
 from diq.models.device import pick_device, pick_dtype
 from diq.models.memory import raise_if_out_of_memory
 from diq.models.source import find_adapter, find_model
-from diq.models.tokens import Template, Tokenization, Tokens, check_length, collate, load_tokenization
+from diq.models.tokens import Tokenization, Tokens, collate, load_tokenization
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -126,40 +127,9 @@ class Explanation:
         return asdict(self)
 
 
-def explain(
-    sample_id: str | None = None,
-    *,
-    model: str,
-    store: Path,
-    dataset: str | None = None,
-    position: int | None = None,
-    validation_sets: Sequence[str] = (),
-    params: str | None = None,
-    checkpoint: str | None = None,
-    max_length: int | None = None,
-    loss_reduction: str | None = None,
-    template: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> Explanation:
+@verb(ExplainOptions)
+def explain(options: ExplainOptions) -> Explanation:
     """Take the dot of one sample apart into what each of its tokens contributes.
-
-    Args:
-        sample_id: of a sample in the store, or its first 6 or more hexadecimal digits.
-        model: folder or hub id of a causal language model.
-        store: the store file; it is only read.
-        dataset: with ``position``, in place of ``sample_id``.
-        position: 0-based row of the dataset.
-        validation_sets: ``NAME`` or ``NAME=WEIGHT`` texts; empty pools all of the store by their number of samples.
-        params: ``qkv`` (default), ``all-linear``, ``lora`` or a regular expression over module names.
-        checkpoint: folder of an adapter or a full model that was trained from the model.
-        max_length: tokens after which a sample is cut on the right; default 8192.
-        loss_reduction: ``mean`` (default) or ``sum`` over a sample's answer tokens.
-        template: ``auto`` (default) uses the tokenizer's chat template if there is one, ``none`` never does.
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float64``.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        progress: called now and then with the validation sets done and to do.
 
     Raises:
         UsageError: an unknown or ambiguous sample, unknown names, or a sample without an answer token.
@@ -167,24 +137,20 @@ def explain(
         RunFailedError: a loss or a gradient is not finite, or memory is short.
         StoreError: the store is missing or held by another process.
     """
-    check_choice("--loss-reduction", loss_reduction, get_args(Reduction))
-    check_choice("--template", template, get_args(Template))
-    if max_length is not None:
-        check_length(max_length)
-    request = _read(store, sample_id, dataset, position, validation_sets)
-    base = find_model(model)
+    request = _read(options.store_file, options.sample_id, options.dataset, options.position, options.validation_set)
+    base = find_model(options.model)
     settings = EngineSettings(
         model=base,
-        checkpoint=None if checkpoint is None else find_adapter(checkpoint, base),
-        params=params or "qkv",
-        reduction=loss_reduction or "mean",  # type: ignore[arg-type]
-        dtype=pick_dtype(dtype, pick_device(device)),
-        device=device,
+        checkpoint=None if options.checkpoint is None else find_adapter(options.checkpoint, base),
+        params=options.params or "qkv",
+        reduction=options.loss_reduction or "mean",
+        dtype=pick_dtype(options.dtype, pick_device(options.device)),
+        device=options.device,
     )
     tokenization = load_tokenization(
         base,
-        max_length=max_length or MAX_LENGTH,
-        template=template or "auto",  # type: ignore[arg-type]
+        max_length=options.max_length or MAX_LENGTH,
+        template=options.template or "auto",
     )
     # before the model is loaded: most of what can be wrong with a sample is seen in its tokens
     tokens = _tokens(request, tokenization)
@@ -193,10 +159,10 @@ def explain(
         for name, conversations in request.conversations.items()
     ]
     engine = Engine(settings)
-    gradient = _pooled(engine, validation, request.shares, progress)
+    gradient = _pooled(engine, validation, request.shares, options.progress)
     losses, loss_terms, terms = _take_apart(engine, tokens, gradient, request.sample_id)
     target = settings.checkpoint or base
-    stored = _stored_dots(store, request, target.model_id, settings, tokenization)
+    stored = _stored_dots(options.store_file, request, target.model_id, settings, tokenization)
     start, dot = tokens.answer_start, float(terms.sum())
     _check_sums(settings, dot, float(loss_terms.sum()), stored, scale=float(np.abs(terms).sum()))
     texts = token_texts(tokenization.tokenizer, tokens.ids)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
 from diq.base.progress import Progress
-from diq.gradient_index.numbers import Element
+from diq.gradient_index.options import Element
 from diq.gradients.engine import EngineFacts, EngineSettings
 from diq.gradients.engines import Engines
 from diq.gradients.validation import ValidationFacts, ValidationTokens

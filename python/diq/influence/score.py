@@ -7,23 +7,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
 from diq.base.config import MAX_LENGTH, WAIT_S
 from diq.base.errors import UsageError
 from diq.base.fingerprint import run_fingerprint
-from diq.base.progress import Progress
-from diq.base.text import check_choice
-from diq.gradient_index.numbers import Element
-from diq.gradients.adam import Formula
+from diq.base.options import verb
 from diq.gradients.adam_state import read_learning_rate
 from diq.gradients.engine import EngineSettings, Result, common_settings
 from diq.gradients.engines import Engines
-from diq.gradients.losses import Reduction
-from diq.gradients.options import METHODS
-from diq.gradients.projections import KINDS, default_dim
+from diq.gradients.projections import default_dim
 from diq.gradients.validation import ValidationFacts
 from diq.influence.job import (
     Job,
@@ -42,11 +36,12 @@ from diq.influence.job import (
     read_request,
     tokenize,
 )
+from diq.influence.options import ScoreInfluenceOptions
 from diq.influence.score_index import adopt, score_projected
 from diq.influence.stored import no_dot_reason
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_adapter, find_model
-from diq.models.tokens import Template, TokenFile, check_length
+from diq.models.tokens import TokenFile
 from diq.scoring import summary as shards
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store
@@ -58,77 +53,9 @@ _SUBSPACE_RANK = 8
 _LESS_DIM = 8192  # arXiv 2402.04333, section 4.1
 
 
-def score_influence(
-    dataset: str,
-    *,
-    model: str,
-    store: Path,
-    validation_sets: Sequence[str] = (),
-    model_name: str | None = None,
-    method: str = "exact",
-    params: str | None = None,
-    checkpoints: Sequence[str] = (),
-    folds: int | None = None,
-    rank: int | None = None,
-    norms: bool = False,
-    kind: str | None = None,
-    dim: int | None = None,
-    seed: int | None = None,
-    element: str | None = None,
-    index: Path | None = None,
-    from_index: Path | None = None,
-    formula: str | None = None,
-    max_length: int | None = None,
-    loss_reduction: str | None = None,
-    template: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    devices: int = 1,
-    attention: str | None = None,
-    packed: bool = False,
-    checkpointing: bool = False,
-    token_budget: int | None = None,
-    progress: Progress | None = None,
-) -> ScoreSummary:
+@verb(ScoreInfluenceOptions)
+def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
     """Compute the missing dots of a dataset with one or several validation sets (Eq. 3 and 4).
-
-    Args:
-        dataset: name of a dataset in the store.
-        model: folder or hub id of a causal language model.
-        store: the store file.
-        validation_sets: names; empty means all of the store.
-        model_name: name of the model in the store; default the hub id or the folder's name.
-        method: ``exact``; ``forward`` or ``central`` (the same number without a backward pass); ``projected`` (through
-            a gradient index); ``less`` (projected Adam directions at checkpoints, cosine).
-        params: ``qkv`` (default), ``all-linear``, ``lora`` (default of ``less``) or a regular expression over module
-            names.
-        checkpoints: ``DIR`` or ``DIR:WEIGHT`` texts, adapters or full models, ``DIR`` may be a pattern such as
-            ``out/checkpoint-*``; their dots add up, each times its weight (TracIn), which is the learning rate at the
-            checkpoint unless given.
-        folds: parts of each validation set that every sample gets a dot with, for standard errors; default 2, for
-            ``forward`` and ``central`` 1, since each costs a pass.
-        rank: with ``exact``: leading singular directions that stand for each validation gradient; with ``projected``
-            and ``subspace``: directions a side and module (default 8).
-        norms: also the norm of each sample's gradient.
-        kind: of a projection: ``sparse`` (default), ``rademacher`` or ``subspace``.
-        dim: columns of a random projection; default 65536 (16384 with ``lora``), ``rademacher`` 4096, ``less`` 8192.
-        seed: of a random projection; default 0.
-        element: how a gradient index keeps its numbers: ``float16`` (default), ``bfloat16``, ``int8``, ``float32``.
-        index: folder of the gradient index; default one beside the store.
-        from_index: folder of an index that exists: its settings hold, and no pass over the dataset is made.
-        formula: form of LESS's Adam direction: ``code`` (default, the released program), ``paper`` (as printed) or
-            ``adam`` (as the optimizer steps).
-        max_length: tokens after which a sample is cut on the right; default 8192.
-        loss_reduction: ``mean`` (default) or ``sum`` over a sample's answer tokens.
-        template: ``auto`` (default) uses the tokenizer's chat template if there is one, ``none`` never does.
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float64``.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        devices: processes, one a device.
-        attention: attention implementation of transformers.
-        packed: pack samples without padding, where the attention takes them.
-        checkpointing: compute layers again on the way back, to save memory.
-        token_budget: padded tokens a batch; None finds one (what does not fit into memory is halved).
-        progress: called now and then with the tokens done and to do.
 
     Raises:
         UsageError: unknown names, options that do not go together, an empty dataset or no validation set.
@@ -136,130 +63,104 @@ def score_influence(
         RunFailedError: the scoring cannot be finished.
         StoreError: the store is held by another process.
     """
-    if from_index is not None and method == "exact":
-        method = "projected"
-    check_choice("--method", method, METHODS)
-    check_choice("--kind", kind, KINDS)
-    check_choice("--element", element, get_args(Element))
-    check_choice("--formula", formula, get_args(Formula))
-    check_choice("--loss-reduction", loss_reduction, get_args(Reduction))
-    check_choice("--template", template, get_args(Template))
-    _check_together(method, kind, rank, dim, seed, element, norms, index, from_index, formula, checkpoints)
-    _check_numbers(max_length, token_budget, folds, rank, devices)
-    request = read_request(store, dataset, validation_sets)
-    source = find_model(model, name=model_name)
-    params_or_default = params or ("lora" if method == "less" else "qkv")
+    if options.from_index is not None and options.method == "exact":
+        options = replace(options, method="projected")
+    _check_together(options)
+    request = read_request(options.store_file, options.dataset, options.validation_set)
+    source = find_model(options.model, name=options.model_name)
+    params_or_default = options.params or ("lora" if options.method == "less" else "qkv")
     # LESS is defined with a dense projection
-    kind_or_default = kind or ("rademacher" if method == "less" else "sparse")
+    kind_or_default = options.kind or ("rademacher" if options.method == "less" else "sparse")
+    default = _LESS_DIM if options.method == "less" else default_dim(kind_or_default, params_or_default)
     settings = EngineSettings(
         model=source,
-        method=method,  # type: ignore[arg-type]
+        method=options.method,
         params=params_or_default,
-        reduction=loss_reduction or "mean",  # type: ignore[arg-type]
-        dtype=pick_dtype(dtype, pick_device(device)),
-        device=device,
-        folds=folds or (1 if method in ("forward", "central") else DEFAULT_FOLDS),
-        rank=rank if method == "exact" else None,
-        norms=norms,
-        checkpointing=checkpointing,
-        packed=packed,
-        attention=attention,
-        token_budget=token_budget,
+        reduction=options.loss_reduction or "mean",
+        dtype=pick_dtype(options.dtype, pick_device(options.device)),
+        device=options.device,
+        folds=options.folds or (1 if options.method in ("forward", "central") else DEFAULT_FOLDS),
+        rank=options.rank if options.method == "exact" else None,
+        norms=options.norms,
+        checkpointing=options.checkpointing,
+        packed=options.packed,
+        attention=options.attention,
+        token_budget=options.batch_tokens,
         kind=kind_or_default,
-        dim=(rank or _SUBSPACE_RANK)
-        if kind == "subspace"
-        else dim or (_LESS_DIM if method == "less" else default_dim(kind_or_default, params_or_default)),
-        seed=seed or 0,
-        formula=formula or "code",  # type: ignore[arg-type]
+        dim=(options.rank or _SUBSPACE_RANK) if options.kind == "subspace" else options.dim or default,
+        seed=options.seed or 0,
+        formula=options.formula or "code",
     )
     job = Job(
-        store=store,
+        store=options.store_file,
         data=request.data,
         sets=request.sets,
         conversations=request.conversations,
         settings=settings,
-        max_length=max_length or MAX_LENGTH,
-        template=template or "auto",  # type: ignore[arg-type]
-        devices=devices,
-        element=element or "float16",  # type: ignore[arg-type]
-        index=index,
-        progress=progress,
+        max_length=options.max_length or MAX_LENGTH,
+        template=options.template or "auto",
+        devices=options.devices,
+        element=options.element or "float16",
+        index=None if options.index is None else Path(options.index),
+        progress=options.progress,
     )
-    if from_index is not None:
+    if options.from_index is not None:
         asked = {
-            "parameters": params,
-            "loss_reduction": loss_reduction,
-            "dtype": None if dtype == "auto" else dtype,
-            "max_length": max_length,
-            "kind": kind,
+            "parameters": options.params,
+            "loss_reduction": options.loss_reduction,
+            "dtype": None if options.dtype == "auto" else options.dtype,
+            "max_length": options.max_length,
+            "kind": options.kind,
             # a subspace's dim is its rank
-            "dim": rank if kind == "subspace" else dim,
-            "seed": seed,
-            "element": element,
+            "dim": options.rank if options.kind == "subspace" else options.dim,
+            "seed": options.seed,
+            "element": options.element,
             # auto takes whatever template the tokenizer has, and that is compared as well
-            "template": None if template == "auto" else template,
+            "template": None if options.template == "auto" else options.template,
         }
-        return adopt(job, from_index, {name: value for name, value in asked.items() if value is not None})
-    if not checkpoints:
+        return adopt(job, Path(options.from_index), {name: value for name, value in asked.items() if value is not None})
+    if not options.checkpoint:
         return _score(job)
-    return _score_checkpoints(job, checkpoints)
+    return _score_checkpoints(job, options.checkpoint)
 
 
 # the request -------------------------------------------------------------------------------------------------------
 
 
-def _check_together(
-    method: str,
-    kind: str | None,
-    rank: int | None,
-    dim: int | None,
-    seed: int | None,
-    element: str | None,
-    norms: bool,
-    index: Path | None,
-    from_index: Path | None,
-    formula: str | None,
-    checkpoints: Sequence[str],
-) -> None:
-    indexed = method in ("projected", "less")
+def _check_together(options: ScoreInfluenceOptions) -> None:
+    """Refuse options that do not go together."""
+    indexed = options.method in ("projected", "less")
     wrong: list[tuple[bool, str, str]] = [
-        (kind is not None and method != "projected", "--kind", "--method projected"),
-        (dim is not None and not indexed, "--dim", "--method projected or less"),
-        (dim is not None and kind == "subspace", "--dim", "a random kind; subspace takes --rank"),
-        (index is not None and not indexed, "--index", "--method projected or less"),
-        (seed is not None and not indexed, "--seed", "--method projected or less"),
-        (seed is not None and kind == "subspace", "--seed", "a random kind; a subspace has none"),
-        (element is not None and not indexed, "--element", "--method projected or less"),
-        (from_index is not None and method != "projected", "--from-index", "--method projected"),
-        (from_index is not None and index is not None, "--from-index", "an index that exists, so --index has no place"),
-        (from_index is not None and bool(checkpoints), "--from-index", "one model"),
-        (formula is not None and method != "less", "--formula", "--method less"),
-        (norms and method in ("forward", "central", "less", "projected"), "--norms", "--method exact"),
+        (options.kind is not None and options.method != "projected", "--kind", "--method projected"),
+        (options.dim is not None and not indexed, "--dim", "--method projected or less"),
+        (options.dim is not None and options.kind == "subspace", "--dim", "a random kind; subspace takes --rank"),
+        (options.index is not None and not indexed, "--index", "--method projected or less"),
+        (options.seed is not None and not indexed, "--seed", "--method projected or less"),
+        (options.seed is not None and options.kind == "subspace", "--seed", "a random kind; a subspace has none"),
+        (options.element is not None and not indexed, "--element", "--method projected or less"),
+        (options.from_index is not None and options.method != "projected", "--from-index", "--method projected"),
         (
-            rank is not None and method != "exact" and kind != "subspace",
+            options.from_index is not None and options.index is not None,
+            "--from-index",
+            "no --index beside it: the index exists",
+        ),
+        (options.from_index is not None and bool(options.checkpoint), "--from-index", "one model"),
+        (options.formula is not None and options.method != "less", "--formula", "--method less"),
+        (options.norms and options.method in ("forward", "central", "less", "projected"), "--norms", "--method exact"),
+        (
+            options.rank is not None and options.method != "exact" and options.kind != "subspace",
             "--rank",
             "--method exact, or --method projected --kind subspace",
         ),
-        (method == "less" and not checkpoints, "--method less", "--checkpoint DIR, a checkpoint with optimizer state"),
+        (
+            options.method == "less" and not options.checkpoint,
+            "--method less",
+            "--checkpoint DIR, a checkpoint with optimizer state",
+        ),
     ]
     for failed, option, needed in wrong:
         if failed:
             raise UsageError(f"{option} goes with {needed}", "see `diq score influence --help`")
-
-
-def _check_numbers(
-    max_length: int | None, token_budget: int | None, folds: int | None, rank: int | None, devices: int
-) -> None:
-    if max_length is not None:
-        check_length(max_length)
-    if token_budget is not None and token_budget < 1:
-        raise UsageError(f"--batch-tokens {token_budget} is not a positive number", "leave it out to have it chosen")
-    if folds is not None and not 1 <= folds <= 64:
-        raise UsageError(f"--folds {folds} is outside 1 to 64", "2 is enough for a standard error")
-    if rank is not None and rank < 1:
-        raise UsageError(f"--rank {rank} is not a positive number", "give 8, for example")
-    if devices < 1:
-        raise UsageError(f"--devices {devices} is not a positive number", "give 1 or more")
 
 
 # checkpoints -------------------------------------------------------------------------------------------------------

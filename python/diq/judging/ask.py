@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +31,10 @@ from diq.base.config import WAIT_S
 from diq.base.errors import RunFailedError
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import NotedProgress
+from diq.base.summary import Summary
 from diq.base.text import short
-from diq.judging.chat import Chat, Reply, Server
+from diq.judging.chat import Chat, Reply
+from diq.judging.options import Server
 from diq.judging.rubrics import Reading, Rubric, UnreadableReplyError
 from diq.store.store import Store, now
 
@@ -69,8 +71,8 @@ class Answered(NamedTuple):
     problem: str | None
 
 
-@dataclass(slots=True)
-class AskSummary:
+@dataclass(repr=False, slots=True)
+class AskSummary(Summary):
     """What a call asked and got.
 
     Attributes:
@@ -108,10 +110,6 @@ class AskSummary:
     seconds: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 class LazyItems(ABC):
@@ -160,7 +158,7 @@ def open_run(store: Path, rubric: Rubric, server: Server, *, kind: str, method: 
         "base_url": server.shown_url,
         "max_tokens": server.max_tokens,
         "concurrency": server.concurrency,
-        "timeout_s": server.timeout_s,
+        "timeout_s": server.timeout,
         "retries": server.retries,
         "price_prompt": server.price_prompt,
         "price_completion": server.price_completion,

@@ -15,17 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 
 from diq.base.errors import DiqError, RunFailedError, UsageError
 from diq.base.text import first_line, short
+from diq.judging.options import BASE_URL_VARIABLE, Server
 
 log = logging.getLogger(__name__)
-
-BASE_URL_VARIABLE = "OPENAI_BASE_URL"
-OPENAI_URL = "https://api.openai.com/v1"
 
 # seconds that everybody waits when a 429 outlasts the client's own retries, which end after some 20 seconds: limits are
 # counted by the minute, and the client neither waits longer than 8 seconds by itself nor obeys a Retry-After above 120
@@ -42,70 +39,6 @@ _OTHER_LIMIT = "max_completion_tokens"
 _NO_KEY = "none"
 # shorter keys are placeholders such as EMPTY, and striking them out would spoil replies
 _SECRET_CHARACTERS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A language model behind a server, and how to ask it.
-
-    Attributes:
-        base_url: address of the API, such as ``http://localhost:8000/v1``; None: ``$OPENAI_BASE_URL``, else OpenAI's.
-        model: the model's name, as the server knows it.
-        api_key_variable: environment variable with the key; a server without keys needs none.
-        temperature: of the sampling; None: not sent, the server decides (some models take no other).
-        max_tokens: length of a reply at most, the model's thinking included.
-        concurrency: requests that are open at once at most.
-        timeout_s: seconds without a sign of the server after which a request has failed.
-        retries: how often a request is repeated after 408, 409, 429, 5xx, a time-out or a broken connection.
-        price_prompt: of a million prompt tokens, in any currency.
-        price_completion: of a million tokens of replies.
-
-    Raises:
-        UsageError: a number is out of its range.
-    """
-
-    base_url: str | None
-    model: str
-    api_key_variable: str = "OPENAI_API_KEY"
-    temperature: float | None = 0.0
-    max_tokens: int = 2048
-    concurrency: int = 8
-    timeout_s: float = 120.0
-    retries: int = 6
-    price_prompt: float | None = None
-    price_completion: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no server could be asked with."""
-        for name, value, low in (
-            ("--max-tokens", self.max_tokens, 1),
-            ("--concurrency", self.concurrency, 1),
-            ("--retries", self.retries, 0),
-            ("--temperature", self.temperature or 0, 0),
-            ("--price-prompt", self.price_prompt or 0, 0),
-            ("--price-completion", self.price_completion or 0, 0),
-        ):
-            if not value >= low:
-                raise UsageError(f"{name} {value:g} is less than {low}")
-        if not self.timeout_s > 0:
-            raise UsageError(f"--timeout {self.timeout_s:g} is not a positive number of seconds")
-
-    @property
-    def url(self) -> str:
-        """Address of the API, the environment looked up."""
-        return self.base_url or os.environ.get(BASE_URL_VARIABLE) or OPENAI_URL
-
-    @property
-    def shown_url(self) -> str:
-        """The address without what may be secret in it: a user's name and password, and the query."""
-        parts = urlsplit(self.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """Price of some tokens; None where no price is known."""
-        if self.price_prompt is None and self.price_completion is None:
-            return None
-        return (prompt_tokens * (self.price_prompt or 0) + completion_tokens * (self.price_completion or 0)) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +97,7 @@ class Chat:
             api_key=self._key or _NO_KEY,
             base_url=server.url,
             max_retries=server.retries,
-            timeout=openai.Timeout(server.timeout_s, connect=min(10.0, server.timeout_s)),
+            timeout=openai.Timeout(server.timeout, connect=min(10.0, server.timeout)),
         )
         self._first = asyncio.Lock()
         self._reached = False
@@ -270,7 +203,7 @@ class Chat:
                 )
                 raise self._stop from None
             late = isinstance(error, openai.APITimeoutError)
-            problem = f"no reply within {server.timeout_s:g} seconds" if late else f"the connection broke: {words}"
+            problem = f"no reply within {server.timeout:g} seconds" if late else f"the connection broke: {words}"
             raise _TransientError(Reply(problem=problem, retries=_retries(error))) from None
         # struck out before anything is cut off, and once more where JSON had spelt it in another way
         reply = read_completion(self._redact(raw.http_response.content.decode(errors="replace")))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,24 +24,20 @@ from diq.base.config import WAIT_S
 from diq.base.draws import number_of
 from diq.base.errors import InputError, RunFailedError, UsageError
 from diq.base.fingerprint import canonical_json, fingerprint_of
-from diq.base.progress import NotedProgress
+from diq.base.options import verb
 from diq.base.sample import Message, inline_reasoning, prompt_text
-from diq.base.text import check_choice
+from diq.base.summary import Summary
+from diq.base.text import named_values
 from diq.formats import first_rows
 from diq.formats.rows import BadRow
 from diq.formats.sources import find_sources
 from diq.judging.ask import AskSummary, Item, ask_missing, make_items, open_run
-from diq.judging.chat import Server
+from diq.judging.options import OUTPUT_COLUMNS, QUESTION_COLUMNS, JudgeOptions
 from diq.judging.rubrics import Rubric, load_rubric
 from diq.judging.statistics import CONFIDENCE, Scores, difference_of, mean_of
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)
-
-RUBRICS = ("reasoning", "clinical")
-QUESTION_COLUMNS = ("question", "prompt")
-# `answer` comes last: beside another column it usually is the benchmark's own
-OUTPUT_COLUMNS = ("output", "response", "generated_text", "model_outputs", "answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +66,8 @@ class _Arm:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Judgment:
+@dataclass(frozen=True, repr=False, slots=True)
+class Judgment(Summary):
     """What a comparison found.
 
     Attributes:
@@ -109,90 +104,64 @@ class Judgment:
     differences: list[dict[str, Any]]
     asked: AskSummary
 
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
-
-def judge(
-    rubric: str,
-    *,
-    store: str | Path,
-    server: Server,
-    selection: str | int | None = None,
-    against: str | int | None = None,
-    outputs: Sequence[tuple[str, str | os.PathLike[str]]] = (),
-    question_column: str | None = None,
-    output_column: str | None = None,
-    sample: int = 100,
-    seed: int = 0,
-    name: str | None = None,
-    retry_unreadable: bool = False,
-    progress: NotedProgress | None = None,
-) -> Judgment:
+@verb(JudgeOptions)
+def judge(options: JudgeOptions) -> Judgment:
     """Judge texts of two or more arms by a rubric, and compare the arms.
 
     The draw goes by a hash of seed and sample (or question), so a larger one contains the smaller, and what was judged
     is read from the store.
-
-    Args:
-        rubric: ``reasoning`` or ``clinical``.
-        store: the store file.
-        server: the judge.
-        selection: name or number of a selection, the first arm.
-        against: the second arm: ``rest`` (default), the samples of the dataset that the selection did not take;
-            ``random``, a draw of the whole dataset, the selection included; or another selection.
-        outputs: in place of a selection, name and file of each arm: rows with a question and a model's output.
-        question_column: their column of the question; default the first of `QUESTION_COLUMNS` that is there.
-        output_column: their column of the output; default the first of `OUTPUT_COLUMNS` that is there.
-        sample: texts an arm; where there are fewer, all are taken.
-        seed: of the draw and of the order of asking.
-        name: of the comparison in the store.
-        retry_unreadable: ask again about texts whose reply could not be read.
-        progress: called as texts are judged.
 
     Raises:
         UsageError: unknown names, fewer than two arms, nothing to draw, or a server that refuses.
         InputError: a file of outputs lacks a column.
         RunFailedError: the server is down, or nothing could be read from its replies.
     """
-    check_choice("rubric", rubric, RUBRICS)
-    if sample < 2:
-        raise UsageError(f"--sample {sample} is too few to compare", "give 2 or more; the paper's judge takes 100")
-    if (selection is None) == (not outputs):
+    store, seed, is_paired = options.store_file, options.seed, bool(options.outputs)
+    if (options.selection is None) != is_paired:
         raise UsageError(
-            "a selection and outputs were given" if outputs else "nothing to judge was given",
+            "a selection and outputs were given" if is_paired else "nothing to judge was given",
             "give --selection NAME for samples, or --outputs NAME=FILE twice for the outputs of models",
         )
-    if selection is not None and (question_column or output_column):
+    if options.selection is not None and (options.question_column or options.output_column):
         raise UsageError("a selection has no columns", "leave --question-column and --output-column out")
-    if outputs and against is not None:
+    if is_paired and options.against is not None:
         raise UsageError("outputs are compared with each other", "leave --against out, and repeat --outputs")
-    store, is_paired = Path(store), bool(outputs)
-    if selection is not None:
-        arms = _draw_samples(store, str(selection), "rest" if against is None else str(against), sample, seed)
+    if options.selection is not None:
+        against = "rest" if options.against is None else str(options.against)
+        arms = _draw_samples(store, str(options.selection), against, options.sample, seed)
     else:
-        arms = _draw_outputs(outputs, question_column, output_column, sample, seed)
+        arms = _draw_outputs(options)
         if not store.exists():
             log.info("making the store `%s`", store)
             Store(store, create=True).close()
-    loaded = load_rubric(rubric)
-    run_id = open_run(store, loaded, server, kind="judgment", method=rubric)
+    rubric = load_rubric(options.rubric)
+    run_id = open_run(store, rubric, options.server, kind="judgment", method=options.rubric)
     items = _shuffled(arms, seed)
-    comparison_id = _record(store, run_id, arms, items, sample=sample, seed=seed, is_paired=is_paired, name=name)
-    asked = ask_missing(store, run_id, loaded, items, server, retry_unreadable=retry_unreadable, progress=progress)
+    comparison_id = _record(
+        store, run_id, arms, items, sample=options.sample, seed=seed, is_paired=is_paired, name=options.name
+    )
+    asked = ask_missing(
+        store,
+        run_id,
+        rubric,
+        items,
+        options.server,
+        retry_unreadable=options.retry_unreadable,
+        progress=options.progress,
+    )
     found = _read(store, run_id, items)
     counts = [_count(arm, found) for arm in arms]
     _warn(counts, asked)
-    scores, differences = _measure(arms, loaded, found, is_paired=is_paired)
+    scores, differences = _measure(arms, rubric, found, is_paired=is_paired)
     judgment = Judgment(
         comparison_id=comparison_id,
-        name=name,
+        name=options.name,
         run_id=run_id,
-        rubric=rubric,
-        model=server.model,
+        rubric=options.rubric,
+        model=options.server.model,
         seed=seed,
-        n_target=sample,
+        n_target=options.sample,
         is_paired=is_paired,
         confidence=CONFIDENCE,
         arms=counts,
@@ -203,7 +172,7 @@ def judge(
     )
     kept = {key: value for key, value in judgment.to_dict().items() if key not in ("asked", "comparison_id", "name")}
     with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
-        opened.run("judging/update_comparison", comparison_id=comparison_id, name=name, result=json.dumps(kept))
+        opened.run("judging/update_comparison", comparison_id=comparison_id, name=options.name, result=json.dumps(kept))
     return judgment
 
 
@@ -277,25 +246,16 @@ def _texts(messages: list[Message]) -> tuple[str, str]:
 # outputs of models ---------------------------------------------------------------------------------------------------
 
 
-def _draw_outputs(
-    outputs: Sequence[tuple[str, str | os.PathLike[str]]],
-    question_column: str | None,
-    output_column: str | None,
-    n: int,
-    seed: int,
-) -> list[_Arm]:
+def _draw_outputs(options: JudgeOptions) -> list[_Arm]:
     """The arms of files with model outputs: the same questions in each."""
-    names = [name for name, _ in outputs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UsageError(f"--outputs names the arm `{twice}` twice", "give every file a name of its own")
-    if len(outputs) < 2:
+    files = named_values("--outputs", options.outputs, "base=base.jsonl")
+    if len(files) < 2:
         raise UsageError(
-            f"one arm alone, `{names[0]}`, compares with nothing", "give --outputs NAME=FILE twice or more"
+            f"one arm alone, `{next(iter(files))}`, compares with nothing", "give --outputs NAME=FILE twice or more"
         )
     arms, answers = [], []
-    for name, path in outputs:
-        arm, found = _read_outputs(name, path, question_column, output_column)
+    for name, path in files.items():
+        arm, found = _read_outputs(name, path, options.question_column, options.output_column)
         arms.append(arm)
         answers.append(found)
     shared = [key for key in answers[0] if all(key in one for one in answers)]
@@ -305,9 +265,11 @@ def _draw_outputs(
             + ", ".join(f"`{arm.name}` has {len(one):,}" for arm, one in zip(arms, answers, strict=True)),
             "the questions must be the same text in all files",
         )
-    drawn = sorted(shared, key=lambda key: (_lot(seed, "question", key), key))[:n]
-    if len(drawn) < n:
-        log.warning("the files share %s questions, fewer than the %s asked for: all are judged", len(drawn), n)
+    drawn = sorted(shared, key=lambda key: (_lot(options.seed, "question", key), key))[: options.sample]
+    if len(drawn) < options.sample:
+        log.warning(
+            "the files share %s questions, fewer than the %s asked for: all are judged", len(drawn), options.sample
+        )
     for arm, found in zip(arms, answers, strict=True):
         arm.counts["n_unshared"] = len(found) - len(shared)
         # the first file's wording, so that the spacing of a question tells nothing
@@ -330,7 +292,7 @@ _LEFT_OUT = {
 
 
 def _read_outputs(
-    name: str, path: str | os.PathLike[str], question_column: str | None, output_column: str | None
+    name: str, path: str, question_column: str | None, output_column: str | None
 ) -> tuple[_Arm, dict[str, tuple[str, str]]]:
     """An arm without texts yet, and question and output of each distinct question, by the question without its spacing.
 
@@ -360,7 +322,7 @@ def _read_outputs(
                 counts["n_repeated"] += 1
             else:
                 found[key] = (question, output)
-    source_facts = {"kind": "outputs", "file": os.fspath(path), "content": hashes}
+    source_facts = {"kind": "outputs", "file": path, "content": hashes}
     return _Arm(name, source_facts, counts=counts), found
 
 

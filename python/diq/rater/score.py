@@ -14,62 +14,44 @@ import torch
 from diq.base.config import WAIT_S
 from diq.base.errors import ModelError, UsageError
 from diq.base.fingerprint import run_fingerprint
-from diq.base.progress import Progress
+from diq.base.options import verb
 from diq.base.sample import Message
 from diq.encoders.embeddings import text_of
 from diq.influence.stored import RATER
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import fingerprint_folder
 from diq.rater.model import RatedSet, Rater, RaterRecord, digest_of, predicted_dots
+from diq.rater.options import ScoreRaterOptions
 from diq.scoring.encoder import EncoderJob, Outputs, score_missing
-from diq.scoring.job import check_budget, read_dataset
+from diq.scoring.job import read_dataset
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store, now
 
 
-def score_rater(
-    dataset: str,
-    *,
-    rater: Path,
-    store: Path,
-    model: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    token_budget: int | None = None,
-    progress: Progress | None = None,
-) -> ScoreSummary:
+@verb(ScoreRaterOptions)
+def score_rater(options: ScoreRaterOptions) -> ScoreSummary:
     """Predict the missing dots of a dataset with the validation sets of a rater.
 
     They are a run of their own, method ``rater``, of the language model that the rater was trained for.
-
-    Args:
-        dataset: name of a dataset in the store.
-        rater: folder that ``diq rater train`` wrote.
-        store: the store file.
-        model: name or folder of the language model that is meant; None takes the rater's.
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float64``.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        token_budget: padded tokens a batch; None takes a default.
-        progress: called now and then with the samples done and to do.
 
     Raises:
         UsageError: unknown names, an empty dataset, or a validation set of that name with other samples.
         ModelError: the folder is no rater, or one that was trained for another model.
         StoreError: the store is held by another process.
     """
-    check_budget(token_budget)
-    data = read_dataset(store, dataset)
-    record = RaterRecord.read(rater)
-    if model is not None:
-        _check_model(store, model, rater, record)
-    with Store(store, read_only=True, wait_s=WAIT_S) as opened:
+    folder = Path(options.rater)
+    data = read_dataset(options.store_file, options.dataset)
+    record = RaterRecord.read(folder)
+    if options.model is not None:
+        _check_model(options.store_file, options.model, folder, record)
+    with Store(options.store_file, read_only=True, wait_s=WAIT_S) as opened:
         for one in record.sets:
             _find_set(opened, one)
-    place = pick_device(device)
-    precision = pick_dtype(dtype, place)
-    network = Rater(rater, device=place, dtype=getattr(torch, precision))
+    place = pick_device(options.device)
+    precision = pick_dtype(options.dtype, place)
+    network = Rater(folder, device=place, dtype=getattr(torch, precision))
     settings = {
-        "rater": record.fingerprint(rater),
+        "rater": record.fingerprint(folder),
         "trained_on": record.trained_on,
         "target": record.target,
         "coverage": record.coverage,
@@ -78,10 +60,10 @@ def score_rater(
         "max_length": network.max_length,
         "dtype": precision,
     }
-    run_id, set_ids = _open_run(store, data, record, settings, describe_environment(place))
-    summary = ScoreSummary(run_id, dataset, data["n_samples"])
+    run_id, set_ids = _open_run(options.store_file, data, record, settings, describe_environment(place))
+    summary = ScoreSummary(run_id, options.dataset, data["n_samples"])
     job = EncoderJob(
-        store=store,
+        store=options.store_file,
         data=data,
         label="predicting",
         missing="rater/samples_missing_predictions",
@@ -90,11 +72,11 @@ def score_rater(
         rows=partial(_rows, run_id, set_ids, record.sets),
         text_of=_text_of,
         shape=(len(record.sets),),
-        token_budget=token_budget,
-        progress=progress,
+        token_budget=options.batch_tokens,
+        progress=options.progress,
     )
     score_missing(job, network, place, summary)
-    with Store(store, wait_s=WAIT_S) as opened:
+    with Store(options.store_file, wait_s=WAIT_S) as opened:
         with opened.transaction():
             opened.seal(run_id, data["dataset_id"])
         for row in opened.rows("store/influence_reasons", run_id=run_id, dataset_id=data["dataset_id"]):

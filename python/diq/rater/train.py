@@ -24,9 +24,10 @@ from diq.base.config import WAIT_S
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import fingerprint_of, run_fingerprint
+from diq.base.options import verb
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
-from diq.base.text import check_choice, did_you_mean
+from diq.base.text import did_you_mean
 from diq.encoders import fitting
 from diq.encoders import network as encoders
 from diq.encoders.embeddings import text_of
@@ -37,7 +38,8 @@ from diq.influence.meters import pearson, spearman
 from diq.influence.stored import ONLY_WHEN_MEANT, RATER, settle_weights
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_model
-from diq.rater.model import TARGETS, RatedSet, RaterRecord, Scale, Target, digest_of, half_width, predicted_dots
+from diq.rater.model import RatedSet, RaterRecord, Scale, Target, digest_of, half_width, predicted_dots
+from diq.rater.options import TrainRaterOptions
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -99,52 +101,9 @@ class RaterSummary:
         return asdict(self)
 
 
-def train_rater(
-    datasets: Sequence[str],
-    *,
-    model: str,
-    output: Path,
-    store: Path,
-    influence_run: int | None = None,
-    encoder: str = ENCODER,
-    target: str = "rank",
-    coverage: float = 0.9,
-    epochs: float = 5,
-    learning_rate: float = 5e-5,
-    batch_size: int = 32,
-    max_length: int = 1024,
-    patience: int = 2,
-    shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    baselines: bool = True,
-    overwrite: bool = False,
-    seed: int = 0,
-    dtype: str = "auto",
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> RaterSummary:
+@verb(TrainRaterOptions)
+def train_rater(options: TrainRaterOptions) -> RaterSummary:
     """Train a rater on the dots that a run gave the samples of some datasets.
-
-    Args:
-        datasets: names of datasets that the run has scored.
-        model: name in the store of the language model that the dots belong to.
-        output: folder of the rater.
-        store: the store file.
-        influence_run: number of the run; None takes the only one.
-        encoder: folder or hub id of the encoder that is fine-tuned.
-        target: ``rank`` (default): normal scores of the ranks of the dots; ``standard``: standardised dots.
-        coverage: of the intervals, in (0, 1).
-        epochs: at most so many passes over the training split.
-        learning_rate: of AdamW.
-        batch_size: texts of a step.
-        max_length: tokens after which a text is cut; at most the encoder's context.
-        patience: epochs without a better rank correlation on the validation split after which training stops.
-        shares: of train, validation and test.
-        baselines: also measure the two baselines.
-        overwrite: replace a rater that another training left.
-        seed: of the split, the head and the order.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        progress: called with the steps done and to do.
 
     Raises:
         UsageError: unknown names, too few samples, dots that are all equal, or an output folder that holds something
@@ -153,44 +112,43 @@ def train_rater(
         ModelError: the encoder cannot be used.
         RunFailedError: a loss that is not a number, no memory, or a full disk.
     """
+    output, place = Path(options.output), pick_device(options.device)
     check_folder(output)
-    check_choice("--target", target, TARGETS)
-    place = pick_device(device)
     fit = FitSettings(
         # 5 and 5.0 are the same training
-        epochs=float(epochs),
-        learning_rate=float(learning_rate),
-        batch_size=batch_size,
-        patience=patience,
-        seed=seed,
-        max_length=max_length,
-        dtype=pick_dtype(dtype, place),
+        epochs=float(options.epochs),
+        learning_rate=float(options.learning_rate),
+        batch_size=options.batch_size,
+        patience=options.patience,
+        seed=options.seed,
+        max_length=options.max_length,
+        dtype=pick_dtype(options.dtype, place),
         device=str(place),
     )
-    fit.check("diq rater train", {f"--coverage {coverage:g}": 0 < coverage < 1, **check_shares(shares)})
-    found = _read(store, list(dict.fromkeys(datasets)), model, influence_run)
-    split = encoders.split_of(found.questions, seed=seed, shares=shares)
-    scales = _check_dots(found, split, target, coverage)  # type: ignore[arg-type]
-    source = find_model(encoder)
+    fit.check("diq rater train", check_shares(options.shares))
+    found = _read(options.store_file, list(dict.fromkeys(options.datasets)), options.model, options.run)
+    split = encoders.split_of(found.questions, seed=options.seed, shares=options.shares)
+    scales = _check_dots(found, split, options.target, options.coverage)
+    source = find_model(options.encoder)
     settings = {
         "dots": found.digest(),
         "trained_on": found.run["fingerprint"],
         "encoder": source.model_id,
         "text": "full",
-        "target": target,
-        "coverage": float(coverage),
-        "shares": list(map(float, shares)),
+        "target": options.target,
+        "coverage": float(options.coverage),
+        "shares": list(map(float, options.shares)),
     }
-    job = _Job(found, split, scales, source, settings, fit, store, progress)
+    job = _Job(found, split, scales, source, settings, fit, options.store_file, options.progress)
     record = find_trained(
-        output, kind=RATER, fingerprint=job.fingerprint, overwrite=overwrite, command="diq rater train"
+        output, kind=RATER, fingerprint=job.fingerprint, overwrite=options.overwrite, command="diq rater train"
     )
     if record is not None:
         log.info("`%s` was trained already on these dots with these settings", output)
         known = RaterSummary(**record["result"])
         run_id = _record_run(job, record["environment"], known)
         return replace(known, output=str(output), run_id=run_id, already_trained=True)
-    return _train(job, output, baselines)
+    return _train(job, output, options.baselines)
 
 
 # dots -------------------------------------------------------------------------------------------------------------

@@ -4,67 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diq.base.config import DIFFICULTY_DIMENSIONS, STRATEGIES
 from diq.base.errors import DiqError
 from diq.base.files import check_file, check_folder
-from diq.base.text import Ratio, did_you_mean
+from diq.base.options import BadValueError
+from diq.base.text import did_you_mean
 from diq.recipes.demo import ENCODER, MODEL
 from diq.recipes.text import Place, Problems, Recipe, Step
-from diq.recipes.verbs import GIVEN, VERBS, convert, parameters
+from diq.recipes.verbs import VERBS, given, parameters
+from diq.selection.options import SelectOptions, default_name
 from diq.store.store import Store
 
 Thing = tuple[str, str]
 """Kind and name of what a step reads or writes, such as ``("dataset", "pool")``."""
 
 ANY = "*"
-
-# choices that commands offer for arguments whose type is a plain text; a test holds them to the commands
-CHOICES: dict[tuple[str, str], Sequence[str]] = {
-    ("score influence", "method"): ("exact", "forward", "central", "projected", "less"),
-    ("score influence", "kind"): ("rademacher", "sparse", "subspace"),
-    ("score influence", "element"): ("float16", "bfloat16", "int8", "float32"),
-    ("score influence", "formula"): ("code", "paper", "adam"),
-    ("score influence", "loss_reduction"): ("mean", "sum"),
-    ("score influence", "template"): ("auto", "none"),
-    ("score perplexity", "template"): ("auto", "none"),
-    ("score similarity", "reduction"): ("mean", "max"),
-    ("score similarity", "text"): ("prompt", "full"),
-    ("difficulty train", "weights"): ("balanced", "sqrt", "none"),
-    ("rater train", "target"): ("rank", "standard"),
-    ("select", "difficulty"): DIFFICULTY_DIMENSIONS,
-    ("select", "strategy"): STRATEGIES,
-    ("select", "influence"): ("dot", "cosine"),
-    ("select", "dedupe"): ("exact", "near"),
-    ("train", "scheduler"): ("cosine", "linear", "constant", "constant_with_warmup"),
-    ("train", "template"): ("auto", "none"),
-    ("train", "method"): ("sft", "dpo"),
-    ("evaluate", "backend"): ("hf", "vllm", "server"),
-    ("evaluate", "template"): ("auto", "none"),
-    ("train", "quantization"): ("nf4",),
-    ("train", "report_to"): ("tensorboard", "wandb"),
-    **{
-        (verb, "dtype"): ("auto", "float32", "bfloat16", "float64")
-        for verb in (
-            "score difficulty", "score influence", "score perplexity", "score similarity", "score rater",
-            "difficulty train", "rater train", "train", "evaluate",
-        )
-    },
-}  # fmt: skip
-
-# least and most of numbers, by argument, whatever the verb; None: no limit
-_POSITIVE = ("epochs", "learning_rate", "lora_alpha", "timeout_s", "beta")
-_FROM_ONE = (
-    "lora_rank", "batch_size", "micro_batch_size", "devices", "repeat", "limit", "sample", "dim", "rank", "folds",
-    "token_budget", "max_tokens", "concurrency", "save_steps",
-)  # fmt: skip
-_FROM_ZERO = ("seed", "weight_decay", "temperature", "patience", "few_shot", "retries", "ordinal_weight")
-_SHARES = ("percentile", "dedupe_threshold", "decontaminate_share", "warmup_ratio", "lora_dropout", "coverage")
 
 # verbs whose output is a file; that of the others is a folder
 _WRITE_FILES = ("select", "benchmark questions", "results")
@@ -126,17 +84,16 @@ def _check_keys(problems: Problems, verb: str, keys: Sequence[str], place: Place
         problems.add(place, f"no such verb; {did_you_mean(verb, list(VERBS))}")
         return
     for key in keys:
-        if key in GIVEN:
+        if key in given(verb):
             problems.add((*place, key), "the recipe gives this itself")
         elif key not in parameters(verb):
             problems.add((*place, key), f"`{verb}` has no such option; {_meant(verb, key)}")
 
 
 def _meant(verb: str, key: str) -> str:
-    # people know the option of the command, which may have another name
-    keywords = {flag.replace("-", "_"): keyword for keyword, flag in VERBS[verb].flags.items()}
-    right = keywords.get(key.replace("-", "_"))
-    return f"did you mean `{right}`?" if right else did_you_mean(key, list(parameters(verb)))
+    # with hyphens it is the command's
+    right = key.replace("-", "_")
+    return f"did you mean `{right}`?" if right in parameters(verb) else did_you_mean(key, list(parameters(verb)))
 
 
 def _check_options(problems: Problems, step: Step) -> bool:
@@ -155,9 +112,12 @@ def _check_options(problems: Problems, step: Step) -> bool:
             good = good and not one.required
             continue
         try:
-            convert(step.options[key], one.annotation)
-        except TypeError as error:
-            problems.add(step.at(key), f"{error}{_hint(step, key)}")
+            one.read(step.options[key])
+        except BadValueError as error:
+            problems.add(step.at(key), f"{error.text}; {error.hint}".removesuffix("; ") + _hint(step, key))
+            good = False
+        except DiqError as error:
+            problems.add(step.at(key), f"{error.message}; {error.hint}".removesuffix("; ") + _hint(step, key))
             good = False
     return good
 
@@ -168,28 +128,11 @@ def _hint(step: Step, key: str) -> str:
 
 
 def _check_values(problems: Problems, step: Step) -> None:
-    for key, value in step.options.items():
-        place, hint = step.at(key), _hint(step, key)
-        if value is None:
-            continue
-        known = CHOICES.get((step.verb, key), ())
-        for one in (value if isinstance(value, list) else [value]) if known else ():
-            if one not in known:
-                problems.add(place, f"`{one}` is not known; {did_you_mean(str(one), known)}{hint}")
-        if key == "ratio":
-            try:
-                Ratio.parse(str(value))
-            except DiqError as error:
-                problems.add(place, f"{error.message}; {error.hint}{hint}")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            limit = _limit(key, value)
-            if limit:
-                problems.add(place, f"{value} is not {limit}{hint}")
     output = step.options.get("output")
-    if isinstance(output, str) and VERBS[step.verb].writes.get("output") == "path":
+    if isinstance(output, str) and "output" in parameters(step.verb):
         _told(problems, step, "output", lambda: _check_output(step.verb, Path(_place(output))))
-    if step.verb == "score difficulty" and bool(step.options.get("classifier")) == bool(step.options.get("columns")):
-        problems.add(step.place, f"give either `classifier` or `columns`{_hint(step, 'classifier')}")
+    if step.verb == "score difficulty" and bool(step.options.get("model")) == bool(step.options.get("columns")):
+        problems.add(step.place, f"give either `model` or `columns`{_hint(step, 'model')}")
 
 
 def _check_output(verb: str, place: Path) -> None:
@@ -207,21 +150,6 @@ def _check_output(verb: str, place: Path) -> None:
         check_file(place)
 
 
-def _limit(key: str, value: float) -> str:
-    """What the value should be, where it is not."""
-    if not math.isfinite(value):
-        return "a finite number"
-    if key in _POSITIVE and not value > 0:
-        return "more than 0"
-    if key in _FROM_ONE and not value >= 1:
-        return "1 or more"
-    if key == "max_length" and not value >= 2:
-        return "2 or more"
-    if key in _FROM_ZERO and not value >= 0:
-        return "0 or more"
-    return "a share from 0 to 1" if key in _SHARES and not 0 <= value <= 1 else ""
-
-
 def _told(problems: Problems, step: Step, key: str, check: Callable[[], Any]) -> None:
     """Note what a stage's own check says."""
     try:
@@ -236,12 +164,19 @@ def _told(problems: Problems, step: Step, key: str, check: Callable[[], Any]) ->
 def reads(step: Step) -> list[tuple[str, Thing]]:
     """What a step reads: the option that says so, and the thing; the scores that a stage looks up itself too."""
     found = []
-    for key, kind in VERBS[step.verb].reads.items():
-        for name in _names(step.options.get(key)):
+    for key, one in parameters(step.verb).items():
+        kind = one.option.reads
+        for name in _names(step.options.get(key)) if kind else ():
             if kind == "validation set":
                 # a weight may follow in a selection
                 name = name.partition("=")[0]
             elif kind == "selection" and (name in ("rest", "random") or Path(name).is_file()):
+                continue
+            elif step.verb == "evaluate" and key in ("benchmark", "examples"):
+                # a benchmark by its name alone is read from where it always is
+                name = name.partition("=")[2]
+                if name:
+                    found.append((key, ("path", _place(name))))
                 continue
             elif kind in ("path", "model", "source"):
                 kind_of, name = "path", _place(name)
@@ -271,8 +206,9 @@ def reads(step: Step) -> list[tuple[str, Thing]]:
 def writes(step: Step) -> list[Thing]:
     """What a step makes."""
     options, found = step.options, []
-    for key, kind in VERBS[step.verb].writes.items():
-        if options.get(key) is not None:
+    for key, one in parameters(step.verb).items():
+        kind = one.option.writes
+        if kind and options.get(key) is not None:
             name = str(options[key])
             found.append((kind, _place(name) if kind == "path" else name))
     dataset = str(options.get("dataset"))
@@ -285,8 +221,7 @@ def writes(step: Step) -> list[Thing]:
             found = [(kind, f"{dataset} {ANY}") for kind in dict.fromkeys(SCORES.values())]
     if step.verb == "select" and options.get("name") is None:
         with contextlib.suppress(DiqError):
-            ratio = Ratio.parse(str(options["ratio"])).text
-            found.append(("selection", f"{dataset}-{options.get('strategy', 'diq')}-{ratio}"))
+            found.append(("selection", default_name(SelectOptions(**options))))
     if step.verb in SCORES:
         found.append((SCORES[step.verb], f"{dataset} {_owner(step)}"))
     return found
@@ -295,7 +230,7 @@ def writes(step: Step) -> list[Thing]:
 def _owner(step: Step) -> str:
     """Name in the store of the model whose scores a step computes; any, where only the stage knows."""
     options = step.options
-    if step.verb in ("score difficulty", "difficulty annotate") or options.get("checkpoints") or options.get("adapter"):
+    if step.verb in ("score difficulty", "difficulty annotate") or options.get("checkpoint") or options.get("adapter"):
         return ANY
     kind = "encoder" if step.verb == "score similarity" else "model"
     name = options.get(f"{kind}_name") or options.get(kind)
@@ -380,16 +315,21 @@ def _in_store(store: Store, kind: str, name: str) -> bool:
 
 def _check_files(recipe: Recipe, step: Step, made: Iterable[Thing]) -> None:
     """Files and folders that a step reads are there, or will be: an earlier step writes them, or they are hub ids."""
-    for key, kind in VERBS[step.verb].reads.items():
+    for key, one in parameters(step.verb).items():
+        kind = one.option.reads
         if kind not in ("path", "model", "source"):
             continue
         for name in _names(step.options.get(key)):
+            if step.verb == "evaluate" and key in ("benchmark", "examples"):
+                name = name.partition("=")[2]
+                if not name:
+                    continue
             # a checkpoint's weight follows its folder
             place = _place(name)
             # only models are looked for behind a ~
             if makers(place, made) or Path(place if kind == "model" else name).exists():
                 continue
-            if key == "checkpoints" and Path(_place(name.rpartition(":")[0])).exists():
+            if key == "checkpoint" and Path(_place(name.rpartition(":")[0])).exists():
                 continue
             if _is_below(place, _place(str(recipe.output))):
                 recipe.problems.add(

@@ -20,6 +20,8 @@ from diq.costs.lengths import Lengths, read_file_lengths, read_lengths
 from diq.costs.options import Params
 from diq.costs.sizes import BIOMEDBERT, Size, find_size
 from diq.recipes.text import Recipe, Step
+from diq.selection.options import SelectOptions, default_name
+from diq.training.options import EPOCHS, LORA_RANK
 
 # what a validation sample is taken to be as long as, where only its number is known
 _VALIDATION_SAMPLES = 20
@@ -59,7 +61,7 @@ class _Counter:
         lengths = self._dataset(step.options["dataset"], MAX_LENGTH)
         if lengths is None:
             return None
-        folder = Path(str(step.options["classifier"]))
+        folder = Path(str(step.options["model"]))
         size = find_size(str(folder)) if (folder / "config.json").is_file() else BIOMEDBERT
         return encoder_flops(size, lengths.n, lengths.prompts / max(lengths.n, 1))
 
@@ -69,7 +71,7 @@ class _Counter:
         params = _params(options)
         if lengths is None or size is None or params is None:
             return None
-        names = options.get("validation_sets") or self._validation_sets()
+        names = options.get("validation_set") or self._validation_sets()
         names = names if isinstance(names, list) else [names]
         validation = Lengths.same(sum(map(self._n_validation, names)), lengths.mean)
         if options.get("method", "exact") == "projected":
@@ -94,10 +96,9 @@ class _Counter:
         return count(
             size,
             lengths,
-            # the trainer's defaults: one pass over pairs, three over samples
-            epochs=float(options.get("epochs") or (1 if is_dpo else 3)),
+            epochs=float(options.get("epochs") or EPOCHS["dpo" if is_dpo else "sft"]),
             params=params,
-            rank=int(options.get("lora_rank") or 8),
+            rank=int(options.get("lora_rank") or LORA_RANK),
             checkpointing=bool(options.get("gradient_checkpointing")),
         )
 
@@ -108,7 +109,7 @@ class _Counter:
             options = step.options
             if step.verb == "select":
                 ratio = Ratio.parse(str(options["ratio"]))
-                known = (options.get("name") or f"{options['dataset']}-{options.get('strategy', 'diq')}-{ratio.text}",)
+                known = (options.get("name") or default_name(SelectOptions(**options)),)
                 if name in (*known, options.get("output")):
                     whole = self._dataset(options["dataset"], max_length)
                     return None if whole is None else whole.scaled(ratio.of(int(whole.n)) / max(whole.n, 1))

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from diq.base.errors import UsageError
 from diq.base.files import check_folder, whole_folder
-from diq.base.progress import Progress
+from diq.base.options import verb
+from diq.demo.options import DemoDataOptions
 
 if TYPE_CHECKING:
-    from diq.demo.options import Sizes
+    pass
 
 MODEL, ENCODER = "demo-llama", "demo-encoder"
 PAIRS, QUESTIONS = "preference", "questions"
@@ -45,14 +46,10 @@ class DemoFiles:
         return asdict(self)
 
 
-def make_demo_data(folder: Path, *, sizes: Sizes, seed: int = 0, progress: Progress | None = None) -> DemoFiles:
+@verb(DemoDataOptions)
+def make_demo_data(options: DemoDataOptions) -> DemoFiles:
     """Write the demo's data to ``folder/data`` and its two models beside, each file and model appearing whole.
 
-    Args:
-        folder: new, empty, or made by this function before.
-        sizes: how large everything is.
-        seed: of data and models, 0 to 2**31 - 1; with the sizes it gives one demo.
-        progress: called while the language model is trained.
 
     Raises:
         UsageError: the folder holds a demo of other sizes or another seed.
@@ -66,14 +63,15 @@ def make_demo_data(folder: Path, *, sizes: Sizes, seed: int = 0, progress: Progr
 
     # nobody waits for these models to be saved
     transformers_logging.disable_progress_bar()
+    folder = Path(options.folder)
     check_folder(folder)
-    wanted = {"seed": seed, "sizes": asdict(sizes)}
+    wanted = {"seed": options.seed, "sizes": asdict(options.sizes)}
     marker = folder / "data" / _MARKER
     if marker.exists() and json.loads(marker.read_text(encoding="utf-8")) != wanted:
         raise UsageError(
             f"`{folder}` holds data of another seed or other sizes", "name another output folder for this demo"
         )
-    data = demo_data.make_data(sizes, seed)
+    data = demo_data.make_data(options.sizes, options.seed)
     made = not marker.exists()
     if made:
         pairs = [
@@ -105,7 +103,7 @@ def make_demo_data(folder: Path, *, sizes: Sizes, seed: int = 0, progress: Progr
     for name, make in ((ENCODER, make_encoder), (MODEL, make_language_model)):
         place = folder / name
         if not place.exists():
-            make(data, sizes, seed, place, progress)
+            make(data, options.sizes, options.seed, place, options.progress)
             made = True
         models[name] = json.loads((place / demo_data.FIGURES).read_text(encoding="utf-8"))
     files = {path.stem: str(path) for path in sorted((folder / "data").glob("*.jsonl"))}

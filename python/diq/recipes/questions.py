@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from typing import Any
 from diq.base.draws import number_of
 from diq.base.errors import UsageError
 from diq.base.files import check_file, write_text
-from diq.base.progress import Progress
+from diq.base.options import verb
 from diq.evaluation import benchmarks
+from diq.recipes.options import QuestionsOptions
 
 log = logging.getLogger(__name__)
 
@@ -43,29 +43,10 @@ class QuestionFile:
         return asdict(self)
 
 
-def write_questions(
-    benchmark: str,
-    *,
-    output: Path,
-    sources: Mapping[str, str] | None = None,
-    splits: Mapping[str, str] | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    allow_bad_rows: bool = False,
-    progress: Progress | None = None,
-) -> QuestionFile:
+@verb(QuestionsOptions)
+def write_questions(options: QuestionsOptions) -> QuestionFile:
     """Write questions of a benchmark with their right answers, the file appearing whole.
 
-    Args:
-        benchmark: one of the nine, or another that ``diq evaluate`` knows.
-        output: the file, JSON lines of question, options, letter, answer and reasoning.
-        sources: file or hub id of benchmarks by name, in place of their own; other names are ignored.
-        splits: split of the hub data by name, in place of the one that is evaluated.
-        sample: how many questions; None: all. They are drawn by a hash of seed and question, so a larger sample
-            contains the smaller.
-        seed: of the draw.
-        allow_bad_rows: leave out rows that hold no question.
-        progress: told of the end.
 
     Raises:
         UsageError: an unknown benchmark, or fewer questions than were asked for.
@@ -73,17 +54,21 @@ def write_questions(
     """
     from diq.evaluation.questions import load_questions
 
+    output = Path(options.output)
     check_file(output)
-    known = benchmarks.benchmark(benchmark)
-    known = replace(known, split=(splits or {}).get(benchmark, known.split))
-    found = load_questions(known, (sources or {}).get(benchmark), allow_bad_rows=allow_bad_rows).questions
+    known = benchmarks.benchmark(options.benchmark)
+    known = replace(known, split=(options.splits or {}).get(options.benchmark, known.split))
+    source = (options.sources or {}).get(options.benchmark)
+    found = load_questions(known, source, allow_bad_rows=options.allow_bad_rows).questions
     available = len(found)
-    if sample is not None and sample > len(found):
+    if options.sample is not None and options.sample > len(found):
         raise UsageError(
-            f"{sample:,} questions of {benchmark} were asked for, the source has {len(found):,}", "ask for fewer"
+            f"{options.sample:,} questions of {options.benchmark} were asked for, the source has {len(found):,}",
+            "ask for fewer",
         )
-    if sample is not None:
-        found = tuple(sorted(found, key=lambda one: number_of(f"{seed} {one.question}", n_bytes=16))[:sample])
+    if options.sample is not None:
+        drawn = sorted(found, key=lambda one: number_of(f"{options.seed} {one.question}", n_bytes=16))
+        found = tuple(drawn[: options.sample])
     lines = [
         {
             "question": one.question,
@@ -95,6 +80,6 @@ def write_questions(
         for one in found
     ]
     write_text(output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    if progress:
-        progress(benchmark, len(found), len(found))
-    return QuestionFile(benchmark, str(output), len(found), available)
+    if options.progress:
+        options.progress(options.benchmark, len(found), len(found))
+    return QuestionFile(options.benchmark, str(output), len(found), available)

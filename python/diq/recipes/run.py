@@ -6,26 +6,29 @@ import contextlib
 import importlib.resources
 import json
 import logging
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from diq.base.config import WAIT_S
 from diq.base.errors import DiqError, InputError, RunFailedError, UsageError
 from diq.base.files import check_folder, disk_errors
 from diq.base.fingerprint import fingerprint_of, run_fingerprint
+from diq.base.options import verb
 from diq.base.progress import NotedProgress
 from diq.base.text import did_you_mean, short
 from diq.models.memory import release
 from diq.recipes import text as reading
 from diq.recipes.check import check_steps, writes
+from diq.recipes.options import Listener, RunRecipeOptions
 from diq.recipes.state import Record, evidence, fingerprints, held
 from diq.recipes.text import Recipe, Step
-from diq.recipes.verbs import RECORDS, VERBS, arguments, command, parameters, shell
+from diq.recipes.verbs import call, command, parameters, shell
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)
@@ -111,16 +114,6 @@ class RecipeSummary:
         return asdict(self)
 
 
-class Listener(Protocol):
-    """Who is told of the steps; the command line prints them."""
-
-    def starts(self, step: StepReport, n_steps: int, /) -> None:
-        """A step begins; called for done ones too."""
-
-    def ends(self, step: StepReport, /) -> None:
-        """It has ended well."""
-
-
 class _Nobody:
     def starts(self, step: StepReport, n_steps: int, /) -> None:
         """Nothing."""
@@ -139,7 +132,7 @@ def shipped() -> dict[str, str]:
     return {one.name.removesuffix(".yaml"): one.read_text(encoding="utf-8") for one in files}
 
 
-def text_of(recipe: str | Path) -> tuple[str, str, str]:
+def text_of(recipe: str | os.PathLike[str]) -> tuple[str, str, str]:
     """Text of a recipe, what it is called in messages, and its name.
 
     Args:
@@ -164,7 +157,9 @@ def text_of(recipe: str | Path) -> tuple[str, str, str]:
     raise UsageError(f"there is no recipe `{recipe}`", f"give a file, or a shipped recipe; {did_you_mean(name, known)}")
 
 
-def load(recipe: str | Path, *, settings: Sequence[str] = (), output: str | Path | None = None) -> Recipe:
+def load(
+    recipe: str | os.PathLike[str], *, settings: Sequence[str] = (), output: str | os.PathLike[str] | None = None
+) -> Recipe:
     """Read a recipe; its problems so far are in it.
 
     Raises:
@@ -178,27 +173,9 @@ def load(recipe: str | Path, *, settings: Sequence[str] = (), output: str | Path
 # the run -----------------------------------------------------------------------------------------------------------
 
 
-def run_recipe(
-    recipe: str | Path,
-    *,
-    settings: Sequence[str] = (),
-    output: str | Path | None = None,
-    store: str | Path | None = None,
-    dry_run: bool = False,
-    listener: Listener | None = None,
-    progress: NotedProgress | None = None,
-) -> RecipeSummary:
+@verb(RunRecipeOptions)
+def run_recipe(options: RunRecipeOptions) -> RecipeSummary:
     """Run a recipe: all that is not done yet, in order. The same call again goes on where it stopped.
-
-    Args:
-        recipe: file, or the name of one that comes with DIQ.
-        settings: ``NAME=VALUE`` texts that replace the recipe's variables.
-        output: folder to work in; default what the recipe says, else its name.
-        store: the store file; default ``diq.duckdb`` in the output folder. A store that several recipes share saves
-            computing the same scores twice.
-        dry_run: only tell what would be done; nothing is written.
-        listener: told of every step.
-        progress: given to the stages.
 
     Raises:
         UsageError: there is no such recipe, or another one runs in the folder.
@@ -206,20 +183,22 @@ def run_recipe(
         RunFailedError: a step failed; what was finished is kept.
     """
     began = time.monotonic()
-    read = load(recipe, settings=settings, output=output)
+    read = load(options.recipe, settings=options.set, output=options.output)
     check_folder(read.output)
-    file = Path(store) if store is not None else read.output / _STORE
+    file = Path(options.store) if options.store is not None else read.output / _STORE
     with _reading(file) as opened:
         check_steps(read, opened)
         read.problems.check()
         marks = fingerprints(read)
         reports = _plan(read, marks, file, opened)
-    summary = RecipeSummary(read.name, read.about, str(read.output), str(file), dry_run, read.variables, reports)
-    if dry_run:
+    summary = RecipeSummary(
+        read.name, read.about, str(read.output), str(file), options.dry_run, read.variables, reports
+    )
+    if options.dry_run:
         summary.cost = _tell_costs(read, file, reports)
     else:
         with held(read.output):
-            summary.run_id = _Run(read, marks, file, reports, listener or _Nobody(), progress).all()
+            summary.run_id = _Run(read, marks, file, reports, options.listener or _Nobody(), options.progress).all()
     summary.seconds = time.monotonic() - began
     return summary
 
@@ -267,8 +246,9 @@ def _tell_costs(recipe: Recipe, file: Path, reports: Sequence[StepReport]) -> st
 
 def title(step: Step) -> str:
     """What a step does, in short: the verb and what it is about."""
-    verb, options = VERBS[step.verb], step.options
-    subject = options.get(verb.positional) if verb.positional else None
+    options = step.options
+    named = [key for key, one in parameters(step.verb).items() if one.option.positional]
+    subject = options.get(named[0]) if named else None
     shown = [*(subject if isinstance(subject, list) else [subject])] if subject is not None else []
     about = {
         "ingest": f"into {options.get('dataset')}",
@@ -345,28 +325,11 @@ class _Run:
 
     def _call(self, step: Step) -> dict[str, Any]:
         """Call the step's stage."""
-        verb = VERBS[step.verb]
-        known = parameters(step.verb)
-        given = arguments(step.verb, step.options)
-        keywords: dict[str, Any] = dict(verb.fixed)
-        for record in sorted({one.record for one in known.values() if one.record}):
-            module, name = RECORDS[record]
-            fields = {key: one.default for key, one in known.items() if one.record == record and not one.required}
-            # a default that is no plain value is left to the record itself
-            fields = {key: value for key, value in fields.items() if value is not None or _may_be_none(known[key])}
-            fields |= {key: value for key, value in given.items() if known[key].record == record}
-            keywords[record] = getattr(import_module(module), name)(**fields)
-        keywords |= {key: value for key, value in given.items() if not known[key].record}
-        if verb.has_store:
-            keywords["store"] = self.file
         for kind, name in writes(step):
             if kind == "path":
                 # stages make the last folder of an output at most
                 _make_folder(Path(name).parent)
-        positional = [keywords.pop(verb.positional)] if verb.positional else []
-        function = getattr(import_module(verb.module), verb.function)
-        result = function(*positional, progress=self.progress, **keywords)
-        return _dict(result)
+        return _dict(call(step.verb, step.options, store=self.file, progress=self.progress))
 
     # what is recorded ------------------------------------------------------------------------------------------------
 
@@ -426,10 +389,6 @@ class _Run:
 def _make_folder(folder: Path) -> None:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-
-
-def _may_be_none(parameter: Any) -> bool:
-    return "None" in parameter.annotation
 
 
 def _dict(result: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def fingerprints(recipe: Recipe) -> list[str]:
     found = []
     for step in recipe.steps:
         things = {thing for _, thing in reads(step)}
-        if step.verb in ("score influence", "score similarity") and not step.options.get("validation_sets"):
+        if step.verb in ("score influence", "score similarity") and not step.options.get("validation_set"):
             things |= {thing for thing in versions if thing[0] == "validation set"}
         inputs = {f"{kind} {name}": _version((kind, name), versions) for kind, name in things}
         mark = fingerprint_of(canonical_json([step.verb, _plain(step.options), inputs]))

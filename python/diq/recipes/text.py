@@ -6,6 +6,7 @@ collected, each with its place, so that a user sees all of it at once.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ class Recipe:
 
 
 def read(
-    text: str, *, source: str, name: str, settings: Sequence[str] = (), output: str | Path | None = None
+    text: str, *, source: str, name: str, settings: Sequence[str] = (), output: str | os.PathLike[str] | None = None
 ) -> Recipe:
     """Read a recipe and unroll it.
 

@@ -26,16 +26,6 @@ def read_dataset(store: Path, dataset: str) -> dict[str, Any]:
     return data
 
 
-def check_budget(token_budget: int | None) -> None:
-    """Refuse a batch without a token.
-
-    Raises:
-        UsageError: the budget is not positive.
-    """
-    if token_budget is not None and token_budget < 1:
-        raise UsageError(f"--batch-tokens {token_budget} is not a positive number", "leave it out to have it chosen")
-
-
 @dataclass(frozen=True, slots=True)
 class RunModel:
     """What is recorded of the model of a run (a row of ``models``)."""

@@ -6,11 +6,11 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from diq.base.errors import UsageError
-from diq.base.progress import Progress
+from diq.base.options import verb
+from diq.selection.options import CompareOptions
 from diq.selection.quadrants import QUADRANTS
 from diq.store.store import Store
 
@@ -125,29 +125,25 @@ class _Yardstick:
         )
 
 
-def compare(selections: Sequence[str | int], *, store: str | Path, progress: Progress | None = None) -> Comparison:
+@verb(CompareOptions)
+def compare(options: CompareOptions) -> Comparison:
     """Compare selections with each other and with the datasets that they come from.
 
     Difficulty, dot and quadrant of a selection are those that its ranking was made from. Where its strategy uses none
     (random, for one), they are read from another ranking of the dataset that has them: that of a selection beside it,
     or else the latest. The reference of a whole dataset comes from there too, and so do the tasks of all.
 
-    Args:
-        selections: two or more numbers or names; the latest selection of a name is meant.
-        store: the store file.
-        progress: called after every selection and dataset.
-
     Raises:
         UsageError: fewer than two selections, an unknown one, or one that is given twice.
     """
-    asked = [str(one) for one in selections]
+    asked = [str(one) for one in options.selections]
     if len(asked) < 2:
         raise UsageError(
             f"a comparison needs two selections, found {len(asked)}",
             "name two or more by number or name; `diq status` lists them",
         )
-    report = progress or (lambda *_: None)
-    with Store(store, read_only=True) as opened:
+    report = options.progress or (lambda *_: None)
+    with Store(options.store_file, read_only=True) as opened:
         ids = _look_up(opened, asked)
         rows = {row["selection_id"]: row for row in opened.rows("store/compare_selections", selection_ids=ids)}
         chosen = [rows[one] for one in ids]

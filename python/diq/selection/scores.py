@@ -23,14 +23,12 @@ from diq.influence.stored import (
     read_similarity,
     takes_largest,
 )
+from diq.selection.options import QUADRANT_STRATEGIES
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
-
-QUADRANT_STRATEGIES = ("diq", "q1", "q2", "q3", "q4")
-"""Strategies that take a part of the ranking of Algorithm 1."""
 
 TEXT_STRATEGIES = ("perplexity", "similarity")
 """Strategies that rank by the score of their name."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from diq.base.config import DIFFICULTY_DIMENSIONS, STRATEGIES
 from diq.base.errors import UsageError
 from diq.base.files import check_file, restored_on_error
-from diq.base.progress import Progress
-from diq.base.text import Ratio, did_you_mean
-from diq.influence.stored import INFLUENCES
+from diq.base.options import verb
+from diq.base.text import Ratio
+from diq.selection.options import SelectOptions, default_name
 from diq.selection.output import check_ending, written
 from diq.selection.quadrants import QUADRANTS
 from diq.selection.ranking import Ranking, find_ranking
@@ -52,6 +48,7 @@ class Selection:
         ranking_id: number of the ranking that it is a part of.
         ranking: ``stored`` (read from the store), ``new``, or ``renewed``: scores changed since the last selection.
         output: file that was written, or None.
+        took_over: number of another selection that the name meant before, or None.
     """
 
     selection_id: int
@@ -71,110 +68,64 @@ class Selection:
     ranking_id: int
     ranking: str
     output: str | None
+    took_over: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return asdict(self)
 
 
-def select(
-    dataset: str,
-    *,
-    ratio: str | float | Decimal,
-    store: Path,
-    model: str | None = None,
-    encoder: str | None = None,
-    difficulty: str = "overall",
-    percentile: float = 0.5,
-    threshold: float | None = None,
-    validation_sets: Sequence[str] = (),
-    strategy: str = "diq",
-    influence: str = "dot",
-    influence_run: int | None = None,
-    difficulty_run: int | None = None,
-    seed: int = 0,
-    dedupe: str | None = None,
-    dedupe_threshold: float = 0.8,
-    decontaminate: Sequence[str] = (),
-    decontaminate_share: float = 0.0,
-    output: Path | None = None,
-    name: str | None = None,
-    progress: Progress | None = None,
-) -> Selection:
+@verb(SelectOptions)
+def select(options: SelectOptions) -> Selection:
     """Select floor(N * ratio) samples of a dataset, write them in rank order and record the selection.
 
     The ranking is stored on the first call, and read on every later one with the same settings and scores.
-
-    Args:
-        dataset: name of a dataset in the store.
-        ratio: in (0, 1], as text so that the decimal that was typed counts exactly.
-        store: the store file.
-        model: name of a scored model in the store; needed by strategies that use dots.
-        encoder: name of the encoder of the similarities, when the dataset has those of several.
-        difficulty: ``knowledge``, ``reasoning`` or ``overall``.
-        percentile: p of the difficulty threshold, 0 to 1.
-        threshold: an absolute difficulty threshold in place of the percentile.
-        validation_sets: ``NAME`` or ``NAME=WEIGHT`` texts; empty pools all sets of the run (Eq. 3).
-        strategy: one of ``diq.config.STRATEGIES``; docs/method.md has the formula of each.
-        influence: ``dot``, or ``cosine``: the dot over the norm of the sample's gradient, which orders like the cosine
-            with the validation gradient. It takes the place of the dot everywhere, in the file too.
-        influence_run: which run's dots (perplexities, similarities), when the model has several on this dataset.
-        difficulty_run: which run's difficulty, when there are several.
-        seed: of the strategy ``random``.
-        dedupe: ``exact`` or ``near``: leave out samples that repeat an earlier one.
-        dedupe_threshold: least Jaccard similarity of near duplicates.
-        decontaminate: benchmarks (datasets or validation sets of the store, or files) of whose questions no sample may
-            hold 13 words in a row; those of every validation set of the store come along.
-        decontaminate_share: share of the question's words that must lie in such runs; 0: one run is enough.
-        output: ``.jsonl``, ``.jsonl.gz`` or ``.parquet`` file; None only records.
-        name: name of the selection in the store; default dataset, strategy and ratio.
-        progress: called while guards read the dataset.
 
     Raises:
         UsageError: an unknown name, a ratio outside (0, 1], a ratio that selects nothing.
         MissingScoresError: scores that the strategy needs are missing, unfinished or ambiguous.
     """
-    parsed = Ratio.parse(ratio)
-    _check(strategy, difficulty, influence, percentile, threshold, seed)
+    parsed = Ratio.parse(options.ratio)
+    output = None if options.output is None else Path(options.output)
     if output is not None:
         check_ending(output)
-        check_file(output, store=store)
+        check_file(output, store=options.store_file)
     request = Request.of(
-        strategy,
-        model=model,
-        encoder=encoder,
-        difficulty=difficulty,
-        percentile=percentile,
-        threshold=threshold,
-        influence=influence,
-        seed=seed,
+        options.strategy,
+        model=options.model,
+        encoder=options.encoder,
+        difficulty=options.difficulty,
+        percentile=options.difficulty_percentile,
+        threshold=options.difficulty_threshold,
+        influence=options.influence,
+        seed=options.seed,
     )
 
     def look_up(opened: Store) -> tuple[dict[str, Any], Runs, dict[str, float] | None]:
-        data = opened.dataset(dataset)
+        data = opened.dataset(options.dataset)
         if data["n_samples"] == 0:
-            raise UsageError(f"the dataset `{dataset}` has no samples", "see `diq sql 'from rejects'`")
-        runs = choose_runs(opened, data, request, influence_run, difficulty_run)
-        return data, runs, settled_weights(opened, request, runs, validation_sets)
+            raise UsageError(f"the dataset `{options.dataset}` has no samples", "see `diq sql 'from rejects'`")
+        runs = choose_runs(opened, data, request, options.run, options.difficulty_run)
+        return data, runs, settled_weights(opened, request, runs, options.validation_set)
 
     guards = []
-    if dedupe or decontaminate:
+    if options.dedupe or options.decontaminate:
         # only who asks for guards waits for what they load
         from diq.selection.exclusions import find_exclusions
 
-        with Store(store, read_only=True) as opened:
+        with Store(options.store_file, read_only=True) as opened:
             # a wrong name is told at once, not after the minutes that guards may take
             look_up(opened)
         guards = find_exclusions(
-            store,
-            dataset,
-            dedupe=dedupe,
-            near_threshold=dedupe_threshold,
-            decontaminate=decontaminate,
-            min_share=decontaminate_share,
-            progress=progress,
+            options.store_file,
+            options.dataset,
+            dedupe=options.dedupe,
+            near_threshold=options.dedupe_threshold,
+            decontaminate=options.decontaminate,
+            min_share=options.decontaminate_share,
+            progress=options.progress,
         )
-    with Store(store) as opened:
+    with Store(options.store_file) as opened:
         data, runs, weights = look_up(opened)
         ranking = find_ranking(opened, data, request, runs, weights, [guard.run_id for guard in guards])
         n_target = parsed.of(ranking.n_scored)
@@ -183,12 +134,13 @@ def select(
                 f"a ratio of {parsed.text} of {ranking.n_scored} scored samples selects none",
                 f"give at least {1 / ranking.n_scored:.3g}",
             )
-        first, n = ranking.part(strategy, n_target)
-        flips = ranking.flip_share(opened, strategy, n_target)
+        first, n = ranking.part(options.strategy, n_target)
+        flips = ranking.flip_share(opened, options.strategy, n_target)
         _warn(data, ranking, flips, parsed, n)
-        label = name or f"{dataset}-{strategy}-{parsed.text}"
+        label = options.name or default_name(options)
+        before = opened.find_selection(label) if not label.isdecimal() else None
         place = {"dataset_id": data["dataset_id"], "ranking_id": ranking.ranking_id, "first": first, "n": n}
-        score = strategy if strategy in TEXT_STRATEGIES else None
+        score = options.strategy if options.strategy in TEXT_STRATEGIES else None
         with contextlib.ExitStack() as stack:
             # they end in this order: the file takes its place, the store commits, the file of before is let go. so
             # whatever fails leaves neither file nor record. a kill can still fall between the first two, and leaves a
@@ -198,12 +150,12 @@ def select(
             stack.enter_context(opened.transaction())
             if output:
                 stack.enter_context(written(opened, output, score=score, **place))
-            selection_id = _record(opened, ranking, strategy, parsed, n_target, first, n, label, output)
+            selection_id = _record(opened, ranking, options.strategy, parsed, n_target, first, n, label, output)
     return Selection(
         selection_id=selection_id,
         name=label,
-        dataset=dataset,
-        strategy=strategy,
+        dataset=options.dataset,
+        strategy=options.strategy,
         n=n,
         n_target=n_target,
         ratio=float(parsed.text),
@@ -217,30 +169,8 @@ def select(
         ranking_id=ranking.ranking_id,
         ranking=ranking.state,
         output=str(output) if output else None,
+        took_over=before["selection_id"] if before and before["selection_id"] != selection_id else None,
     )
-
-
-def _check(
-    strategy: str,
-    difficulty: str,
-    influence: str,
-    percentile: float,
-    threshold: float | None,
-    seed: int,
-) -> None:
-    for noun, value, known in (
-        ("strategy", strategy, STRATEGIES),
-        ("difficulty", difficulty, DIFFICULTY_DIMENSIONS),
-        ("influence", influence, INFLUENCES),
-    ):
-        if value not in known:
-            raise UsageError(f"there is no {noun} `{value}`", did_you_mean(value, known))
-    if not 0 <= percentile <= 1:
-        raise UsageError(f"the difficulty percentile {percentile} is outside [0, 1]", "give 0.5 for the median")
-    if threshold is not None and not math.isfinite(threshold):
-        raise UsageError(f"the difficulty threshold {threshold} is not a finite number", "give a value such as 3")
-    if not 0 <= seed < 2**64:
-        raise UsageError(f"the seed {seed} is outside [0, 2**64)", "give a number such as 0")
 
 
 def _warn(data: dict[str, Any], ranking: Ranking, flips: float | None, ratio: Ratio, n: int) -> None:
@@ -290,7 +220,7 @@ def _record(
     text = str(output) if output else None
     same = store.row("selection/get_selection", **key)
     if same is not None:
-        store.run("selection/update_selection_output", selection_id=same["selection_id"], output=text)
+        store.run("selection/update_selection_output", selection_id=same["selection_id"], output=text, created_at=now())
         return int(same["selection_id"])
     store.run("selection/insert_selection", **key, n_target=n_target, first=first, n=n, output=text, created_at=now())
     made = store.row("selection/get_selection", **key)

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -28,10 +28,9 @@ from diq.formats.rows import BadRow
 from diq.models.saving import saving_errors
 from diq.models.tokens import Tokenization, Tokens
 from diq.store.store import Store
+from diq.training.options import Method
 
 log = logging.getLogger(__name__)
-
-Method = Literal["sft", "dpo"]
 
 _READ_ROWS = 512
 # reasons to leave a pair out

@@ -21,21 +21,22 @@ from typing import Any
 
 import torch
 
-from diq.base.config import MAX_LENGTH, WAIT_S
+from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import canonical_json, run_fingerprint
-from diq.base.progress import Progress
+from diq.base.options import verb
 from diq.base.sample import Message
 from diq.models.device import describe_environment, pick_device, pick_dtype, quiet_libraries
 from diq.models.network import load_causal_lm
 from diq.models.source import TRAINING_RECORD, ModelSource, find_adapter, find_model, is_adapter
-from diq.models.tokens import Template, Tokenization, load_tokenization
+from diq.models.tokens import Tokenization, load_tokenization
 from diq.store.store import Store, now
-from diq.training.data import Method, Origin, Texts, read_samples, read_validation_sets, tokenize
+from diq.training.data import Origin, Texts, read_samples, read_validation_sets, tokenize
 from diq.training.network import find_start
+from diq.training.options import TrainOptions
 from diq.training.output_folder import OutputFolder
-from diq.training.settings import FULL, check_place, check_ranges, make_settings, other_configuration
+from diq.training.settings import FULL, check_place, make_settings, other_configuration
 from diq.training.validation import validation_losses
 from diq.training.worker import Plan, follow, launched, let_go, run_plan, share_plan
 
@@ -105,87 +106,11 @@ class TrainSummary:
         return asdict(self)
 
 
-def train(
-    selection: str,
-    *,
-    model: str,
-    output: Path,
-    store: Path,
-    method: Method = "sft",
-    adapter: str | None = None,
-    params: str | None = None,
-    lora_rank: int | None = None,
-    lora_alpha: float | None = None,
-    lora_dropout: float | None = None,
-    quantization: str | None = None,
-    beta: float = 0.1,
-    epochs: float | None = None,
-    learning_rate: float | None = None,
-    max_length: int = MAX_LENGTH,
-    batch_size: int = 8,
-    micro_batch_size: int | None = None,
-    packing: bool = False,
-    scheduler: str = "cosine",
-    warmup_ratio: float = 0.03,
-    weight_decay: float = 0.0,
-    seed: int = 0,
-    dtype: str = "auto",
-    device: str = "auto",
-    devices: int = 1,
-    attention: str | None = None,
-    validation_sets: Sequence[str] = (),
-    template: Template = "auto",
-    gradient_checkpointing: bool | None = None,
-    save_steps: int | None = None,
-    report_to: Sequence[str] = (),
-    resume: bool = True,
-    overwrite: bool = False,
-    model_name: str | None = None,
-    progress: Progress | None = None,
-) -> TrainSummary:
+@verb(TrainOptions)
+def train(options: TrainOptions) -> TrainSummary:
     """Fine-tune a model on a selection.
 
     The same call again does what is left: nothing after the end, the remaining steps after a kill.
-
-    Args:
-        selection: a file in any format that ``ingest`` reads; else number or name of a selection in the store; else
-            name of a dataset in the store (all of it).
-        model: folder or hub id of a causal language model.
-        output: folder of the result; made when missing.
-        store: the store file. A file can be trained on without one.
-        method: ``sft``, or ``dpo`` on preference pairs (the selection then needs refused answers).
-        adapter: a LoRA adapter of the model to go on with; for ``dpo`` it is also the reference.
-        params: what is trained: ``qkv`` (default), ``all-linear`` or a regular expression over module names, each by
-            an adapter; or ``full``, all weights.
-        lora_rank: rank of a new adapter; default 8.
-        lora_alpha: its output is scaled by ``lora_alpha / lora_rank``; default 16.
-        lora_dropout: dropout before it, 0 to 1; default 0.
-        quantization: ``nf4`` packs the frozen weights into 4 bits (QLoRA).
-        beta: how strongly DPO holds on to the reference.
-        epochs: passes over the samples, a fraction is allowed; default 3, or 1 for ``dpo``.
-        learning_rate: of AdamW, after the warm-up; default 1e-4, for ``dpo`` 5e-6, for ``full`` 1e-5 and 5e-7.
-        max_length: tokens after which a sample is cut on the right.
-        batch_size: samples of an optimizer step, over all devices.
-        micro_batch_size: samples that go through the model at a time on a device; None takes as many as fit a budget
-            of tokens. It changes memory and speed, not what is computed; where memory runs out it is halved.
-        packing: put the samples of a micro-batch into one row without padding; what is computed stays the same.
-        scheduler: ``cosine``, ``linear``, ``constant`` or ``constant_with_warmup``.
-        warmup_ratio: share of the steps in which the learning rate rises, 0 to 1.
-        weight_decay: of AdamW.
-        seed: of the adapter's first values, the order of the samples and dropout; 0 to 2**32 - 1.
-        dtype: ``auto``, ``float32`` or ``bfloat16``.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        devices: number of devices, a process each. Under ``torchrun`` or ``accelerate launch`` their number counts.
-        attention: attention implementation of transformers; None takes FlashAttention 2 on a GPU that has it.
-        validation_sets: names of validation sets in the store whose loss is taken before, after every epoch and after.
-        template: ``auto`` uses the tokenizer's chat template if there is one, ``none`` never does.
-        gradient_checkpointing: compute activations twice instead of keeping them; None does so on a GPU.
-        save_steps: also keep a checkpoint every so many steps. The end of every epoch is always kept.
-        report_to: ``tensorboard`` (curves under ``output``/logs) and ``wandb``, through the trainer's own reporting.
-        resume: go on from the newest checkpoint; False starts again from the first step.
-        overwrite: delete what an earlier training left in ``output``, finished or not, and train.
-        model_name: name of the model in the store; default the hub id or the folder's name.
-        progress: called after every step.
 
     Raises:
         UsageError: unknown selection or validation set, a selection whose dataset was made anew, a setting out of
@@ -194,64 +119,63 @@ def train(
         RunFailedError: a loss that is not a number, no memory, or no space on the disk.
     """
     among = launched()
-    if among:
-        devices = among[1]
+    devices, output = among[1] if among else options.devices, Path(options.output)
     settings = make_settings(
-        method=method,
-        params=params,
-        starts=adapter is not None,
-        lora={"lora_rank": lora_rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout},
-        quantization=quantization,
-        beta=beta,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        packing=packing,
-        scheduler=scheduler,
-        warmup_ratio=float(warmup_ratio),
-        weight_decay=float(weight_decay),
-        batch_size=batch_size,
-        seed=seed,
-        max_length=max_length,
+        method=options.method,
+        params=options.params,
+        starts=options.adapter is not None,
+        lora={"lora_rank": options.lora_rank, "lora_alpha": options.lora_alpha, "lora_dropout": options.lora_dropout},
+        quantization=options.quantization,
+        beta=options.beta,
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        packing=options.packing,
+        scheduler=options.scheduler,
+        warmup_ratio=float(options.warmup_ratio),
+        weight_decay=float(options.weight_decay),
+        batch_size=options.batch_size,
+        seed=options.seed,
+        max_length=options.max_length,
     )
-    check_ranges({"save_steps": save_steps, "devices": devices})
     check_place(
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
+        batch_size=options.batch_size,
+        micro_batch_size=options.micro_batch_size,
         devices=devices,
-        dtype=dtype,
-        report_to=report_to,
+        report_to=options.report_to,
     )
     check_folder(output)
-    place = _place(device, devices)
+    place = _place(options.device, devices)
     if among and among[0]:
         follow(place.type)
         return _summary(_finished_record(output)["result"])
     with contextlib.ExitStack() as stack:
-        texts = stack.enter_context(Texts(pairs=method == "dpo"))
-        origin = read_samples(selection, store, texts)
-        sets = read_validation_sets(store, validation_sets)
-        source = find_model(model, name=model_name)
-        start = find_start(adapter, source) if adapter is not None else None
-        tokenization = load_tokenization(source, max_length=max_length, template=template)
+        texts = stack.enter_context(Texts(pairs=options.method == "dpo"))
+        origin = read_samples(options.selection, options.store_file, texts)
+        sets = read_validation_sets(options.store_file, options.validation_set)
+        source = find_model(options.model, name=options.model_name)
+        start = find_start(options.adapter, source) if options.adapter is not None else None
+        tokenization = load_tokenization(source, max_length=options.max_length, template=options.template)
         # everything that changes the result and nothing else: the identity of the run
         settings |= {
             "data": texts.fingerprint(),
             "n_samples": texts.n,
-            "dtype": pick_dtype(dtype, place),
+            "dtype": pick_dtype(options.dtype, place),
             **({"start": start.model_id} if start else {}),
             **tokenization.settings(),
         }
-        identity = run_fingerprint("train", method, source.model_id, settings)
+        identity = run_fingerprint("train", options.method, source.model_id, settings)
         folder = stack.enter_context(OutputFolder(output))
         record = folder.record
-        if record and record["fingerprint"] != identity and folder.holds_work() and not overwrite:
+        if record and record["fingerprint"] != identity and folder.holds_work() and not options.overwrite:
             raise other_configuration(output, record, source.model_id, settings)
-        if record and (record["fingerprint"] != identity or overwrite or not (resume or folder.is_finished())):
+        if record and (
+            record["fingerprint"] != identity or options.overwrite or not (options.resume or folder.is_finished())
+        ):
             folder.discard()
         stack.enter_context(quiet_libraries())
-        job = _Job(store, source, start, origin, method, settings, describe_environment(place))
+        job = _Job(options.store_file, source, start, origin, options.method, settings, describe_environment(place))
         if folder.record and folder.is_finished():
-            record = _with_validation(folder.record, job, folder, tokenization, sets, device)
+            record = _with_validation(folder.record, job, folder, tokenization, sets, options.device)
             run_id = job.record(record["result"], folder)
             if among:
                 share_plan(None, place.type)
@@ -261,7 +185,7 @@ def train(
             {
                 "state": "training",
                 "kind": "train",
-                "method": method,
+                "method": options.method,
                 "fingerprint": identity,
                 "model_id": source.model_id,
                 "model": source.source,
@@ -273,7 +197,7 @@ def train(
             }
         )
         run_id = job.record(None, folder)
-        rows = tokenize(texts, tokenization, method, folder.unfinished / "tokens.arrow", progress)
+        rows = tokenize(texts, tokenization, options.method, folder.unfinished / "tokens.arrow", options.progress)
         plan = Plan(
             source=source,
             start=start,
@@ -282,26 +206,26 @@ def train(
             examples=[(one.ids.tolist(), one.answer_start) for one in rows.examples],
             longest=rows.longest,
             n=rows.n,
-            method=method,
+            method=options.method,
             settings=settings,
-            micro_batch_size=micro_batch_size,
-            save_steps=save_steps,
-            gradient_checkpointing=gradient_checkpointing,
-            attention=attention or _attention(place, settings),
+            micro_batch_size=options.micro_batch_size,
+            save_steps=options.save_steps,
+            gradient_checkpointing=options.gradient_checkpointing,
+            attention=options.attention or _attention(place, settings),
             device=place.type,
             devices=devices,
-            report_to=tuple(report_to),
-            template=template,
+            report_to=tuple(options.report_to),
+            template=options.template,
             validation=sets,
         )
         if among:
             share_plan(plan, place.type)
-        outcome = run_plan(plan, progress)
+        outcome = run_plan(plan, options.progress)
         curve = outcome["curve"]
         summary = TrainSummary(
             run_id=run_id,
             output=str(output),
-            method=method,
+            method=options.method,
             selection=origin.described,
             model=source.name,
             trained_model=f"{source.name}+{output.resolve().name}",
@@ -312,7 +236,7 @@ def train(
             answer_tokens=rows.answer_tokens,
             epochs=settings["epochs"],
             steps=outcome["steps"],
-            batch_size=batch_size,
+            batch_size=options.batch_size,
             micro_batch_size=outcome["micro_batch_size"],
             devices=devices,
             trainable_parameters=outcome["trainable_parameters"],

@@ -1,0 +1,67 @@
+"""What ``diq score perplexity`` and ``diq score similarity`` take."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
+
+from diq.base.options import (
+    Attention,
+    ChatTemplate,
+    Device,
+    Dtype,
+    InStore,
+    LanguageModel,
+    MaxLength,
+    ModelName,
+    Option,
+    ValidationSets,
+)
+from diq.encoders.options import Pooled, Text
+from diq.models.options import batch_tokens
+
+
+@dataclass(frozen=True)
+class ScorePerplexityOptions(InStore):
+    """Options of ``diq score perplexity``."""
+
+    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    _: KW_ONLY
+    model: LanguageModel
+    model_name: ModelName = None
+    adapter: Annotated[
+        str | None,
+        Option("Score with this LoRA adapter (or full checkpoint) of --model.", metavar="DIR", reads="model"),
+    ] = None
+    max_length: MaxLength = None
+    template: ChatTemplate = None
+    attention: Attention = None
+    batch_tokens: Annotated[int | None, batch_tokens("perplexity")] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True)
+class ScoreSimilarityOptions(InStore):
+    """Options of ``diq score similarity``."""
+
+    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    _: KW_ONLY
+    encoder: Annotated[
+        str,
+        Option("Folder or hub id of a sentence-transformers model.", metavar="FOLDER|ID", reads="model"),
+    ]
+    encoder_name: Annotated[
+        str | None,
+        Option("Name of the encoder in the store.", metavar="NAME", default="the hub id or the folder's name"),
+    ] = None
+    validation_set: ValidationSets = ()
+    reduction: Annotated[
+        Pooled, Option("mean of the cosines with the samples of a validation set, or the largest of them.")
+    ] = "mean"
+    text: Annotated[Text, Option("What is embedded of a sample: the question, or question, reasoning and answer.")] = (
+        "prompt"
+    )
+    batch_tokens: Annotated[int | None, batch_tokens("embedding")] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"

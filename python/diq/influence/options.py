@@ -1,0 +1,186 @@
+"""What ``diq score influence``, ``diq explain`` and ``diq index check`` take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
+
+from diq.base.options import (
+    Attention,
+    ChatTemplate,
+    Device,
+    Devices,
+    Dtype,
+    InStore,
+    LanguageModel,
+    MaxLength,
+    ModelName,
+    Option,
+    ValidationSets,
+)
+from diq.gradient_index.options import Element
+from diq.gradients.options import Formula, Kind, Method, Reduction
+from diq.models.options import batch_tokens
+
+WEIGHTS = (
+    "Weights that count: qkv, all-linear, lora (A and B of a checkpoint's adapter), or a regular expression over "
+    "module names."
+)
+
+
+@dataclass(frozen=True)
+class ScoreInfluenceOptions(InStore):
+    """Options of ``diq score influence``."""
+
+    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    _: KW_ONLY
+    model: LanguageModel
+    model_name: ModelName = None
+    validation_set: ValidationSets = ()
+    method: Annotated[
+        Method,
+        Option(
+            "exact; forward or central: the same dots without a backward pass; projected: through a gradient index; "
+            "less: projected Adam directions at checkpoints, cosine."
+        ),
+    ] = "exact"
+    params: Annotated[str | None, Option(WEIGHTS, metavar="WEIGHTS", default="qkv; of less: lora")] = None
+    checkpoint: Annotated[
+        Sequence[str],
+        Option(
+            "Score at a trained checkpoint of --model, an adapter or a full model; repeat, and the dots add up, each "
+            "times its weight (TracIn). DIR may be a pattern: 'out/checkpoint-*'.",
+            metavar="DIR[:WEIGHT]",
+            default="no checkpoint; WEIGHT: the learning rate there",
+            reads="model",
+        ),
+    ] = ()
+    folds: Annotated[
+        int | None,
+        Option(
+            "Parts of each validation set that every sample gets a dot with, for standard errors.",
+            default="2; of forward and central, where each costs a pass: 1",
+            least=1,
+            most=64,
+            hint="2 is enough for a standard error",
+        ),
+    ] = None
+    rank: Annotated[
+        int | None,
+        Option(
+            "exact: leading singular directions that stand for each validation gradient, which makes many sets cheap; "
+            "subspace: directions a side and module.",
+            default="exact: all; subspace: 8",
+            least=1,
+        ),
+    ] = None
+    norms: Annotated[bool, Option("Also the norm of each sample's gradient, for `select --influence cosine`.")] = False
+    kind: Annotated[Kind | None, Option("Kind of a projection.", default="sparse; of less: rademacher")] = None
+    dim: Annotated[
+        int | None,
+        Option(
+            "Columns of a random projection.",
+            default="65536; with lora 16384; rademacher 4096; less 8192",
+            least=1,
+        ),
+    ] = None
+    seed: Annotated[int | None, Option("Seed of a random projection.", default="0", least=0, most=2**32 - 1)] = None
+    element: Annotated[Element | None, Option("How a gradient index keeps its numbers.", default="float16")] = None
+    index: Annotated[
+        str | os.PathLike[str] | None,
+        Option("Folder of the gradient index.", metavar="DIR", default="beside the store"),
+    ] = None
+    from_index: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            "Score from a gradient index that exists: its settings hold, and the dataset is not passed through the "
+            "model.",
+            metavar="DIR",
+        ),
+    ] = None
+    formula: Annotated[
+        Formula | None,
+        Option(
+            "less: the Adam direction as in the released code, as printed in the paper, or as Adam steps.",
+            default="code",
+        ),
+    ] = None
+    max_length: MaxLength = None
+    loss_reduction: Annotated[
+        Reduction | None,
+        Option("Over the answer tokens of a sample; it changes the ranking and is part of the run.", default="mean"),
+    ] = None
+    template: ChatTemplate = None
+    devices: Devices = 1
+    attention: Attention = None
+    packed: Annotated[bool, Option("Pack samples without padding, where the attention keeps them apart.")] = False
+    checkpointing: Annotated[bool, Option("Compute layers again on the way back: slower, less memory.")] = False
+    batch_tokens: Annotated[int | None, batch_tokens("gradients")] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True)
+class ExplainOptions(InStore):
+    """Options of ``diq explain``."""
+
+    sample_id: Annotated[
+        str | None,
+        Option("Id of a sample in the store, or its first 6 or more hexadecimal digits.", positional=True),
+    ] = None
+    _: KW_ONLY
+    model: LanguageModel
+    dataset: Annotated[
+        str | None,
+        Option("With --position: name the sample by its row in a dataset.", metavar="NAME", reads="dataset"),
+    ] = None
+    position: Annotated[int | None, Option("0-based row of --dataset.", metavar="N")] = None
+    validation_set: Annotated[
+        Sequence[str],
+        Option(
+            "Validation set to measure with; repeat.",
+            metavar="NAME[=WEIGHT]",
+            default="all of the store, pooled over their samples",
+            reads="validation set",
+        ),
+    ] = ()
+    params: Annotated[str | None, Option(WEIGHTS, metavar="WEIGHTS", default="qkv")] = None
+    checkpoint: Annotated[
+        str | None,
+        Option("Explain at a trained checkpoint of --model, an adapter or a full model.", metavar="DIR", reads="model"),
+    ] = None
+    max_length: MaxLength = None
+    loss_reduction: Annotated[Reduction | None, Option("Over the answer tokens of a sample.", default="mean")] = None
+    template: ChatTemplate = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True)
+class CheckIndexOptions(InStore):
+    """Options of ``diq index check``."""
+
+    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    _: KW_ONLY
+    model: LanguageModel
+    validation_set: ValidationSets = ()
+    params: Annotated[str, Option(WEIGHTS, metavar="WEIGHTS")] = "qkv"
+    checkpoint: Annotated[
+        str | None, Option("An adapter or a full model in place of --model itself.", metavar="DIR", reads="model")
+    ] = None
+    samples: Annotated[int, Option("Samples to draw from DATASET.", metavar="N")] = 512
+    seed: Annotated[int, Option("Seed of the draw and of the random projections.", least=0)] = 0
+    candidate: Annotated[
+        Sequence[str],
+        Option(
+            "Projection to try, such as sparse:65536 or subspace:16; repeat.",
+            metavar="KIND:SIZE",
+            default="a range of each kind",
+        ),
+    ] = ()
+    max_length: MaxLength = None
+    batch_tokens: Annotated[int | None, batch_tokens("gradients")] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"

@@ -1,0 +1,84 @@
+"""What ``diq run`` takes, and the recipes' own step ``benchmark questions``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, Protocol
+
+from diq.base.options import Option, Options, Told, ToldWithNote
+
+
+class Listener(Protocol):
+    """Who is told of the steps, each a ``diq.recipes.run.StepReport``; the command line prints them."""
+
+    def starts(self, step: Any, n_steps: int, /) -> None:
+        """A step begins; called for done ones too."""
+
+    def ends(self, step: Any, /) -> None:
+        """It has ended well."""
+
+
+@dataclass(frozen=True)
+class RunRecipeOptions(Options):
+    """Options of ``diq run``."""
+
+    recipe: Annotated[
+        str | os.PathLike[str],
+        Option("A YAML file, or the name of a recipe that comes with DIQ.", positional=True, reads="path"),
+    ]
+    _: KW_ONLY
+    set: Annotated[
+        Sequence[str],
+        Option("Replace a variable of the recipe, or with NAME.KEY=VALUE a part of one. Repeat.", metavar="NAME=VALUE"),
+    ] = ()
+    output: Annotated[
+        str | os.PathLike[str] | None,
+        Option("Folder to work in.", metavar="DIR", default="what the recipe says, else its name", short="o"),
+    ] = None
+    store: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            "Store file. Recipes that share one do not score twice.",
+            metavar="FILE",
+            default="diq.duckdb in the output folder",
+        ),
+    ] = None
+    dry_run: Annotated[bool, Option("Show the plan: commands, what is done, estimated cost. Writes nothing.")] = False
+    listener: Annotated[Listener | None, Option("Told of every step.", given=True)] = None
+    progress: ToldWithNote = None
+
+
+@dataclass(frozen=True)
+class QuestionsOptions(Options):
+    """Options of the step ``benchmark questions``."""
+
+    benchmark: Annotated[str, Option("One of the nine, or another that `diq evaluate` knows.", positional=True)]
+    _: KW_ONLY
+    output: Annotated[
+        str | os.PathLike[str],
+        Option(
+            "The file, JSON lines of question, options, letter, answer and reasoning.", metavar="FILE", writes="path"
+        ),
+    ]
+    sources: Annotated[
+        Mapping[str, str] | None,
+        Option("File or hub id of benchmarks by name, in place of their own; other names are ignored.", reads="source"),
+    ] = None
+    splits: Annotated[
+        Mapping[str, str] | None,
+        Option("Split of the hub data by name, in place of the one that is evaluated."),
+    ] = None
+    sample: Annotated[
+        int | None,
+        Option(
+            "How many questions. They are drawn by a hash of seed and question, so a larger sample contains the "
+            "smaller.",
+            default="all",
+            least=1,
+        ),
+    ] = None
+    seed: Annotated[int, Option("Seed of the draw.", least=0)] = 0
+    allow_bad_rows: Annotated[bool, Option("Leave out rows that hold no question.")] = False
+    progress: Told = None

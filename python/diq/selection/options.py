@@ -1,0 +1,171 @@
+"""What ``diq select`` and ``diq compare`` take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from decimal import Decimal
+from typing import Annotated, Literal, get_args
+
+from diq.base.config import Dimension
+from diq.base.options import InStore, Option
+from diq.base.text import Ratio
+
+Strategy = Literal[
+    "diq",
+    "random",
+    "perplexity",
+    "similarity",
+    "less",
+    "influence",
+    "knowledge",
+    "reasoning",
+    "overall",
+    "q1",
+    "q2",
+    "q3",
+    "q4",
+]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+QUADRANT_STRATEGIES = ("diq", "q1", "q2", "q3", "q4")
+"""Strategies that take a part of the ranking of Algorithm 1."""
+
+
+@dataclass(frozen=True)
+class SelectOptions(InStore):
+    """Options of ``diq select``."""
+
+    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    _: KW_ONLY
+    ratio: Annotated[
+        str | float | Decimal,
+        Option("How much, in (0, 1]: 0.01, 1% or 1e-2, as it is typed.", metavar="RATIO", check=Ratio.parse),
+    ]
+    model: Annotated[
+        str | None, Option("Name of a scored model in the store: the hub id or the folder's name.", metavar="NAME")
+    ] = None
+    encoder: Annotated[
+        str | None, Option("Encoder of the similarities, when the dataset has those of several.", metavar="NAME")
+    ] = None
+    output: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            ".jsonl, .jsonl.gz or .parquet file to write; without it the selection is only recorded.",
+            short="o",
+            metavar="FILE",
+            writes="path",
+        ),
+    ] = None
+    difficulty: Annotated[Dimension, Option("Dimension of the difficulty.")] = "overall"
+    difficulty_percentile: Annotated[
+        float, Option("p of the threshold tau.", least=0, most=1, hint="give 0.5 for the median")
+    ] = 0.5
+    difficulty_threshold: Annotated[
+        float | None, Option("An absolute tau in place of the percentile.", hint="give a value such as 3")
+    ] = None
+    validation_set: Annotated[
+        Sequence[str],
+        Option(
+            "Validation set whose dots (or similarities) count; repeat.",
+            metavar="NAME[=WEIGHT]",
+            default="all of the run, by their samples (Eq. 3)",
+            reads="validation set",
+        ),
+    ] = ()
+    strategy: Annotated[Strategy, Option("What ranks the samples; docs/method.md has the formula of each.")] = "diq"
+    influence: Annotated[
+        Literal["dot", "cosine"],
+        Option(
+            "cosine: dots over the norms of the samples' gradients (scored with --norms); column dot then holds them."
+        ),
+    ] = "dot"
+    run: Annotated[
+        int | None, Option("Run of the dots (perplexities, similarities), when there are several.", metavar="NUMBER")
+    ] = None
+    difficulty_run: Annotated[int | None, Option("Difficulty run, when the dataset has several.", metavar="NUMBER")] = (
+        None
+    )
+    seed: Annotated[
+        int, Option("Seed of the strategy random.", least=0, most=2**64 - 1, hint="give a number such as 0")
+    ] = 0
+    dedupe: Annotated[
+        Literal["exact", "near"] | None,
+        Option(
+            "Leave out samples that repeat an earlier one: up to case and spaces, or nearly (MinHash, exact Jaccard)."
+        ),
+    ] = None
+    dedupe_threshold: Annotated[
+        float, Option("Least Jaccard similarity of near duplicates, over runs of five words.", above=0, most=1)
+    ] = 0.8
+    decontaminate: Annotated[
+        Sequence[str],
+        Option(
+            "Leave out samples that hold 13 words in a row of a question of this dataset, validation set or file, "
+            "or of any validation set; repeat.",
+            metavar="BENCHMARK",
+        ),
+    ] = ()
+    decontaminate_share: Annotated[
+        float,
+        Option(
+            "Share of the question that must be held; 0.5 spares stock phrases that benchmarks and pools share.",
+            least=0,
+            most=1,
+        ),
+    ] = 0.0
+    name: Annotated[
+        str | None,
+        Option(
+            "Name of the selection in the store.",
+            default="DATASET-STRATEGY-RATIO, and what else was asked for",
+            writes="selection",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class CompareOptions(InStore):
+    """Options of ``diq compare``."""
+
+    selections: Annotated[
+        Sequence[str | int], Option("Names or numbers of two or more selections.", positional=True, reads="selection")
+    ]
+
+
+def default_name(options: SelectOptions) -> str:
+    """Name of a selection where none was given: what is selected, and every setting that is not the default.
+
+    So two configurations have two names. The model and the encoder are not in it; ``diq select`` says when a name
+    changes hands.
+    """
+    parts = [options.dataset, options.strategy, Ratio.parse(options.ratio).text]
+    quadrants = options.strategy in QUADRANT_STRATEGIES
+    uses_sets = quadrants or options.strategy in ("influence", "less", "similarity")
+    if quadrants and options.difficulty != "overall":
+        parts.append(options.difficulty)
+    if quadrants and options.difficulty_threshold is not None:
+        parts.append(f"tau{options.difficulty_threshold:g}")
+    elif quadrants and options.difficulty_percentile != 0.5:
+        parts.append(f"p{options.difficulty_percentile:g}")
+    if uses_sets and options.validation_set:
+        parts.append("+".join(sorted(options.validation_set)))
+    if options.influence != "dot" and (quadrants or options.strategy == "influence"):
+        parts.append(options.influence)
+    if options.strategy == "random" and options.seed:
+        parts.append(f"seed{options.seed}")
+    if options.dedupe == "near" and options.dedupe_threshold != 0.8:
+        parts.append(f"near{options.dedupe_threshold:g}")
+    elif options.dedupe:
+        parts.append(options.dedupe)
+    if options.decontaminate:
+        # names of files without their folders
+        names = sorted(one.rstrip("/").rpartition("/")[2] for one in options.decontaminate)
+        share = f"{options.decontaminate_share:g}" if options.decontaminate_share else ""
+        parts.append(f"not{share}-{'+'.join(names)}")
+    if options.run is not None:
+        parts.append(f"run{options.run}")
+    if options.difficulty_run is not None:
+        parts.append(f"difficulty{options.difficulty_run}")
+    return "-".join(parts)
