@@ -794,20 +794,6 @@ def test_questions_of_a_benchmark_leave_other_subjects_out(tmp_path: Path) -> No
     assert not (tmp_path / "x.jsonl").exists()
 
 
-def test_results_need_a_suffix_and_evaluations(tmp_path: Path) -> None:
-    from diq.recipes.tables import write_results
-    from diq.store.store import Store
-
-    Store(tmp_path / "s.duckdb", create=True).close()
-    with pytest.raises(UsageError, match=r"neither .md, .csv nor .tex"):
-        write_results(tmp_path / "s.duckdb", output=tmp_path / "r.html")
-    with pytest.raises(UsageError, match="no model was evaluated"):
-        write_results(tmp_path / "s.duckdb", output=tmp_path / "r.md")
-    made = write_results(tmp_path / "s.duckdb", output=tmp_path / "r.md", published="13")
-    assert made.n_published == 8
-    assert "DPO" in (tmp_path / "r.md").read_text(encoding="utf-8")
-
-
 # costs -------------------------------------------------------------------------------------------------------------
 
 
