@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import itertools
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import diq
 from conftest import TESTS
 from diq.base.errors import RunFailedError, UsageError
 from diq.base.files import (
@@ -270,6 +272,10 @@ def test_a_pipe_or_device_does_not_become_a_file(tmp_path: Path) -> None:
     code = "from pathlib import Path; from diq.base.files import check_file, write_text; out = Path('/dev/stdout')\n"
     code += "check_file(out); write_text(out, 'out')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "out"
+    with (tmp_path / "log").open("w") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True)
+        assert (tmp_path / "log").read_text() == "out"
+        assert os.path.samestat(os.fstat(log.fileno()), (tmp_path / "log").stat())
 
 
 def test_a_file_once_at_most(tmp_path: Path) -> None:
@@ -435,3 +441,13 @@ def test_a_kill_lets_go_of_what_was_held(tmp_path: Path, kind: str) -> None:
         assert names(tmp_path) == ["held"]
     with pytest.raises(RunFailedError, match="cannot be written: No such file"), lock(tmp_path / "no" / "x", refusal):
         pytest.fail("it cannot be")
+
+
+def test_one_owner() -> None:
+    package, found = Path(diq.__file__).parent, {}
+    for path in package.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = {one.attr for one in nodes if isinstance(one, ast.Attribute)}
+        names |= {alias.name for one in nodes if isinstance(one, ast.Import | ast.ImportFrom) for alias in one.names}
+        found[path.relative_to(package).as_posix()] = names & {"fcntl", "flock", "fsync", "rename", "mkstemp"}
+    assert [path for path, names in found.items() if names] == ["base/files.py"]

@@ -451,5 +451,8 @@ def _part(place: Path) -> Path:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether there is a pipe or a device; asked of a name as it was given: ``/dev/stdout`` leads to none."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    """Whether there is a pipe or a device, or a name of what this process has open, such as ``/dev/stdout``."""
+    if not path.exists() or path.is_dir():
+        return False
+    # who redirected his output into a file goes on writing to that one, not to another of its name
+    return not path.is_file() or str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/"))
