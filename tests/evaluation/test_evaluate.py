@@ -349,11 +349,14 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed.generations").rglob("*.parquet")}
     assert len(before) == 2
     assert evaluations(tmp_path / "killed.duckdb") == []
-    # a file that was written, but not yet indexed
-    (tmp_path / "killed.generations" / "1" / "left.unfinished").write_bytes(b"half")
+    # the next file, which a kill cut off
+    last = max(before)
+    part = last.with_name(f".{last.name.replace('-00001.', '-00002.')}.part")
+    part.write_bytes(b"half")
     rest = evaluate(taught, "killed", batch_size=1)
     assert (rest.n_kept, rest.n_generated) == (16, 4)
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    assert not part.exists()
     whole = evaluate(taught, "whole", batch_size=1)
     assert numbers(rest) == numbers(whole)
     assert kept(tmp_path / "killed.duckdb") == kept(tmp_path / "whole.duckdb")
@@ -763,6 +766,27 @@ def test_a_server_that_fails_in_between_is_asked_for_the_rest(
     assert [row["output"] for row in kept(tmp_path / "store.duckdb")] == [reply(i) for i in range(N)]
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"sk-secret" not in everything
+
+
+def test_a_full_disk_or_a_place_that_is_none(
+    evaluate: Callable[..., Any], tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    place = tmp_path / "store.generations"
+    with ScriptedServer(lambda body, _: reply(number_of(body))) as server:
+        place.write_text("a file")
+        with pytest.raises(UsageError, match=r"`.*/store\.generations` cannot be a folder: is a file"):
+            evaluate("judge", backend="server", base_url=server.url)
+        assert server.n_requests == 0
+        place.unlink()
+        disk = small_disk(64)
+        place.symlink_to(disk)
+        (disk / "ballast").write_bytes(bytes(60 * 1024))
+        with pytest.raises(RunFailedError, match=r"is full: `medqa-.*\.parquet` was not written"):
+            evaluate("judge", backend="server", base_url=server.url)
+        assert [path.name for path in disk.rglob("*") if path.is_file()] == ["ballast"]
+        (disk / "ballast").unlink()
+        assert evaluate("judge", backend="server", base_url=server.url).n_generated == N
+    assert len(kept(tmp_path / "store.duckdb")) == N
 
 
 def test_a_refused_question_is_unanswered_and_a_server_that_refuses_all_is_an_error(

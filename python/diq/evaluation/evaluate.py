@@ -18,6 +18,7 @@ from typing import Any
 
 from diq.base.config import WAIT_S
 from diq.base.errors import RunFailedError, UsageError
+from diq.base.files import check_folder
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.options import verb
 from diq.base.progress import NotedProgress
@@ -121,6 +122,7 @@ def evaluate(options: EvaluateOptions) -> EvaluateSummary:
     """
     started = time.monotonic()
     _check(options)
+    check_folder(generations.folder_of(options.store_file))
     asked = _load(options)
     with contextlib.closing(_answerer(options)) as answerer:
         answerer.check(asked)
