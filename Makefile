@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 RUST := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench peers wheel clean
+.PHONY: help setup demo test test-fast lint format docs bench peers wheel clean
 
 help: ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 setup: $(VENV)/.extension $(VENV)/.duckdb-previous $(VENV)/.bitsandbytes ## make .venv with every dependency and the built extension
 
@@ -45,7 +45,10 @@ test: setup ## cargo tests, then pytest
 	@echo "==> cargo test"
 	@cargo test --quiet --no-default-features
 	@echo "==> pytest"
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=25
+
+test-fast: setup ## pytest without the tests that take seconds
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
 
 lint: setup ## ruff, mypy, stubtest, rustfmt, clippy
 	@echo "==> lint"
@@ -60,6 +63,9 @@ format: $(VENV)/.dependencies ## format Python and Rust
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@cargo fmt
+
+docs: $(VENV)/.extension ## write docs/cli.md and docs/python.md from the code
+	@$(BIN)/python docs/reference.py
 
 bench: setup ## every bench that needs no accelerator; each prints a table
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --group bench

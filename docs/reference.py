@@ -161,6 +161,7 @@ def _type(one: Field) -> str:
         "int": "int",
         "float": "float",
         "text": "str",
+        "name": "str or path",
         "path": "path",
         "texts": "str or list",
         "paths": "path or list",

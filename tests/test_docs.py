@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import duckdb
 import numpy as np
 import pytest
 
-from conftest import fill_store
+import diq as package
+from conftest import ROOT, fill_store, write_jsonl
 from diq.cli import COMMANDS, diq
 
-ROOT = Path(__file__).parent.parent
 SQL_EXAMPLES = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "sql.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
@@ -149,3 +153,74 @@ def test_help_is_one_page_that_names_all_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "diq", "--help"], capture_output=True, text=True, check=True)
     positions = [done.stdout.index(f"\n  {name} ") for name in COMMANDS]
     assert positions == sorted(positions)
+
+
+# pages that are written, and the example of the README ------------------------------------------------------------
+
+
+def test_the_reference_pages_are_what_the_code_says() -> None:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    for name, make in reference.PAGES.items():
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == make(), f"run `make docs`: docs/{name} is not it"
+
+
+def test_every_verb_and_command_is_on_its_page() -> None:
+    python, cli = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("python.md", "cli.md"))
+    assert [name for name in package.__all__ if f"## `diq.{name}" not in python] == []
+    assert [name for name, _ in commands() if f"## `diq {name}`" not in cli] == []
+
+
+def test_the_names_of_the_package_are_listed() -> None:
+    assert dir(package) == sorted([*package.__all__, "__version__"])
+    text = (ROOT / "python" / "diq" / "__init__.py").read_text(encoding="utf-8")
+    typed = re.findall(r"^    from (\S+) import \w+ as (\w+)$", text, re.MULTILINE)
+    assert {name: module for module, name in typed} == package._WHERE
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+
+
+EXAMPLE = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_is_typed(tmp_path: Path) -> None:
+    assert EXAMPLE is not None
+    file = tmp_path / "example.py"
+    file.write_text(EXAMPLE[1], encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml"), str(file)]
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "python")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_llama_folder: Path,
+    tiny_classifier_folder: Path,
+    make_samples: Callable[..., Any],
+) -> None:
+    assert EXAMPLE is not None
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIQ_STORE", raising=False)
+    for name, n in (("pool.jsonl", 20), ("medqa.jsonl", 24)):
+        write_jsonl(tmp_path / name, [{"messages": one} for one in make_samples(n, seed=n)])
+    code = (
+        EXAMPLE[1].replace("pool.jsonl.gz", "pool.jsonl").replace("difficulty-classifier", str(tiny_classifier_folder))
+    )
+    code = code.replace('model="Qwen/Qwen3-8B", validation', f'model="{tiny_llama_folder}", validation')
+    code = code.replace("Qwen/Qwen3-8B", tiny_llama_folder.name)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["best"].n == 2
+    assert len((tmp_path / "best.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    assert found["order"].tolist() == [0]
+    shown = capsys.readouterr().out
+    assert shown.startswith("Selection(selection_id=1, name='pool-diq-0.1', dataset='pool', strategy='diq', ")
+    assert "'quadrant': 'Q1'" in shown

@@ -349,12 +349,13 @@ def test_what_an_empty_loop_leaves_out_is_checked_too(data: Path) -> None:
 def test_all_problems_are_told_at_once(tmp_path: Path, data: Path) -> None:
     text = GOOD.replace("ratio: 0.5", "ratio: 7").replace("selection: half", "selection: half, epochs: -1, seeed: 1")
     file = write(tmp_path / "r.yaml", text.replace("FILE", str(data)) + "more: 1\n")
-    with pytest.raises(InputError, match="has 3 problems:") as caught:
+    with pytest.raises(InputError, match="has 4 problems:") as caught:
         run_recipe(file, output=tmp_path / "out")
     lines = caught.value.message.splitlines()
     assert [line.split(" (line")[0].strip() for line in lines[1:]] == [
         "steps[5].select.ratio",
         "steps[6].train.seeed",
+        "steps[6].train.epochs",
         "more",
     ]
     assert not (tmp_path / "out").exists()
@@ -829,7 +830,7 @@ steps:
 def test_the_light_parts_load_no_model_library() -> None:
     code = (
         "import sys; from diq.recipes import run as recipe; from diq.recipes.verbs import VERBS, parameters\n"
-        "[parameters(name) for name in VERBS]; recipe.run('demo', dry_run=True)\n"
+        "[parameters(name) for name in VERBS]; recipe.run_recipe('demo', dry_run=True)\n"
         "print({'torch', 'transformers', 'openai', 'lm_eval', 'scipy', 'datasets'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

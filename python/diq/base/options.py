@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import numbers
 import os
 import re
 import textwrap
@@ -30,7 +31,9 @@ Parameters = ParamSpec("Parameters")
 Record = TypeVar("Record")
 Result = TypeVar("Result")
 
-Kind = Literal["flag", "int", "float", "text", "path", "texts", "paths", "mapping", "numbers", "record", "other"]
+Kind = Literal[
+    "flag", "int", "float", "text", "name", "path", "texts", "paths", "mapping", "numbers", "record", "other"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Option:
         above: the number must be larger than this.
         below: the number must be smaller than this.
         hint: what to do about a number out of range; by default the range.
+        name: a path that may as well be another name, of a model on a hub, say: it is kept as it is written.
         positional: the command takes it without a name.
         reads: kind of thing that it names: dataset, validation set, selection, path, model, source; for recipes.
         writes: likewise, for what the verb makes.
@@ -66,6 +70,7 @@ class Option:
     above: float | None = None
     below: float | None = None
     hint: str = ""
+    name: bool = False
     positional: bool = False
     reads: str = ""
     writes: str = ""
@@ -178,16 +183,21 @@ class BadValueError(Exception):
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # numbers of NumPy, too
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _is_text(value: object) -> bool:
     # names and ratios may look like numbers: `--dataset 7`, `ratio: 0.1`
     return isinstance(value, str | Decimal) or _is_number(value)
+
+
+def _is_name(value: object) -> bool:
+    return _is_text(value) or _is_path(value)
 
 
 def _is_path(value: object) -> bool:
@@ -208,6 +218,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     "int": ("a whole number", _is_whole, int),
     "float": ("a number", _is_number, float),
     "text": ("a text", _is_text, str),
+    "name": ("a name or a path", _is_name, str),
     "path": ("a path", _is_path, lambda value: Path(value)),
     "texts": (
         "a text or a list of texts",
@@ -239,6 +250,8 @@ def fields_of(record: type) -> dict[str, Field]:
         kind, optional, choices, nested = _read_type(kept)
         if choices:
             option = replace(option, choices=choices)
+        if kind == "path" and option.name:
+            kind = "name"
         required = one.default is MISSING and one.default_factory is MISSING
         default = None if one.default is MISSING else one.default
         found[one.name] = Field(one.name, kind, optional, required, default, kept, option, nested)
@@ -382,7 +395,8 @@ Dtype = Annotated[
     Option("Precision of the model; auto is float32 on a CPU and bfloat16 on a GPU."),
 ]
 LanguageModel = Annotated[
-    str, Option("Folder or hub id of the causal language model.", metavar="FOLDER|ID", reads="model")
+    str | os.PathLike[str],
+    Option("Folder or hub id of the causal language model.", metavar="FOLDER|ID", reads="model", name=True),
 ]
 ModelName = Annotated[
     str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
@@ -30,8 +31,10 @@ class ScorePerplexityOptions(InStore):
     model: LanguageModel
     model_name: ModelName = None
     adapter: Annotated[
-        str | None,
-        Option("Score with this LoRA adapter (or full checkpoint) of --model.", metavar="DIR", reads="model"),
+        str | os.PathLike[str] | None,
+        Option(
+            "Score with this LoRA adapter (or full checkpoint) of --model.", metavar="DIR", reads="model", name=True
+        ),
     ] = None
     max_length: MaxLength = None
     template: ChatTemplate = None
@@ -48,8 +51,8 @@ class ScoreSimilarityOptions(InStore):
     dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
     _: KW_ONLY
     encoder: Annotated[
-        str,
-        Option("Folder or hub id of a sentence-transformers model.", metavar="FOLDER|ID", reads="model"),
+        str | os.PathLike[str],
+        Option("Folder or hub id of a sentence-transformers model.", metavar="FOLDER|ID", reads="model", name=True),
     ]
     encoder_name: Annotated[
         str | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -145,7 +146,7 @@ class _Scorer:
         return found
 
 
-def find_encoder(source: str, *, name: str | None = None) -> ModelSource:
+def find_encoder(source: str | os.PathLike[str], *, name: str | None = None) -> ModelSource:
     """Find an encoder's folder, or fetch a hub id, and fingerprint all that decides an embedding.
 
     Args:
@@ -156,6 +157,7 @@ def find_encoder(source: str, *, name: str | None = None) -> ModelSource:
     Raises:
         ModelError: there is no such folder or hub id, or it is no model.
     """
+    source = os.fspath(source)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         if not folder.exists() and "/" not in source:

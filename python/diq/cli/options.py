@@ -106,7 +106,7 @@ def _types(field: Field) -> dict[str, Any]:
         def number(value: str | float) -> float | None:
             return None if value == field.option.none else float(value)
 
-    return {"int": int, "float": number, "text": str, "path": click.Path(path_type=Path)}
+    return {"int": int, "float": number, "text": str, "name": str, "path": click.Path(path_type=Path)}
 
 
 def _pairs(_ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:

@@ -44,7 +44,8 @@ class ScoreDifficultyOptions(InStore):
     dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
     _: KW_ONLY
     model: Annotated[
-        str | None, Option("Folder or hub id of a difficulty classifier.", metavar="FOLDER|ID", reads="model")
+        str | os.PathLike[str] | None,
+        Option("Folder or hub id of a difficulty classifier.", metavar="FOLDER|ID", reads="model", name=True),
     ] = None
     columns: Annotated[
         Mapping[str, str] | None,
@@ -82,7 +83,7 @@ class TrainDifficultyOptions(InStore):
         ),
     ]
     encoder: Annotated[
-        Sequence[str],
+        Sequence[str | os.PathLike[str]],
         Option(
             "Folder or hub id of a text encoder, or biomedbert, clinicalbert, modernbert; repeat to compare several.",
             metavar="NAME",

@@ -45,7 +45,7 @@ def score_difficulty(options: ScoreDifficultyOptions) -> ScoreSummary:
     summary, details = score_classifier(
         store,
         data,
-        options.model,
+        str(options.model),
         device=options.device,
         dtype=options.dtype,
         token_budget=options.batch_tokens,

@@ -167,7 +167,7 @@ def train_difficulty(options: TrainDifficultyOptions) -> ClassifierSummary:
         "ordinal_weight": float(options.ordinal_weight),
         "shares": [float(one) for one in options.shares],
     }
-    sources = [find_model(ENCODERS.get(one.lower(), one)) for one in dict.fromkeys(options.encoder)]
+    sources = [find_model(ENCODERS.get(one.lower(), one)) for one in dict.fromkeys(map(str, options.encoder))]
     places = [output] if len(sources) == 1 else [output / one.name.rpartition("/")[2] for one in sources]
     if len(set(places)) < len(places):
         raise UsageError("two of the encoders have the same name", "train them into folders of their own, one a call")

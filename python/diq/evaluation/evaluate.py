@@ -199,7 +199,7 @@ def _answerer(options: EvaluateOptions) -> Answerer:
     }
     if options.backend == "server":
         server = Server(
-            options.model,
+            str(options.model),
             base_url=options.base_url,
             api_key_variable=options.api_key_variable,
             temperature=options.temperature,

@@ -26,12 +26,18 @@ class EvaluateOptions(InStore):
     """Options of ``diq evaluate``; the answers lie beside the store in ``STEM.generations``."""
 
     model: Annotated[
-        str, Option("Model: a folder, a hub id, or its name on the server.", metavar="FOLDER|ID|NAME", reads="model")
+        str | os.PathLike[str],
+        Option(
+            "Model: a folder, a hub id, or its name on the server.", metavar="FOLDER|ID|NAME", reads="model", name=True
+        ),
     ]
     adapter: Annotated[
-        str | None,
+        str | os.PathLike[str] | None,
         Option(
-            "LoRA adapter of the model, or a folder with all weights that came of it.", metavar="DIR", reads="model"
+            "LoRA adapter of the model, or a folder with all weights that came of it.",
+            metavar="DIR",
+            reads="model",
+            name=True,
         ),
     ] = None
     benchmark: Annotated[

@@ -48,7 +48,7 @@ class ScoreInfluenceOptions(InStore):
     ] = "exact"
     params: Annotated[str | None, Option(WEIGHTS, metavar="WEIGHTS", default="qkv; of less: lora")] = None
     checkpoint: Annotated[
-        Sequence[str],
+        Sequence[str | os.PathLike[str]],
         Option(
             "Score at a trained checkpoint of --model, an adapter or a full model; repeat, and the dots add up, each "
             "times its weight (TracIn). DIR may be a pattern: 'out/checkpoint-*'.",
@@ -148,8 +148,13 @@ class ExplainOptions(InStore):
     ] = ()
     params: Annotated[str | None, Option(WEIGHTS, metavar="WEIGHTS", default="qkv")] = None
     checkpoint: Annotated[
-        str | None,
-        Option("Explain at a trained checkpoint of --model, an adapter or a full model.", metavar="DIR", reads="model"),
+        str | os.PathLike[str] | None,
+        Option(
+            "Explain at a trained checkpoint of --model, an adapter or a full model.",
+            metavar="DIR",
+            reads="model",
+            name=True,
+        ),
     ] = None
     max_length: MaxLength = None
     loss_reduction: Annotated[Reduction | None, Option("Over the answer tokens of a sample.", default="mean")] = None
@@ -168,7 +173,8 @@ class CheckIndexOptions(InStore):
     validation_set: ValidationSets = ()
     params: Annotated[str, Option(WEIGHTS, metavar="WEIGHTS")] = "qkv"
     checkpoint: Annotated[
-        str | None, Option("An adapter or a full model in place of --model itself.", metavar="DIR", reads="model")
+        str | os.PathLike[str] | None,
+        Option("An adapter or a full model in place of --model itself.", metavar="DIR", reads="model", name=True),
     ] = None
     samples: Annotated[int, Option("Samples to draw from DATASET.", metavar="N")] = 512
     seed: Annotated[int, Option("Seed of the draw and of the random projections.", least=0)] = 0

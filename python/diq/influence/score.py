@@ -121,7 +121,7 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
         return adopt(job, Path(options.from_index), {name: value for name, value in asked.items() if value is not None})
     if not options.checkpoint:
         return _score(job)
-    return _score_checkpoints(job, options.checkpoint)
+    return _score_checkpoints(job, list(map(str, options.checkpoint)))
 
 
 # the request -------------------------------------------------------------------------------------------------------

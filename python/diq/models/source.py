@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class ModelSource:
     model_id: str
 
 
-def find_model(source: str, *, name: str | None = None) -> ModelSource:
+def find_model(source: str | os.PathLike[str], *, name: str | None = None) -> ModelSource:
     """Find a model folder, or fetch a hub id (``owner/name`` or ``owner/name@revision``), and fingerprint it.
 
     Args:
@@ -53,6 +54,7 @@ def find_model(source: str, *, name: str | None = None) -> ModelSource:
     Raises:
         ModelError: there is no such folder or hub id, or the folder lacks a config or weights.
     """
+    source = os.fspath(source)
     folder = Path(source).expanduser()
     if folder.is_dir():
         recover_folder(folder)
@@ -147,7 +149,7 @@ def _hashes(files: Mapping[str, Path]) -> list[str]:
     return [f"{name}:{_core.file_hash(str(path))}" for name, path in files.items()]
 
 
-def find_adapter(source: str, base: ModelSource) -> ModelSource:
+def find_adapter(source: str | os.PathLike[str], base: ModelSource) -> ModelSource:
     """Find a checkpoint of a base model: a folder with a LoRA adapter, or with all weights.
 
     Args:
@@ -160,6 +162,7 @@ def find_adapter(source: str, base: ModelSource) -> ModelSource:
     Raises:
         ModelError: the folder is neither, or the record of `diq train` in it names another base model.
     """
+    source = os.fspath(source)
     path = Path(source).expanduser()
     if (path / "config.json").is_file():
         found = find_model(source)

@@ -26,7 +26,8 @@ class TrainRaterOptions(InStore):
     output: Annotated[str | os.PathLike[str], Option("Folder of the rater.", metavar="DIR", short="o", writes="path")]
     run: Annotated[int | None, Option("Run of the dots; needed when there are several.", metavar="NUMBER")] = None
     encoder: Annotated[
-        str, Option("Encoder that is fine-tuned: a folder, or a hub id.", metavar="FOLDER|ID", reads="model")
+        str | os.PathLike[str],
+        Option("Encoder that is fine-tuned: a folder, or a hub id.", metavar="FOLDER|ID", reads="model", name=True),
     ] = "answerdotai/ModernBERT-base"
     target: Annotated[
         Target, Option("Scale of the regression: normal scores of the ranks of the dots, or standardised dots.")

@@ -24,6 +24,8 @@ Thing = tuple[str, str]
 
 ANY = "*"
 
+# options whose texts are NAME=FILE, of which the file is read
+_NAMED = ("benchmark", "examples", "outputs")
 # verbs whose output is a file; that of the others is a folder
 _WRITE_FILES = ("select", "benchmark questions", "results")
 
@@ -172,7 +174,7 @@ def reads(step: Step) -> list[tuple[str, Thing]]:
                 name = name.partition("=")[0]
             elif kind == "selection" and (name in ("rest", "random") or Path(name).is_file()):
                 continue
-            elif step.verb == "evaluate" and key in ("benchmark", "examples"):
+            elif key in _NAMED:
                 # a benchmark by its name alone is read from where it always is
                 name = name.partition("=")[2]
                 if name:
@@ -320,7 +322,7 @@ def _check_files(recipe: Recipe, step: Step, made: Iterable[Thing]) -> None:
         if kind not in ("path", "model", "source"):
             continue
         for name in _names(step.options.get(key)):
-            if step.verb == "evaluate" and key in ("benchmark", "examples"):
+            if key in _NAMED:
                 name = name.partition("=")[2]
                 if not name:
                     continue

@@ -44,7 +44,6 @@ _TOLD: dict[str, tuple[tuple[str, str], ...]] = {
     "train": (("n_samples", "samples"), ("steps", "steps"), ("loss_last", "loss at the end")),
     "evaluate": (("n_generated", "answers now"), ("n_kept", "in the store before")),
     "benchmark questions": (("n", "questions"),),
-    "results": (("n_models", "models"), ("n_published", "rows of the paper")),
     "difficulty train": (("n_questions", "questions"),),
     "rater train": (("n_samples", "samples"),),
     "difficulty annotate": (("n_annotated", "samples rated"), ("n_no_score", "without a rating")),

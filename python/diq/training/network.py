@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def load_reference(source: ModelSource, settings: dict[str, Any], *, device: str
     return load_causal_lm(source, dtype=settings["dtype"], device=device, attention=attention)
 
 
-def find_start(adapter: str, base: ModelSource) -> ModelSource:
+def find_start(adapter: str | os.PathLike[str], base: ModelSource) -> ModelSource:
     """The adapter that a training goes on with.
 
     Raises:

@@ -59,18 +59,22 @@ class TrainOptions(InStore):
         ),
     ]
     _: KW_ONLY
-    model: Annotated[str, Option("Base model: a folder, or a hub id.", metavar="FOLDER|ID", reads="model")]
+    model: Annotated[
+        str | os.PathLike[str],
+        Option("Base model: a folder, or a hub id.", metavar="FOLDER|ID", reads="model", name=True),
+    ]
     output: Annotated[
         str | os.PathLike[str],
         Option("Folder of the adapter, or of the model with --params full.", metavar="DIR", short="o", writes="path"),
     ]
     method: Annotated[Method, Option("sft: supervised; dpo: by preference pairs.")] = "sft"
     adapter: Annotated[
-        str | None,
+        str | os.PathLike[str] | None,
         Option(
             "Go on with this LoRA adapter of --model; with dpo it is also the reference. Without it the base model is.",
             metavar="DIR",
             reads="model",
+            name=True,
         ),
     ] = None
     params: Annotated[

@@ -34,7 +34,7 @@ def warm_up(options: WarmUpOptions) -> list[Path]:
     made = select(
         options.dataset, strategy="random", ratio=options.share, seed=options.seed, store=options.store_file, name=name
     )
-    default = _default_folder(options.store_file, options.model_name or options.model, name, options.seed)
+    default = _default_folder(options.store_file, options.model_name or str(options.model), name, options.seed)
     folder = Path(options.output or default)
     trained = train(
         str(made.selection_id),
