@@ -82,8 +82,9 @@ def select(options: SelectOptions) -> Selection:
     The ranking is stored on the first call, and read on every later one with the same settings and scores.
 
     Raises:
-        UsageError: an unknown name, a ratio outside (0, 1], a ratio that selects nothing.
+        UsageError: an unknown name, a ratio outside (0, 1], a ratio that selects nothing, a bad place for the file.
         MissingScoresError: scores that the strategy needs are missing, unfinished or ambiguous.
+        RunFailedError: the file could not be written; nothing was recorded, and what was there is there still.
     """
     parsed = Ratio.parse(options.ratio)
     output = None if options.output is None else Path(options.output)
