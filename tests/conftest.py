@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
+import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +344,94 @@ def fill_store(
     return ids
 
 
+# kill -9 -------------------------------------------------------------------------------------------------------------
+
+# what a process that will be killed has loaded already: it is forked from a server, which imports this once
+PRELOADED = ["pytest", "torch", "transformers", "peft", "diq.influence.score", "diq.samples.ingest"]
+
+
+@dataclass
+class KillAt:
+    """A progress callback that ends its process where ``what`` has done ``done``, as `kill -9` does."""
+
+    what: str
+    done: int
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        if what == self.what and done >= self.done:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class Commit:
+    """The moment ``when`` ("before" or "after") the n-th commit of a process, counted from 1."""
+
+    when: str
+    n: int
+
+    def watch(self) -> None:
+        """From here on this process ends at the moment."""
+        from diq.store.store import Store
+
+        real, count = Store.transaction, 0
+
+        @contextlib.contextmanager
+        def transaction(store: Store) -> Iterator[None]:
+            nonlocal count
+            with real(store):
+                yield
+                count += 1
+                if (self.when, self.n) == ("before", count):
+                    os.kill(os.getpid(), signal.SIGKILL)
+            if (self.when, self.n) == ("after", count):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Store.transaction = transaction  # type: ignore[method-assign]
+
+
+def _call(
+    call: Callable[..., Any],
+    arguments: Sequence[Any],
+    options: Mapping[str, Any],
+    commit: Commit | None,
+    patches: Mapping[str, Any],
+) -> None:
+    """The life of a process that is to be killed."""
+    import torch
+
+    torch.set_num_threads(1)
+    for name, value in patches.items():
+        module, _, attribute = name.rpartition(".")
+        setattr(importlib.import_module(module), attribute, value)
+    if commit:
+        commit.watch()
+    call(*arguments, **options)
+
+
+def run_killed(
+    call: Callable[..., Any],
+    *arguments: Any,
+    commit: Commit | None = None,
+    patches: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Call ``call`` in a process of its own, which kills itself with signal 9 at a moment that no clock decides.
+
+    Args:
+        call: a function of a module.
+        commit: the moment; without it ``options`` hold a ``progress=KillAt(...)``.
+        patches: dotted names that have another value in that process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_call, args=(call, arguments, options, commit, patches or {}))
+    process.start()
+    process.join()
+    code = process.exitcode
+    process.close()
+    assert code == -signal.SIGKILL, f"the process ended with {code}, before the moment to kill it"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
     """Makes a folder on a real file system of a few kilobytes, which soon is full."""
@@ -395,3 +490,22 @@ def _logging_as_before() -> Any:
     before = (list(logger.handlers), logger.level, logger.propagate)
     yield
     logger.handlers, logger.level, logger.propagate = before
+
+
+_n_modules = 0
+
+
+@pytest.fixture(autouse=True)
+def _imports_need_no_search() -> None:
+    """A stage that lets go of a model has the garbage collector search every object, which takes a second once torch
+    and transformers are there; what an import left is kept for good, so it is put where nobody searches."""
+    global _n_modules
+    if len(sys.modules) > _n_modules + 50:
+        _n_modules = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    # what is still frozen at the end cannot be taken down in order, and some libraries complain
+    gc.unfreeze()

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import SHARED, build_llama, build_tokenizer, save_model, write_jsonl
+from conftest import SHARED, Commit, build_llama, build_tokenizer, run_killed, save_model, write_jsonl
 from diq.base.errors import ModelError, RunFailedError, StoreError, UsageError
 from diq.baselines.score_perplexity import score_perplexity
 from diq.baselines.similarity import score_similarity
@@ -490,25 +489,8 @@ def test_an_encoder_without_directions(filled: Path, tmp_path: Path) -> None:
 
 # killed ------------------------------------------------------------------------------------------------------------
 
-KILLED = """
-import sys, warnings
-warnings.simplefilter("ignore")
-from pathlib import Path
-import diq, diq.scoring.summary
-diq.scoring.summary.SHARD_SECONDS = 0.0
-diq.scoring.summary.READ_ROWS = 20
-mode, store, model = sys.argv[1:]
-def report(what, done, total):
-    if what == mode:
-        print(done, flush=True)
-common = {"store": Path(store), "token_budget": 64, "device": "cpu", "progress": report}
-if mode == "perplexity":
-    diq.score_perplexity("pool", model=model, **common)
-else:
-    diq.score_similarity("pool", encoder=model, **common)
-"""
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["perplexity", pytest.param("similarity", marks=needs_encoder)])
 def test_killed_in_the_middle_it_ends_with_the_same_rows(
     mode: str,
@@ -517,39 +499,25 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(
     tiny_llama_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    small = {"diq.scoring.summary.SHARD_SECONDS": 0.0, "diq.scoring.summary.READ_ROWS": 20}
     monkeypatch.setattr("diq.scoring.summary.READ_ROWS", 20)
-    model = str(tiny_llama_folder) if mode == "perplexity" else ENCODER
     undisturbed, killed = tmp_path / "u.duckdb", tmp_path / "k.duckdb"
-    add(undisturbed, "pool", make_samples(150, seed=1))
+    add(undisturbed, "pool", make_samples(80, seed=1))
     add(undisturbed, "a", make_samples(4, seed=2), validation=True)
     shutil.copy(undisturbed, killed)
-
-    def score(store: Path) -> Any:
-        if mode == "perplexity":
-            return score_perplexity("pool", model=model, store=store, batch_tokens=64)
-        return score_similarity("pool", encoder=model, store=store, batch_tokens=64)
-
-    score(undisturbed)
+    call: Callable[..., Any] = score_perplexity if mode == "perplexity" else score_similarity
+    options: dict[str, Any] = {"batch_tokens": 64, "device": "cpu"}
+    options |= {"model": str(tiny_llama_folder)} if mode == "perplexity" else {"encoder": ENCODER}
+    call("pool", store=undisturbed, **options)
     held = 0
-    for lines in (3, 11):
-        child = subprocess.Popen(
-            [sys.executable, "-c", KILLED, mode, str(killed), model],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert child.stdout is not None
-        for _ in range(lines):
-            assert child.stdout.readline().strip()
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        assert held < len(rows_of(killed)) < 150
+    for commit in (Commit("after", 4), Commit("before", 5)):
+        run_killed(call, "pool", commit=commit, patches=small, store=killed, **options)
+        assert held < len(rows_of(killed)) < 80
         held = len(rows_of(killed))
         with Store(killed, read_only=True) as opened:
             assert opened.connection.execute("SELECT state FROM run_datasets").fetchall() == [("open",)]
-    summary = score(killed)
-    assert (summary.n_cached, summary.n_scored) == (held, 150 - held)
+    summary = call("pool", store=killed, **options)
+    assert (summary.n_cached, summary.n_scored) == (held, 80 - held)
     assert rows_of(killed) == rows_of(undisturbed)
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import build_llama, build_tokenizer, save_model, write_jsonl
+from conftest import Commit, build_llama, build_tokenizer, run_killed, save_model, write_jsonl
 from diq.base.errors import ModelError, RunFailedError, StoreError, UsageError
 from diq.difficulty.score import score_difficulty
 from diq.gradients.backward import score_batch
@@ -192,20 +188,6 @@ def test_nan_losses_are_reported_not_ranked(filled: Path, tmp_path: Path) -> Non
         score_influence("pool", model=str(folder), store=filled)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-import diq, diq.scoring.summary
-diq.scoring.summary.SHARD_SECONDS = 0.0
-mode, store, model = sys.argv[1:]
-print("started", flush=True)
-if mode == "influence":
-    diq.score_influence("pool", model=model, store=Path(store), token_budget=64, device="cpu")
-else:
-    diq.score_difficulty("pool", classifier=model, store=Path(store), token_budget=64, device="cpu")
-"""
-
-
 def difficulty_rows(store: Path) -> list[tuple[Any, ...]]:
     with Store(store, read_only=True) as opened:
         return opened.connection.execute(
@@ -213,8 +195,9 @@ def difficulty_rows(store: Path) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["influence", "difficulty"])
-def test_killed_at_random_moments_it_ends_with_the_same_rows(
+def test_killed_at_any_shard_it_ends_with_the_same_rows(
     mode: str,
     tmp_path: Path,
     make_samples: Callable[..., Conversations],
@@ -222,41 +205,25 @@ def test_killed_at_random_moments_it_ends_with_the_same_rows(
     tiny_classifier_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("diq.scoring.summary.SHARD_SECONDS", 0.0)
+    small = {"diq.scoring.summary.SHARD_SECONDS": 0.0, "diq.scoring.summary.READ_ROWS": 20}
     monkeypatch.setattr("diq.scoring.summary.READ_ROWS", 20)
     model = str(tiny_llama_folder if mode == "influence" else tiny_classifier_folder)
-    pool, validation = make_samples(150, seed=1), {"a": make_samples(4, seed=2)}
     undisturbed, killed = tmp_path / "u.duckdb", tmp_path / "k.duckdb"
-    for store in (undisturbed, killed):
-        fill(store, pool, validation, tmp_path)
-
-    def score(store: Path) -> Any:
-        if mode == "influence":
-            return score_influence("pool", model=model, store=store, batch_tokens=64)
-        return score_difficulty("pool", model=model, store=store, batch_tokens=64)
-
-    score(undisturbed)
+    fill(undisturbed, make_samples(80, seed=1), {"a": make_samples(4, seed=2)}, tmp_path)
+    shutil.copy(undisturbed, killed)
+    call: Callable[..., Any] = score_influence if mode == "influence" else score_difficulty
+    options: dict[str, Any] = {"model": model, "batch_tokens": 64, "device": "cpu"}
+    call("pool", store=undisturbed, **options)
     rows_of = influence_rows if mode == "influence" else difficulty_rows
-    rng = random.Random(0)
-    partial = 0
-    code = KILLED.replace("SHARD_SECONDS = 0.0", "SHARD_SECONDS = 0.0\ndiq.scoring.summary.READ_ROWS = 20")
-    for _ in range(3):
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, mode, str(killed), model],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        # the first kills come early, the later ones in the middle of the scoring
-        time.sleep(rng.uniform(0.2, 6))
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        partial += 0 < len(rows_of(killed)) < 150
-    summary = score(killed)
+    # the first kill comes before any row, the second after some shards, the third while a shard is written
+    held = []
+    for when, n in (("after", 1), ("after", 6), ("before", 6)):
+        run_killed(call, "pool", commit=Commit(when, n), patches=small, store=killed, **options)
+        held.append(len(rows_of(killed)))
+    assert held[0] < held[1] < held[2] < 80
+    summary = call("pool", store=killed, **options)
     assert rows_of(killed) == rows_of(undisturbed)
-    assert summary.n_cached + summary.n_scored == 150
+    assert (summary.n_cached, summary.n_scored) == (held[-1], 80 - held[-1])
 
 
 def test_difficulty_of_a_classifier_is_the_expected_likert_value(

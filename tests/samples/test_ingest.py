@@ -6,7 +6,6 @@ import json
 import math
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import Commit, run_killed
 from diq import _core
 from diq.base.errors import InputError, StoreError, UsageError
 from diq.base.fingerprint import canonical_json
@@ -354,56 +354,40 @@ def test_the_command_line(tmp_path: Path, store: Path) -> None:
 
 # kill -9 --------------------------------------------------------------------------------------------------------------
 
-CHILD = """
-import sys
-from diq.samples.ingest import ingest as run
-folder = sys.argv[1]
-store = f"{folder}/store.duckdb"
-run([f"{sys.argv[2]}/a.jsonl", f"{sys.argv[2]}/b.jsonl"], dataset="d", store=store)
-run([f"{sys.argv[2]}/val.jsonl"], dataset="v", store=store, validation=True, sample=20, seed=1)
-run([f"{sys.argv[2]}/scores.csv"], dataset="d", store=store, scores=True, model="m")
-"""
+
+def ingest_all(data: Path, folder: Path) -> None:
+    """A dataset of two files, a validation set and scores that were computed elsewhere."""
+    store = folder / "store.duckdb"
+    ingest([data / "a.jsonl", data / "b.jsonl"], dataset="d", store=store)
+    ingest([data / "val.jsonl"], dataset="v", store=store, validation=True, sample=20, seed=1)
+    ingest([data / "scores.csv"], dataset="d", store=store, scores=True, model="m")
 
 
 def test_killed_at_any_moment_and_run_again(tmp_path: Path) -> None:
     rng = random.Random(7)
     data = tmp_path / "data"
     data.mkdir()
-    jsonl(data / "a.jsonl", [*qa(30_000), "broken", *qa(10, start=5)])
-    jsonl(data / "b.jsonl", [*qa(20_000, start=29_000), {"question": ""}])
-    jsonl(data / "val.jsonl", qa(500, start=100_000))
-    lines = [f"{position},{rng.random()},{1 + position % 5}" for position in range(50_012)]
+    jsonl(data / "a.jsonl", [*qa(3_000), "broken", *qa(10, start=5)])
+    jsonl(data / "b.jsonl", [*qa(2_000, start=2_900), {"question": ""}])
+    jsonl(data / "val.jsonl", qa(500, start=10_000))
+    lines = [f"{position},{rng.random()},{1 + position % 5}" for position in range(5_012)]
     (data / "scores.csv").write_text("\n".join(["position,dot,overall", *lines]))
-
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        folder.mkdir(exist_ok=True)
-        return subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(data)], stderr=subprocess.PIPE)
-
-    began = time.monotonic()
-    undisturbed = start(tmp_path / "undisturbed")
-    assert undisturbed.wait() == 0, undisturbed.stderr
-    seconds = time.monotonic() - began
-    n_killed = 0
-    for _ in range(8):
-        process = start(tmp_path / "killed")
-        try:
-            process.wait(timeout=rng.uniform(0.15, 0.95) * seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            n_killed += 1
-            process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
-    assert n_killed > 0
-    last = start(tmp_path / "killed")
-    assert last.wait() == 0, last.stderr
-    for process in (undisturbed, last):
-        assert process.stderr is not None
-        process.stderr.close()
-    expected = dump(tmp_path / "undisturbed" / "store.duckdb")
-    assert len(expected["dataset_samples"]) == 49_000 + 500
-    assert len(expected["influence_scores"]) == 49_000
-    assert dump(tmp_path / "killed" / "store.duckdb") == expected
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    undisturbed.mkdir()
+    killed.mkdir()
+    ingest_all(data, undisturbed)
+    # the commits are those of the schema, of its macros, of the dataset, of the validation set and of the scores; each
+    # process goes on where the one before was killed, and what had to be committed again is counted again
+    for when, n in (
+        ("before", 1), ("after", 1), ("before", 2), ("after", 1),
+        ("before", 1), ("after", 1), ("before", 1), ("after", 1),
+    ):  # fmt: skip
+        run_killed(ingest_all, data, killed, commit=Commit(when, n))
+    ingest_all(data, killed)
+    expected = dump(undisturbed / "store.duckdb")
+    assert len(expected["dataset_samples"]) == 4_900 + 500
+    assert len(expected["influence_scores"]) == 4_900
+    assert dump(killed / "store.duckdb") == expected
 
 
 # validation sets ------------------------------------------------------------------------------------------------------
