@@ -241,7 +241,7 @@ def test_an_evaluation_on_a_cpu_takes_half_batches(
             return generate(self, *args, **options)
 
     monkeypatch.setattr(backends.HuggingFaceModel, "generate_until", limited)
-    options: dict[str, Any] = {"sources": {"medqa": str(source)}, "max_tokens": 2, "max_length": 512, "device": "cpu"}
+    options: dict[str, Any] = {"benchmark": f"medqa={source}", "max_tokens": 2, "max_length": 512, "device": "cpu"}
     with caplog.at_level(logging.WARNING, logger="diq"):
         found = evaluate(model=str(folder), store=tmp_path / "s.duckdb", batch_size=8, **options)
     assert found.n_generated == 8
