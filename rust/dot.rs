@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::error::DiqError;
 use crate::shard::{Element, Shard};
+use crate::simd::{InstructionSet, Portable, Register};
 
 /// Columns that are multiplied at once.
 const LANES: usize = 64;
@@ -44,9 +45,9 @@ pub fn shard_dots(shard: &Shard, vectors: &[f32], m: usize) -> Result<Vec<f32>, 
     }
     let row_bytes = dim * shard.element().bytes();
     let rows = TASK.div_ceil(row_bytes);
-    let kernel = kernel(shard.element());
+    let kernel = kernel(InstructionSet::fastest(), shard.element());
     shard.data().par_chunks(rows * row_bytes).zip(dots.par_chunks_mut(rows * m)).for_each(|(gradients, dots)| {
-        // SAFETY: `kernel` chose a function whose instructions this processor has.
+        // SAFETY: this processor has the instructions of its fastest set.
         unsafe { kernel(gradients, vectors, dim, dots) }
     });
     if let Some(scale) = shard.scale() {
@@ -60,44 +61,24 @@ pub fn shard_dots(shard: &Shard, vectors: &[f32], m: usize) -> Result<Vec<f32>, 
 /// Dots `[rows, m]` of gradients `[rows, dim]` with vectors `[m, dim]`.
 type Kernel = unsafe fn(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]);
 
-/// The fastest kernel that this processor runs; all give the same result.
-fn kernel(element: Element) -> Kernel {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return x86::avx512_kernel(element);
-        }
-        if x86::has_avx2() {
-            return x86::avx2_kernel(element);
-        }
-    }
-    portable_kernel(element)
-}
-
-fn portable_kernel(element: Element) -> Kernel {
+/// The kernel of an instruction set; those of all sets give the same bits.
+fn kernel(set: InstructionSet, element: Element) -> Kernel {
     match element {
-        Element::F32 => multiply::<Portable, F32, 2, 2, 1, 8>,
-        Element::F16 => multiply::<Portable, F16, 2, 2, 1, 8>,
-        Element::Bf16 => multiply::<Portable, Bf16, 2, 2, 1, 8>,
-        Element::I8 => multiply::<Portable, I8, 2, 2, 1, 8>,
+        Element::F32 => kernel_of::<F32>(set),
+        Element::F16 => kernel_of::<F16>(set),
+        Element::Bf16 => kernel_of::<Bf16>(set),
+        Element::I8 => kernel_of::<I8>(set),
     }
 }
 
-/// Some neighbouring lanes. Widening is exact, so all registers compute the same.
-///
-/// Every function is unsafe for the same two reasons: the processor must have the register's instructions, and pointers
-/// must be valid for `WIDTH` elements (of any alignment).
-trait Register: Copy {
-    const WIDTH: usize;
-    unsafe fn load_f32(from: *const u8) -> Self;
-    unsafe fn load_f16(from: *const u8) -> Self;
-    unsafe fn load_bf16(from: *const u8) -> Self;
-    unsafe fn load_i8(from: *const u8) -> Self;
-    unsafe fn store(self, to: *mut f32);
-    /// Asks for the cache line at an address, which may lie anywhere; only a hint.
-    unsafe fn prefetch(_line: *const u8) {}
-    /// `self + a * b`, rounded once.
-    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+fn kernel_of<E: Stored>(set: InstructionSet) -> Kernel {
+    match set {
+        InstructionSet::Portable => multiply::<Portable, E, 2, 2, 1, 8>,
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2(_) => x86::avx2::<E>,
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512(_) => x86::avx512::<E>,
+    }
 }
 
 /// An element type as a type.
@@ -120,7 +101,7 @@ impl Stored for F32 {
     #[inline(always)]
     unsafe fn load<R: Register>(from: *const u8) -> R {
         // SAFETY: the caller's promise is passed on.
-        unsafe { R::load_f32(from) }
+        unsafe { R::load(from.cast()) }
     }
 }
 
@@ -253,9 +234,7 @@ unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize, const
         unsafe {
             let mut sums: [[[R; N]; M]; ROWS] = std::array::from_fn(|row| {
                 std::array::from_fn(|j| {
-                    std::array::from_fn(|n| {
-                        R::load_f32(lanes[row * m + first + j][lane + n * R::WIDTH..].as_ptr().cast())
-                    })
+                    std::array::from_fn(|n| R::load(lanes[row * m + first + j][lane + n * R::WIDTH..].as_ptr()))
                 })
             });
             for group in (columns.start + lane..whole).step_by(LANES) {
@@ -268,7 +247,7 @@ unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize, const
                     let values: [R; ROWS] =
                         std::array::from_fn(|row| E::load(gradients[row].as_ptr().add(column * E::BYTES)));
                     for (j, vector) in chosen.iter().enumerate() {
-                        let numbers = R::load_f32(vector.as_ptr().add(column).cast());
+                        let numbers = R::load(vector.as_ptr().add(column));
                         for (sums, value) in sums.iter_mut().zip(values) {
                             sums[j][n] = sums[j][n].add_product(value, numbers);
                         }
@@ -297,9 +276,9 @@ unsafe fn block<R: Register, E: Stored, const ROWS: usize, const M: usize, const
                 for lane in (0..LANES).step_by(R::WIDTH) {
                     // SAFETY: as above; all three arrays hold LANES elements.
                     unsafe {
-                        let sum = R::load_f32(lanes[lane..].as_ptr().cast());
+                        let sum = R::load(lanes[lane..].as_ptr());
                         let values = E::load::<R>(bytes.as_ptr().add(lane * E::BYTES));
-                        let numbers = R::load_f32(numbers[lane..].as_ptr().cast());
+                        let numbers = R::load(numbers[lane..].as_ptr());
                         sum.add_product(values, numbers).store(lanes[lane..].as_mut_ptr());
                     }
                 }
@@ -317,207 +296,21 @@ fn sum(lanes: &[f32; LANES]) -> f64 {
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
-/// Lanes without any instruction in mind.
-#[derive(Clone, Copy)]
-struct Portable([f32; 8]);
-
-impl Portable {
-    /// # Safety
-    /// As for [`Register`].
-    #[inline(always)]
-    unsafe fn load<const BYTES: usize>(from: *const u8, widen: impl Fn([u8; BYTES]) -> f32) -> Portable {
-        // SAFETY: the caller promises WIDTH elements; bytes need no alignment.
-        let elements = unsafe { from.cast::<[[u8; BYTES]; Self::WIDTH]>().read() };
-        Portable(elements.map(widen))
-    }
-}
-
-impl Register for Portable {
-    const WIDTH: usize = 8;
-
-    #[inline(always)]
-    unsafe fn load_f32(from: *const u8) -> Portable {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { Portable::load(from, f32::from_ne_bytes) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_f16(from: *const u8) -> Portable {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { Portable::load(from, |bytes| half::f16::from_le_bytes(bytes).to_f32()) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const u8) -> Portable {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { Portable::load(from, |bytes| half::bf16::from_le_bytes(bytes).to_f32()) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_i8(from: *const u8) -> Portable {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { Portable::load(from, |bytes| f32::from(i8::from_le_bytes(bytes))) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller promises WIDTH elements.
-        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_product(self, a: Portable, b: Portable) -> Portable {
-        Portable(std::array::from_fn(|lane| a.0[lane].mul_add(b.0[lane], self.0[lane])))
-    }
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Bf16, Element, F16, F32, I8, Kernel, Register, Stored, multiply};
-
-    /// Whether [`avx2_kernel`] runs here.
-    pub(super) fn has_avx2() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("fma")
-    }
-
-    /// For processors with AVX2, F16C and FMA.
-    pub(super) fn avx2_kernel(element: Element) -> Kernel {
-        match element {
-            Element::F32 => avx2::<F32>,
-            Element::F16 => avx2::<F16>,
-            Element::Bf16 => avx2::<Bf16>,
-            Element::I8 => avx2::<I8>,
-        }
-    }
-
-    /// For processors with AVX-512F.
-    pub(super) fn avx512_kernel(element: Element) -> Kernel {
-        match element {
-            Element::F32 => avx512::<F32>,
-            Element::F16 => avx512::<F16>,
-            Element::Bf16 => avx512::<Bf16>,
-            Element::I8 => avx512::<I8>,
-        }
-    }
+    use super::{Stored, multiply};
+    use crate::simd::{Avx2, Avx512};
 
     #[target_feature(enable = "avx2,f16c,fma")]
-    fn avx2<E: Stored>(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]) {
+    pub fn avx2<E: Stored>(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]) {
         // SAFETY: this function has the instructions of its register.
         unsafe { multiply::<Avx2, E, 2, 3, 1, 8>(gradients, vectors, dim, dots) }
     }
 
-    #[target_feature(enable = "avx512f")]
-    fn avx512<E: Stored>(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub fn avx512<E: Stored>(gradients: &[u8], vectors: &[f32], dim: usize, dots: &mut [f32]) {
         // SAFETY: this function has the instructions of its register.
         unsafe { multiply::<Avx512, E, 4, 3, 2, 4>(gradients, vectors, dim, dots) }
-    }
-
-    /// Eight lanes.
-    #[derive(Clone, Copy)]
-    struct Avx2(__m256);
-
-    impl Register for Avx2 {
-        const WIDTH: usize = 8;
-
-        #[inline(always)]
-        unsafe fn load_f32(from: *const u8) -> Avx2 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx2(_mm256_loadu_ps(from.cast())) }
-        }
-
-        #[inline(always)]
-        unsafe fn load_f16(from: *const u8) -> Avx2 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx2(_mm256_cvtph_ps(_mm_loadu_si128(from.cast()))) }
-        }
-
-        #[inline(always)]
-        unsafe fn load_bf16(from: *const u8) -> Avx2 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-                Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn load_i8(from: *const u8) -> Avx2 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx2(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())))) }
-        }
-
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { _mm256_storeu_ps(to, self.0) }
-        }
-
-        #[inline(always)]
-        unsafe fn prefetch(line: *const u8) {
-            // SAFETY: the caller's promise is passed on; a prefetch of any address is harmless.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
-        }
-
-        #[inline(always)]
-        unsafe fn add_product(self, a: Avx2, b: Avx2) -> Avx2 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx2(_mm256_fmadd_ps(a.0, b.0, self.0)) }
-        }
-    }
-
-    /// Sixteen lanes.
-    #[derive(Clone, Copy)]
-    struct Avx512(__m512);
-
-    impl Register for Avx512 {
-        const WIDTH: usize = 16;
-
-        #[inline(always)]
-        unsafe fn load_f32(from: *const u8) -> Avx512 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx512(_mm512_loadu_ps(from.cast())) }
-        }
-
-        #[inline(always)]
-        unsafe fn load_f16(from: *const u8) -> Avx512 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
-        }
-
-        #[inline(always)]
-        unsafe fn load_bf16(from: *const u8) -> Avx512 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe {
-                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
-                Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn load_i8(from: *const u8) -> Avx512 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
-        }
-
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { _mm512_storeu_ps(to, self.0) }
-        }
-
-        #[inline(always)]
-        unsafe fn prefetch(line: *const u8) {
-            // SAFETY: the caller's promise is passed on; a prefetch of any address is harmless.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
-        }
-
-        #[inline(always)]
-        unsafe fn add_product(self, a: Avx512, b: Avx512) -> Avx512 {
-            // SAFETY: the caller's promise is passed on.
-            unsafe { Avx512(_mm512_fmadd_ps(a.0, b.0, self.0)) }
-        }
     }
 }
 
@@ -554,23 +347,18 @@ mod tests {
             let vectors: Vec<f32> = (0..MOST_VECTORS * dim).map(number).collect();
             for element in [Element::F32, Element::F16, Element::Bf16, Element::I8] {
                 let gradients = stored(element, ROWS * dim);
-                let mut kernels = vec![portable_kernel(element), kernel(element)];
-                #[cfg(target_arch = "x86_64")]
-                if x86::has_avx2() {
-                    kernels.push(x86::avx2_kernel(element));
-                }
-                let run = |kernel: Kernel, m: usize| {
+                let run = |set: InstructionSet, m: usize| {
                     let mut dots = vec![f32::NAN; ROWS * m];
-                    // SAFETY: each kernel is portable or was checked for above.
-                    unsafe { kernel(&gradients, &vectors[..m * dim], dim, &mut dots) };
+                    // SAFETY: this processor has the instructions of `set`.
+                    unsafe { kernel(set, element)(&gradients, &vectors[..m * dim], dim, &mut dots) };
                     dots
                 };
-                let all = run(kernels[0], MOST_VECTORS);
+                let all = run(InstructionSet::Portable, MOST_VECTORS);
                 for m in 1..=MOST_VECTORS {
                     // the first m columns of the dots with all vectors
                     let expected: Vec<f32> = all.chunks(MOST_VECTORS).flat_map(|row| row[..m].to_vec()).collect();
-                    for (k, &kernel) in kernels.iter().enumerate() {
-                        assert_eq!(bits(&run(kernel, m)), bits(&expected), "{element:?} {dim} {m}: kernel {k}");
+                    for set in InstructionSet::all() {
+                        assert_eq!(bits(&run(set, m)), bits(&expected), "{element:?} {dim} {m}: {set:?}");
                     }
                 }
             }

@@ -14,6 +14,9 @@
 //! | [`hash`] | content hashes: sample ids and file hashes |
 //! | [`error`] | everything that can go wrong |
 //!
+//! [`dot`] and [`projection`] run on the instructions of the processor at hand: `simd.rs` holds the registers that their
+//! kernels are written over, `dense.rs`, `sketch.rs` and `philox.rs` the kernels of the projections.
+//!
 //! Nothing here knows of Python; `python.rs`, behind the feature `python`, is the only file that does. Work is spread
 //! over the current rayon pool, and no result depends on how many threads that pool has.
 
@@ -22,16 +25,20 @@
 compile_error!("diq-core reads little-endian files in place, and needs a little-endian processor");
 
 pub mod column;
+mod dense;
 pub mod dot;
 pub mod error;
 pub mod hash;
 pub mod key;
 pub mod ngram;
+mod philox;
 pub mod projection;
 pub mod quadrant;
 pub mod quantile;
 pub mod rank;
 pub mod shard;
+mod simd;
+mod sketch;
 
 #[cfg(feature = "python")]
 mod python;

@@ -155,6 +155,20 @@ fn dots_do_not_depend_on_threads_or_on_the_other_vectors() {
     }
 }
 
+// scores that are stored go on being used
+#[test]
+fn bits_stay_as_they_are_in_stores() {
+    let (rows, dim, m) = (9, 9001, 5);
+    let vectors: Vec<f32> = (0..m * dim).map(|i| number(i + 300)).collect();
+    let hashes = ["481a2227a484a1ea", "0b5923f533503b97", "5c10cd85aaab1a1d", "74b35a99b01b45c0"];
+    for (element, hash) in ELEMENTS.into_iter().zip(hashes) {
+        let shard = shard(element, &mut (0..rows * dim).map(number).collect::<Vec<f32>>(), dim, 0);
+        let dots = shard_dots(&shard, &vectors, m).unwrap();
+        let bytes: Vec<u8> = dots.iter().flat_map(|dot| dot.to_le_bytes()).collect();
+        assert_eq!(&blake3::hash(&bytes).to_hex()[..16], hash, "{element:?}");
+    }
+}
+
 #[test]
 fn no_rows_and_no_vectors() {
     assert!(shard_dots(&shard(Element::F16, &mut [], 5, 0), &[1.0; 10], 2).unwrap().is_empty());

@@ -256,6 +256,28 @@ fn nothing_depends_on_threads_or_on_the_other_samples() {
     }
 }
 
+// projected gradients that are stored go on being used: another order of additions would be another projection
+#[test]
+fn bits_stay_as_they_are_in_stores() {
+    let hash = |projected: &[f32]| {
+        let bytes: Vec<u8> = projected.iter().flat_map(|number| number.to_le_bytes()).collect();
+        blake3::hash(&bytes).to_hex()[..16].to_string()
+    };
+    let mut projected = numbers(7 * 400, 7);
+    project_rademacher(&numbers(7 * 1100, 0), &mut projected, 7, KEY, (1 << 32) - 20).unwrap();
+    assert_eq!(hash(&projected), "8c5e7b3a62f10525");
+
+    let (out, inputs, tokens) = (203, 137, 300);
+    let mut projected = numbers(2 * 400, 7);
+    sketch_matrices(&numbers(2 * out * inputs, 0), [out, inputs], &mut projected, 2, KEY).unwrap();
+    assert_eq!(hash(&projected), "3784ccafe011279b");
+
+    let (delta, x) = (numbers(tokens * out, 1), numbers(tokens * inputs, 2));
+    let mut projected = numbers(2 * 400, 7);
+    sketch_outer(&delta, &x, [tokens, out, inputs], &[0, 11, 299], &mut projected, KEY).unwrap();
+    assert_eq!(hash(&projected), "378ace6c0162c724");
+}
+
 #[test]
 fn nothing_to_do() {
     let mut projected = numbers(2 * 32, 0);
