@@ -31,24 +31,24 @@ pub enum InstructionSet {
 pub struct Detected(());
 
 impl InstructionSet {
-    /// All that this processor has, the fastest last; kernels give the same bits with each.
-    pub fn all() -> Vec<InstructionSet> {
-        #[allow(unused_mut)]
-        let mut all = vec![InstructionSet::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("fma") {
-                all.push(InstructionSet::Avx2(Detected(())));
-            }
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-                all.push(InstructionSet::Avx512(Detected(())));
-            }
-        }
-        all
+    /// All that this processor has, the fastest first; kernels give the same bits with each.
+    pub fn all() -> impl Iterator<Item = InstructionSet> {
+        [
+            #[cfg(target_arch = "x86_64")]
+            (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw"))
+                .then_some(InstructionSet::Avx512(Detected(()))),
+            #[cfg(target_arch = "x86_64")]
+            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") && is_x86_feature_detected!("fma"))
+                .then_some(InstructionSet::Avx2(Detected(()))),
+            Some(InstructionSet::Portable),
+        ]
+        .into_iter()
+        .flatten()
     }
 
+    /// The set that kernels run on.
     pub fn fastest() -> InstructionSet {
-        *InstructionSet::all().last().expect("the portable set")
+        InstructionSet::all().next().unwrap_or(InstructionSet::Portable)
     }
 }
 
