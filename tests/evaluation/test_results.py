@@ -18,7 +18,8 @@ import pytest
 
 from diq.base.errors import StoreError, UsageError
 from diq.evaluation.benchmarks import BENCHMARKS
-from diq.evaluation.results import CLOSE, Group, Line, results
+from diq.evaluation.groups import CLOSE, Group, Line
+from diq.evaluation.results import results
 from diq.evaluation.tables import csv_text, footnotes, latex, markdown
 from diq.store.store import Store
 

@@ -13,7 +13,7 @@ from diq.cli.options import keywords, options_of
 from diq.evaluation.options import ResultsOptions
 
 if TYPE_CHECKING:
-    from diq.evaluation.results import Cell, Group, Results
+    from diq.evaluation.groups import Cell, Group, Results
 
 
 @click.command(short_help="Show evaluations side by side, and beside the paper's.")

@@ -12,7 +12,7 @@ from typing import Any
 from diq.base.fingerprint import canonical_json
 from diq.base.text import short
 from diq.evaluation.benchmarks import BENCHMARKS
-from diq.evaluation.results import AVERAGES, CLOSE, Cell, Group, Results
+from diq.evaluation.groups import AVERAGES, CLOSE, Cell, Group, Results
 
 HEADS = {**{one.name: one.label for one in BENCHMARKS.values()}, **AVERAGES}
 """Head of each column."""
