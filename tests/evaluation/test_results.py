@@ -456,7 +456,7 @@ def test_a_file_is_written_from_python_too(fill: Fill, tmp_path: Path, monkeypat
     assert (tmp_path / "r.txt").read_text(encoding="utf-8") == csv_text(found)
     # nothing is left of what could not be put in its place
     (tmp_path / "folder.md").mkdir()
-    with pytest.raises(UsageError, match=r"folder.md` cannot be written: Is a directory"):
+    with pytest.raises(UsageError, match=r"folder.md` is a folder"):
         results(output=tmp_path / "folder.md")
     assert sorted(one.name for one in tmp_path.glob("*.*")) == ["folder.md", "r.md", "r.txt", fill.path.name]
     assert repr(found) == "Results(scoring='1', 1 groups, 0 published)"
