@@ -37,12 +37,12 @@ from diq.gradients.engine import Engine, EngineSettings
 from diq.gradients.losses import token_losses
 from diq.gradients.projections import Basis, Projection, Rademacher, Sparse, Subspace, leading_basis
 from diq.gradients.validation import ValidationGradient, squared_norm
-from diq.influence.job import read_request
 from diq.influence.meters import flip_share, order, pearson, spearman, standard_errors
 from diq.influence.stored import measure_runs, read_dots
 from diq.models.device import describe_environment
 from diq.models.source import ModelSource, find_adapter, find_model
 from diq.models.tokens import Batch, Tokenization, Tokens, collate, load_tokenizer, plan_batches, usable_length
+from diq.scoring.job import read_request
 from diq.store.store import Store
 from real_run import MAX_LENGTH, TASKS, make_model, read_pool, stand_in_difficulty
 

@@ -79,7 +79,7 @@ def test_any_token_budget_gives_the_same_scores(
         found.append(np.asarray([row[1:7] for row in rows_of(store)], float))
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-5)
-    with pytest.raises(UsageError, match="--batch-tokens 0 is not a positive"):
+    with pytest.raises(UsageError, match="--batch-tokens 0 is out of range"):
         score_difficulty("pool", store=store, model=str(tiny_classifier_folder), batch_tokens=0)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from conftest import Commit, build_llama, build_tokenizer, run_killed, save_model, write_jsonl
 from diq.base.errors import InputError, UsageError
+from diq.base.fingerprint import run_fingerprint
 from diq.gradient_index.index import GradientIndex, ShardRecord
 from diq.influence.score import score_influence
 from diq.samples.ingest import ingest
@@ -352,6 +353,10 @@ def as_the_first_release_wrote_it(store: Path, run_id: int) -> int:
             opened.connection.execute(f"UPDATE {table} SET run_id = ? WHERE run_id = ?", [index_run_id, run_id])
         opened.connection.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
         opened.connection.execute("UPDATE runs SET kind = 'influence' WHERE run_id = ?", [index_run_id])
+        run = opened.row("store/get_run", run_id=index_run_id)
+        assert run is not None
+        named = run_fingerprint("influence", run["method"], run["model_id"], json.loads(run["config"]))
+        assert run["fingerprint"] == named
     return index_run_id
 
 
@@ -378,8 +383,8 @@ def test_a_run_of_the_first_release_counts_for_the_folds_that_it_recorded(
 def test_checkpoints_of_other_folds_are_not_added_up(small: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     other = save_model(tmp_path / "other", build_llama(seed=9), build_tokenizer())
     options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": small, "method": "projected", "dim": 64}
-    score_influence("pool", **options, checkpoints=[f"{other}:1"], folds=2)
-    both = score_influence("pool", **options, checkpoints=[f"{other}:1", f"{tiny_llama_folder}:2"], folds=4)
+    score_influence("pool", **options, checkpoint=[f"{other}:1"], folds=2)
+    both = score_influence("pool", **options, checkpoint=[f"{other}:1", f"{tiny_llama_folder}:2"], folds=4)
     assert fold_counts(small)[both.run_id] == {("a", 4), ("b", 3)}
     for name, weights in (("a", [2, 2, 1, 1]), ("b", [1, 1, 1])):
         scores = scores_of(small, both.run_id)[name]

@@ -244,7 +244,7 @@ if __name__ == "__main__":
     store, model, devices = sys.argv[1:4]
     print("started", flush=True)
     summary = diq.score_influence(
-        "pool", model=model, store=Path(store), token_budget=64, devices=int(devices), device="cpu"
+        "pool", model=model, store=Path(store), batch_tokens=64, devices=int(devices), device="cpu"
     )
     print(summary.n_scored, flush=True)
 """

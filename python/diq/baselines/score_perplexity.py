@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from diq.base.config import MAX_LENGTH
 from diq.base.options import verb
 from diq.base.sample import Message
 from diq.baselines.options import ScorePerplexityOptions
 from diq.baselines.perplexity import NOTHING_TO_PREDICT, mean_losses, perplexity, require_causal_lm
+from diq.baselines.text_scores import INSERT, MISSING, REASONS, text_rows
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.memory import default_budget, in_halves
 from diq.models.network import load_causal_lm
-from diq.models.source import find_adapter, find_model, is_adapter
+from diq.models.source import ModelSource, find_adapter, find_model, is_adapter
 from diq.models.tokens import Tokenization, Tokens, load_tokenization
-from diq.scoring.harness import TextJob, TextScore, score_missing
-from diq.scoring.job import read_dataset
+from diq.scoring.harness import Batch, Scorer, score_missing
+from diq.scoring.job import RunModel, ScoreJob, read_dataset
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)
@@ -51,22 +54,26 @@ def score_perplexity(options: ScorePerplexityOptions) -> ScoreSummary:
         max_length=options.max_length or MAX_LENGTH,
         template=options.template or "auto",
     )
-    job = TextJob(
+    job = ScoreJob(
         store=options.store_file,
         data=data,
         kind="perplexity",
         method=METHOD,
-        source=target,
+        model_id=target.model_id,
         settings={"dtype": precision, **tokenization.settings()},
-        set_ids=[],
+        missing=MISSING,
+        params={"validation_set_ids": []},
+        reasons=REASONS,
+        label="perplexity",
         progress=options.progress,
     )
 
-    def load() -> _Scorer:
+    @contextmanager
+    def load() -> Iterator[_Scorer]:
         network = load_causal_lm(
             base, dtype=precision, device=str(place), attention=options.attention, adapter=target if wrapped else None
         )
-        return _Scorer(network, tokenization, options.batch_tokens or default_budget("perplexity", place.type))
+        yield _Scorer(target, network, tokenization, options.batch_tokens or default_budget("perplexity", place.type))
 
     summary = score_missing(job, load)
     summary.details |= {
@@ -78,15 +85,17 @@ def score_perplexity(options: ScorePerplexityOptions) -> ScoreSummary:
     return summary
 
 
-class _Scorer:
+class _Scorer(Scorer):
     """A loaded model and the tokens of a block."""
 
-    def __init__(self, model: Any, tokenization: Tokenization, token_budget: int) -> None:
-        self.architecture = type(model).__name__
-        self.n_parameters = sum(one.numel() for one in model.parameters())
-        self.environment = describe_environment(next(model.parameters()).device)
+    insert = INSERT
+
+    def __init__(self, source: ModelSource, network: Any, tokenization: Tokenization, token_budget: int) -> None:
+        n_parameters = sum(one.numel() for one in network.parameters())
+        self.model = RunModel(source.model_id, source.name, source.source, type(network).__name__, n_parameters)
+        self.environment = describe_environment(next(network.parameters()).device)
         self.token_budget = token_budget
-        self._model, self._tokenization = model, tokenization
+        self._network, self._tokenization = network, tokenization
         self._tokens: list[Tokens | str] = []
 
     def read(self, conversations: Sequence[Sequence[Message]]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
@@ -103,19 +112,32 @@ class _Scorer:
                 lengths[i] = len(one.ids)
         return lengths, refused
 
-    def score(self, chosen: Sequence[int], ids: Sequence[str]) -> list[TextScore]:
+    def score(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, tuple[list[int], npt.NDArray[np.float64]]]]:
+        """See ``Scorer``: predicted tokens of each sample, and mean losses."""
+        for batch in batches:
+            samples = [one for i in batch.wanted if isinstance(one := self._tokens[i], Tokens)]
+            yield batch, ([len(one.ids) - 1 for one in samples], self._losses(samples))
+
+    def rows(self, run_id: int, ids: pa.Array, result: tuple[list[int], npt.NDArray[np.float64]]) -> pa.Table:
         """See ``Scorer``."""
-        samples = [one for i in chosen if isinstance(one := self._tokens[i], Tokens)]
-        rows = []
-        for sample_id, sample, loss in zip(ids, samples, self._losses(samples), strict=True):
-            value, reason = perplexity(float(loss))
-            rows.append(TextScore(sample_id, perplexity=value, n_tokens=len(sample.ids) - 1, reason=reason))
-        return rows
+        n_tokens, losses = result
+        found = [perplexity(float(loss)) for loss in losses]
+        return text_rows(
+            run_id,
+            ids,
+            perplexity=[value for value, _ in found],
+            n_tokens=n_tokens,
+            reasons=[reason for _, reason in found],
+        )
+
+    def refused(self, run_id: int, ids: pa.Array, reasons: Sequence[str]) -> pa.Table:
+        """See ``Scorer``."""
+        return text_rows(run_id, ids, reasons=reasons)
 
     def _losses(self, samples: Sequence[Tokens]) -> npt.NDArray[np.float64]:
         parts = in_halves(
             samples,
-            lambda part: mean_losses(self._model, part),
+            lambda part: mean_losses(self._network, part),
             what="samples",
             one=f"one sample of up to {max(len(one.ids) for one in samples)} tokens",
             hint="use --dtype bfloat16, or lower --max-length",

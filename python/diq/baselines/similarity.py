@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from diq.base.errors import ModelError, RunFailedError
@@ -18,13 +20,14 @@ from diq.base.options import verb
 from diq.base.sample import Message
 from diq.base.text import first_line
 from diq.baselines.options import ScoreSimilarityOptions
+from diq.baselines.text_scores import INSERT, MISSING, REASONS, text_rows
 from diq.encoders.embeddings import NO_DIRECTION, Encoder, similarity, text_of
 from diq.encoders.options import Pooled, Text
-from diq.influence.job import Request, read_request
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.memory import default_budget
 from diq.models.source import ModelSource, find_model, fingerprint_modules
-from diq.scoring.harness import TextJob, TextScore, score_missing, without_score
+from diq.scoring.harness import Batch, Scorer, score_missing
+from diq.scoring.job import Request, RunModel, ScoreJob, read_request
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)
@@ -44,24 +47,30 @@ def score_similarity(options: ScoreSimilarityOptions) -> ScoreSummary:
     source = find_encoder(options.encoder, name=options.encoder_name)
     place = pick_device(options.device)
     precision = pick_dtype(options.dtype, place)
-    job = TextJob(
+    set_ids = [int(one["validation_set_id"]) for one in request.sets]
+    job = ScoreJob(
         store=options.store_file,
         data=request.data,
         kind="similarity",
         method=options.reduction,
-        source=source,
+        model_id=source.model_id,
         settings={"reduction": options.reduction, "text": options.text, "dtype": precision},
-        set_ids=[int(one["validation_set_id"]) for one in request.sets],
+        missing=MISSING,
+        params={"validation_set_ids": set_ids},
+        reasons=REASONS,
+        label="similarity",
+        set_ids=set_ids,
         progress=options.progress,
     )
     loaded: list[_Scorer] = []
 
-    def load() -> _Scorer:
+    @contextmanager
+    def load() -> Iterator[_Scorer]:
         budget = options.batch_tokens or default_budget("embedding", place.type)
         network = Encoder(source, device=place, dtype=getattr(torch, precision))
         scorer = _Scorer(network, job, request, budget, describe_environment(place))
         loaded.append(scorer)
-        return scorer
+        yield scorer
 
     summary = score_missing(job, load)
     summary.details |= {
@@ -81,14 +90,16 @@ def score_similarity(options: ScoreSimilarityOptions) -> ScoreSummary:
     return summary
 
 
-class _Scorer:
+class _Scorer(Scorer):
     """A loaded encoder, the embeddings of the validation sets, and the texts of a block."""
 
+    insert = INSERT
+
     def __init__(
-        self, encoder: Encoder, job: TextJob, request: Request, token_budget: int, environment: dict[str, str]
+        self, encoder: Encoder, job: ScoreJob, request: Request, token_budget: int, environment: dict[str, str]
     ) -> None:
-        self.architecture = "SentenceTransformer"
-        self.n_parameters = encoder.n_parameters
+        source = encoder.source
+        self.model = RunModel(source.model_id, source.name, source.source, "SentenceTransformer", encoder.n_parameters)
         self.environment = environment | {"sentence-transformers": metadata.version("sentence-transformers")}
         self.token_budget = token_budget
         self.max_length = encoder.max_length
@@ -101,11 +112,9 @@ class _Scorer:
         self._lengths = np.zeros(0, np.int64)
         self._validation = []
         for done, (one, conversations) in enumerate(zip(request.sets, request.conversations, strict=True)):
-            if job.progress:
-                job.progress("validation embeddings", done, len(request.sets))
+            job.report("validation embeddings", done, len(request.sets))
             self._validation.append(self._embed_validation_set(one["name"], conversations))
-        if job.progress:
-            job.progress("validation embeddings", len(request.sets), len(request.sets))
+        job.report("validation embeddings", len(request.sets), len(request.sets))
 
     def _embed_validation_set(self, name: str, conversations: Sequence[Sequence[Message]]) -> npt.NDArray[np.float64]:
         texts = [text_of(messages, self._text) for messages in conversations]
@@ -128,22 +137,30 @@ class _Scorer:
         self._lengths = self._encoder.count_tokens(self._texts)
         return self._encoder.cut(self._lengths), {}
 
-    def score(self, chosen: Sequence[int], ids: Sequence[str]) -> list[TextScore]:
+    def score(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, npt.NDArray[np.float64]]]:
+        """See ``Scorer``: similarities ``[m, k]`` with k validation sets; NaN for an embedding without a direction."""
+        for batch in batches:
+            wanted = batch.wanted
+            if self.max_length is not None:
+                self.n_truncated += int((self._lengths[wanted] > self.max_length).sum())
+            rows = self._encoder.embed([self._texts[i] for i in wanted])
+            found = np.stack([similarity(rows, one, self._reduction) for one in self._validation], axis=1)
+            found[~rows.any(axis=1)] = np.nan
+            yield batch, found
+
+    def rows(self, run_id: int, ids: pa.Array, result: npt.NDArray[np.float64]) -> pa.Table:
         """See ``Scorer``."""
-        if self.max_length is not None:
-            self.n_truncated += int((self._lengths[list(chosen)] > self.max_length).sum())
-        rows = self._encoder.embed([self._texts[i] for i in chosen])
-        columns = [similarity(rows, one, self._reduction) for one in self._validation]
-        found = []
-        for i, sample_id in enumerate(ids):
-            if not rows[i].any():
-                found += without_score(sample_id, self._set_ids, NO_DIRECTION)
-                continue
-            found += [
-                TextScore(sample_id, number, similarity=float(column[i]))
-                for number, column in zip(self._set_ids, columns, strict=True)
-            ]
-        return found
+        return text_rows(
+            run_id,
+            ids,
+            validation_set_ids=self._set_ids,
+            similarity=[None if np.isnan(one) else one for one in result.ravel().tolist()],
+            reasons=[NO_DIRECTION if np.isnan(one).any() else None for one in result],
+        )
+
+    def refused(self, run_id: int, ids: pa.Array, reasons: Sequence[str]) -> pa.Table:
+        """See ``Scorer``."""
+        return text_rows(run_id, ids, validation_set_ids=self._set_ids, reasons=reasons)
 
 
 def find_encoder(source: str | os.PathLike[str], *, name: str | None = None) -> ModelSource:

@@ -226,7 +226,7 @@ class _Items(LazyItems):
         rows = self._rows.take(pa.array(places, pa.int64()))
         ids, items = rows.column("sample_id").to_pylist(), rows.column("item_id").to_pylist()
         with Store(self._store, read_only=True, wait_s=WAIT_S) as opened:
-            found = opened.arrow("store/messages_of_samples", sample_ids=ids)
+            found = opened.arrow("difficulty/messages_of_samples", sample_ids=ids)
         texts = dict(zip(found.column("sample_id").to_pylist(), found.column("messages").to_pylist(), strict=True))
         return [
             Item(item_id, prompt_text(orjson.loads(texts[one])), None) for one, item_id in zip(ids, items, strict=True)

@@ -12,7 +12,7 @@ from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.text import did_you_mean
 from diq.difficulty.options import ScoreDifficultyOptions
-from diq.scoring.job import open_run, read_dataset
+from diq.scoring.job import ScoreJob, finish, open_run, read_dataset
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store
 
@@ -36,7 +36,7 @@ def score_difficulty(options: ScoreDifficultyOptions) -> ScoreSummary:
     data = read_dataset(store, options.dataset)
     if options.columns:
         summary = _score_columns(store, data, options.columns)
-        _finish(store, data, summary)
+        _count_ties(store, data, summary)
         return summary
     assert options.model is not None
     # columns cost nothing, so they must not wait for torch, nor need it
@@ -51,20 +51,15 @@ def score_difficulty(options: ScoreDifficultyOptions) -> ScoreSummary:
         token_budget=options.batch_tokens,
         progress=options.progress,
     )
-    _finish(store, data, summary)
+    _count_ties(store, data, summary)
     summary.details |= details
     return summary
 
 
-def _finish(store: Path, data: dict[str, Any], summary: ScoreSummary) -> None:
-    """Seal the run on the dataset, and count what has no score and what ties."""
-    with Store(store, wait_s=WAIT_S) as opened:
-        with opened.transaction():
-            opened.seal(summary.run_id, data["dataset_id"])
-        for row in opened.rows("difficulty/difficulty_reasons", run_id=summary.run_id, dataset_id=data["dataset_id"]):
-            summary.reasons[row["reason"]] = row["n"]
+def _count_ties(store: Path, data: dict[str, Any], summary: ScoreSummary) -> None:
+    """Count what ties."""
+    with Store(store, read_only=True, wait_s=WAIT_S) as opened:
         ties = opened.rows("difficulty/difficulty_ties", run_id=summary.run_id, dataset_id=data["dataset_id"])
-    summary.n_no_score = sum(summary.reasons.values())
     for count in _TIES:
         for scale in ("value", "level"):
             found = {row["dimension"]: row[count] for row in ties if row["scale"] == scale}
@@ -85,8 +80,18 @@ def _score_columns(store: Path, data: dict[str, Any], columns: Mapping[str, str]
                 f"the samples of `{data['name']}` have no column `{column}`",
                 did_you_mean(column, attributes) or "the dataset came without further columns",
             )
-    settings = {"columns": dict(columns), "dataset": data["name"]}
-    run_id = open_run(store, data, kind="difficulty", method="columns", model=None, settings=settings, environment={})
+    job = ScoreJob(
+        store=store,
+        data=data,
+        kind="difficulty",
+        method="columns",
+        model_id=None,
+        settings={"columns": dict(columns), "dataset": data["name"]},
+        missing="difficulty/samples_missing_difficulty",
+        reasons="difficulty/difficulty_reasons",
+        label="difficulty",
+    )
+    run_id = open_run(job, None, {})
     summary = ScoreSummary(run_id, data["name"], data["n_samples"])
     started = time.monotonic()
     with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
@@ -98,4 +103,5 @@ def _score_columns(store: Path, data: dict[str, Any], columns: Mapping[str, str]
         )
     summary.n_cached = summary.n_samples - summary.n_scored
     summary.seconds = time.monotonic() - started
+    finish(job, summary)
     return summary

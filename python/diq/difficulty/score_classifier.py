@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -17,8 +19,9 @@ from diq.base.progress import Progress
 from diq.base.sample import prompt_text
 from diq.difficulty.classifier import DifficultyClassifier, find_classifier, likert
 from diq.models.device import describe_environment, pick_device, pick_dtype
-from diq.scoring.encoder import EncoderJob, Outputs, score_missing
-from diq.scoring.job import RunModel, open_run
+from diq.scoring.encoder import EncoderScorer
+from diq.scoring.harness import score_missing
+from diq.scoring.job import RunModel, ScoreJob
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)
@@ -43,44 +46,51 @@ def score_classifier(
     place = pick_device(device)
     precision = pick_dtype(dtype, place)
     network = DifficultyClassifier(source, device=place, dtype=getattr(torch, precision))
-    run_id = open_run(
-        store,
-        data,
-        kind="difficulty",
-        method="classifier",
-        model=RunModel(source.model_id, source.name, source.source, network.architecture, network.n_parameters),
-        settings={"text": "prompt", "max_length": network.max_length, "dtype": precision},
-        environment=describe_environment(place),
-    )
-    summary = ScoreSummary(run_id, data["name"], data["n_samples"])
-    job = EncoderJob(
-        store=store,
-        data=data,
-        label="difficulty",
-        missing="difficulty/samples_missing_difficulty",
-        params={"dataset_id": data["dataset_id"], "run_id": run_id},
-        insert="difficulty/insert_difficulty_scores",
-        rows=partial(_rows, run_id, network.dimensions),
-        text_of=prompt_text,
-        shape=(len(network.dimensions), LIKERT_LEVELS),
-        token_budget=token_budget,
-        progress=progress,
-    )
     if len(network.dimensions) < len(DIFFICULTY_DIMENSIONS):
         log.warning("the classifier rates %s alone: the other dimensions stay empty", " and ".join(network.dimensions))
-    score_missing(job, network, place, summary)
+    job = ScoreJob(
+        store=store,
+        data=data,
+        kind="difficulty",
+        method="classifier",
+        model_id=source.model_id,
+        settings={"text": "prompt", "max_length": network.max_length, "dtype": precision},
+        missing="difficulty/samples_missing_difficulty",
+        reasons="difficulty/difficulty_reasons",
+        label="difficulty",
+        progress=progress,
+    )
+    scorer = EncoderScorer(
+        network,
+        model=RunModel(source.model_id, source.name, source.source, network.architecture, network.n_parameters),
+        environment=describe_environment(place),
+        device=place,
+        token_budget=token_budget,
+        text_of=prompt_text,
+        shape=(len(network.dimensions), LIKERT_LEVELS),
+        insert="difficulty/insert_difficulty_scores",
+        table=partial(_table, network.dimensions),
+    )
+    summary = score_missing(job, lambda: nullcontext(scorer))
+    summary.details |= scorer.tell_of_cuts(summary.n_scored)
     return summary, {"classifier": source.name, "model_id": source.model_id, "dtype": precision}
 
 
-def _rows(run_id: int, dimensions: Sequence[str], outputs: Outputs) -> pa.Table:
+def _table(
+    dimensions: Sequence[str],
+    run_id: int,
+    ids: pa.Array,
+    logits: npt.NDArray[np.float64],
+    reasons: Sequence[str | None],
+) -> pa.Table:
     """Rows of ``difficulty_scores`` from logits ``[m, d, 5]``; null for a dimension that is not rated."""
-    found = likert(outputs.values)
+    found = likert(logits)
+    refused = np.asarray([one is not None for one in reasons], np.bool_)
     columns: dict[str, Any] = {
-        "run_id": pa.array([run_id] * len(outputs.sample_ids), pa.int64()),
-        "sample_id": pa.array(outputs.sample_ids, pa.string()),
-        "reason": pa.array(outputs.reasons, pa.string()),
+        "run_id": pa.array(np.full(len(ids), run_id)),
+        "sample_id": ids,
+        "reason": pa.array(reasons, pa.string()),
     }
-    refused = np.asarray([one is not None for one in outputs.reasons], np.bool_)
     for dimension in DIFFICULTY_DIMENSIONS:
         if dimension in dimensions:
             i = dimensions.index(dimension)

@@ -111,6 +111,10 @@ class BrokenShard:
     problem: str
 
 
+class ShardTakenError(RunFailedError):
+    """An index has a shard of that number already: take the next."""
+
+
 class GradientIndex:
     """An index folder; made by `create` or `open`.
 
@@ -264,8 +268,9 @@ class GradientIndex:
             replace: the shard of that number is corrupt or nobody's: write over it.
 
         Raises:
-            RunFailedError: a gradient or a loss is not finite (the message names the row), there is a shard of that
-                number already, or the disk is full or refuses; no half shard stays.
+            ShardTakenError: there is a shard of that number already.
+            RunFailedError: a gradient or a loss is not finite (the message names the row), or the disk is full or
+                refuses; no half shard stays.
             ValueError: shapes do not fit.
         """
         data = self._tensors(number, gradients, sample_ids, losses, answer_tokens)
@@ -282,7 +287,7 @@ class GradientIndex:
                 n_bytes = write_tensors(file, data, metadata)
                 content_hash = _core.file_hash(file.name)
         except FileExistsError as error:
-            raise RunFailedError(
+            raise ShardTakenError(
                 f"the gradient index `{self.folder}` has a shard {number} already: nothing was written",
                 "let every process that writes to the index use shard numbers of its own",
             ) from error

@@ -24,12 +24,12 @@ from diq.gradients.dots import Dots, Norms
 from diq.gradients.engine import Engine, EngineSettings
 from diq.gradients.projections import KINDS, Projection, Rademacher, Sparse, Subspace, leading_basis
 from diq.gradients.validation import ValidationGradient
-from diq.influence.job import read_request
 from diq.influence.meters import flip_share, order, spearman
 from diq.influence.options import CheckIndexOptions
 from diq.models.device import pick_device, pick_dtype
 from diq.models.source import find_adapter, find_model
 from diq.models.tokens import Tokens, load_tokenization, plan_batches
+from diq.scoring.job import read_request
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -1,70 +1,30 @@
-"""One scoring of influence, whatever the method: its names, its tokens, its batches and its rows in the store."""
+"""One scoring of influence, whatever the method: its names, its samples as tokens, and its rows in the store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from diq.base.config import WAIT_S
-from diq.base.errors import UsageError
 from diq.base.progress import Progress
+from diq.base.sample import Message
 from diq.gradient_index.options import Element
-from diq.gradients.engine import EngineFacts, EngineSettings
+from diq.gradients.engine import EngineFacts, EngineSettings, Result
 from diq.gradients.engines import Engines
 from diq.gradients.validation import ValidationFacts, ValidationTokens
+from diq.influence.stored import no_dot_reason
 from diq.models.source import ModelSource
-from diq.models.tokens import Template, TokenFile, Tokenization, Tokens, load_tokenization, plan_batches
-from diq.scoring import summary as shards
+from diq.models.tokens import Template, TokenFile, Tokenization, Tokens, load_tokenization
+from diq.scoring.harness import Batch, Scorer
+from diq.scoring.job import RunModel, ScoreJob
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A dataset, its validation sets and their samples, as they are in the store."""
-
-    data: dict[str, Any]
-    sets: list[dict[str, Any]]
-    conversations: list[list[Any]]
-
-
-def read_request(store: Path, dataset: str, validation_sets: Sequence[str]) -> Request:
-    """Look up the names of a request; no name of a validation set means all of the store.
-
-    Raises:
-        UsageError: an unknown name, an empty dataset, or no validation set with samples.
-    """
-    with Store(store, read_only=True) as opened:
-        data = opened.dataset(dataset)
-        # a set that came with scores computed elsewhere has a name, but no samples here
-        here = [one["name"] for one in opened.rows("store/list_validation_sets") if one["dataset_id"] is not None]
-        names = list(dict.fromkeys(validation_sets)) or here
-        if not names:
-            raise UsageError(
-                f"there is no validation set in `{store}`",
-                "make one with `diq ingest FILE --dataset NAME --validation --sample 20`",
-            )
-        sets = [opened.validation_set(name) for name in names]
-        empty = [name for name in names if name not in here]
-        if empty:
-            raise UsageError(
-                f"the validation set `{empty[0]}` has no samples in the store", "ingest its samples with --validation"
-            )
-        if data["n_samples"] == 0:
-            raise UsageError(f"the dataset `{dataset}` has no samples", "see `diq sql 'from rejects'`")
-        conversations = [
-            [
-                orjson.loads(row["messages"])
-                for row in opened.rows("store/validation_messages", validation_set_id=one["validation_set_id"])
-            ]
-            for one in sets
-        ]
-    return Request(data, sets, conversations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,28 +69,27 @@ class Job:
             for one, conversations in zip(self.sets, self.conversations, strict=True)
         ]
 
+    def of_dots(self, settings: Mapping[str, Any], *, label: str = "scoring") -> ScoreJob:
+        """The run of dots that has these settings."""
+        return ScoreJob(
+            store=self.store,
+            data=self.data,
+            kind="influence",
+            method=self.settings.method,
+            model_id=self.target.model_id,
+            settings=settings,
+            missing="store/samples_missing_influence",
+            params={"validation_set_ids": self.set_ids},
+            reasons="store/influence_reasons",
+            label=label,
+            set_ids=self.set_ids,
+            progress=self.progress,
+        )
 
-def count_missing(opened: Store, job: Job, run_id: int) -> int:
-    """Samples of the dataset that lack a row for any of the validation sets."""
-    (found,) = opened.rows(
-        "influence/count_missing_influence",
-        dataset_id=job.data["dataset_id"],
-        run_id=run_id,
-        validation_set_ids=job.set_ids,
-    )
-    return int(found["n"])
-
-
-def add_model(opened: Store, job: Job, facts: EngineFacts) -> None:
-    """Record what the scores belong to."""
-    target = job.target
-    opened.add_model(
-        model_id=target.model_id,
-        name=target.name,
-        source=target.source,
-        architecture=facts.architecture,
-        n_parameters=facts.n_parameters,
-    )
+    def run_model(self, facts: EngineFacts) -> RunModel:
+        """What is recorded of the model or checkpoint."""
+        target = self.target
+        return RunModel(target.model_id, target.name, target.source, facts.architecture, facts.n_parameters)
 
 
 def environment_of(facts: EngineFacts) -> dict[str, Any]:
@@ -138,25 +97,7 @@ def environment_of(facts: EngineFacts) -> dict[str, Any]:
     return facts.environment | {"modules": sorted(facts.modules)}
 
 
-def open_run(job: Job, facts: EngineFacts, settings: dict[str, Any], fingerprint: str) -> int:
-    """Record the model, the run and its validation sets, and mark the run open on the dataset."""
-    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
-        add_model(opened, job, facts)
-        run_id = opened.open_run(
-            kind="influence",
-            method=job.settings.method,
-            model_id=job.target.model_id,
-            fingerprint=fingerprint,
-            settings=settings,
-            environment=environment_of(facts),
-        )
-        for number in job.set_ids:
-            opened.run("store/insert_run_validation_set", run_id=run_id, validation_set_id=number)
-        opened.start_scoring(run_id, job.data["dataset_id"])
-    return run_id
-
-
-def keep_facts(job: Job, run_id: int, facts: dict[str, ValidationFacts]) -> None:
+def keep_facts(job: Job, run_id: int, facts: Mapping[str, ValidationFacts]) -> None:
     """Store what was found out about the validation sets."""
     with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         for one in job.sets:
@@ -172,15 +113,9 @@ def keep_facts(job: Job, run_id: int, facts: dict[str, ValidationFacts]) -> None
                 )
 
 
-def finish(job: Job, summary: ScoreSummary, *, complete: bool = True) -> None:
-    """Seal the run on the dataset (unless samples are left) and count what has no dot."""
-    with Store(job.store, wait_s=WAIT_S) as opened:
-        if complete:
-            with opened.transaction():
-                opened.seal(summary.run_id, job.data["dataset_id"])
-        for row in opened.rows("store/influence_reasons", run_id=summary.run_id, dataset_id=job.data["dataset_id"]):
-            summary.reasons[row["reason"]] = row["n"]
-        summary.n_no_score = sum(summary.reasons.values())
+def tell_of_dots(job: Job, summary: ScoreSummary) -> None:
+    """What the summary tells of the dots in the store."""
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         (meter,) = opened.rows("influence/length_bias", run_id=summary.run_id, dataset_id=job.data["dataset_id"])
         facts = opened.rows("influence/facts_of_run", run_id=summary.run_id)
     kept = {row["name"]: row["kept_share"] for row in facts if row["kept_share"] is not None}
@@ -210,121 +145,135 @@ def describe(job: Job, facts: EngineFacts, tokenization: Tokenization) -> dict[s
 # samples and rows -------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Row:
-    """A sample of the dataset while it is scored; ``index`` is its place in the token file, -1 without tokens."""
+class EngineScorer(Scorer):
+    """Engines, and the samples of the dataset as tokens on disk; what becomes of the numbers is another's to say.
 
-    sample_id: str
-    missing: bool
-    index: int
-    reason: str | None
-
-
-def tokenize(job: Job, run_id: int, tokenization: Tokenization, tokens: TokenFile) -> list[Row]:
-    """Tokenise every sample of the dataset; whether it is missing is the index's or the scores' to say.
-
-    Every sample, also those with scores: the batches must not depend on how far an earlier run came.
+    Args:
+        job: the request.
+        engines: loaded.
+        tokenization: how samples become tokens.
+        tokens: an empty file, which takes every sample of the dataset in order.
     """
-    rows: list[Row] = []
-    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        stream = (
-            opened.batches(
-                "influence/samples_missing_gradients",
-                rows=shards.READ_ROWS,
-                dataset_id=job.data["dataset_id"],
-                index_run_id=run_id,
-            )
-            if job.settings.method in ("projected", "less")
-            else opened.batches(
-                "influence/samples_missing_influence",
-                rows=shards.READ_ROWS,
-                dataset_id=job.data["dataset_id"],
-                run_id=run_id,
-                validation_set_ids=job.set_ids,
-            )
-        )
-        with stream as batches:
-            for batch in batches:
-                ids, texts, missing = (batch.column(name).to_pylist() for name in ("sample_id", "messages", "missing"))
-                encoded = tokenization.encode([orjson.loads(text) for text in texts])
-                for sample_id, lacks, one in zip(ids, missing, encoded, strict=True):
-                    if isinstance(one, str):
-                        rows.append(Row(sample_id, lacks, -1, one))
-                        continue
-                    rows.append(Row(sample_id, lacks, len(tokens), None))
-                    tokens.append(one)
-                job.report("tokenizing", len(rows), job.data["n_samples"])
-    return rows
+
+    # the batches of a whole dataset are planned together
+    block_reads = None
+
+    def __init__(self, job: Job, engines: Engines, tokenization: Tokenization, tokens: TokenFile) -> None:
+        self.job, self.engines, self.tokens = job, engines, tokens
+        self.model = job.run_model(engines.facts)
+        self.environment = environment_of(engines.facts)
+        self.token_budget = engines.token_budget
+        self.packed = job.settings.packed
+        self._tokenization = tokenization
+
+    def read(self, conversations: Sequence[Sequence[Message]]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
+        """See ``Scorer``."""
+        nothing = Tokens(np.zeros(0, np.int32), 0)
+        encoded = self._tokenization.encode(conversations)
+        for one in encoded:
+            # one without tokens has its place too, so that places are those of the dataset
+            self.tokens.append(nothing if isinstance(one, str) else one)
+        lengths = np.asarray([0 if isinstance(one, str) else len(one.ids) for one in encoded], np.int64)
+        return lengths, {i: one for i, one in enumerate(encoded) if isinstance(one, str)}
+
+    def score(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Result]]:
+        """See ``Scorer``."""
+        if self.packed:
+            self._check_packing()
+        return self.engines.score((batch, [self.tokens[int(i)] for i in batch.wanted]) for batch in batches)
+
+    def _check_packing(self) -> None:
+        """Refuse packed batches where the attention does not keep samples apart."""
+        shortest = np.argsort(self.tokens.lengths(), kind="stable")
+        usable = (one for one in (self.tokens[int(i)] for i in shortest) if one.answer_tokens > 0)
+        self.engines.ask("check_packing", [one for _, one in zip(range(2), usable, strict=False)])
 
 
-def missing_batches(
-    job: Job, rows: Sequence[Row], tokens: TokenFile, token_budget: int
-) -> Iterator[tuple[list[Row], list[Tokens]]]:
-    """The batches of the dataset, each without the samples that have their numbers already."""
-    by_index = {row.index: row for row in rows if row.index >= 0}
-    for batch in plan_batches(tokens.lengths(), token_budget=token_budget, packed=job.settings.packed):
-        chosen = [by_index[int(i)] for i in batch if by_index[int(i)].missing]
-        if chosen:
-            yield chosen, [tokens[row.index] for row in chosen]
+def dot_rows(
+    run_id: int,
+    set_ids: Sequence[int],
+    facts: Sequence[ValidationFacts],
+    ids: pa.Array,
+    columns: npt.NDArray[np.floating[Any]],
+    losses: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64],
+    norms: npt.NDArray[np.float64] | None = None,
+) -> pa.Table:
+    """Rows of ``influence_scores``, one a validation set of each sample in turn; a sample without a dot has a reason.
+
+    Args:
+        run_id: of the run.
+        set_ids: validation sets, k of them.
+        facts: of each set.
+        ids: of the samples, m of them.
+        columns: ``[m, folds]`` dots with the folds of each set in turn.
+        losses: ``[m]`` nats.
+        counts: ``[m]`` answer tokens.
+        norms: ``[m]`` gradient norms.
+    """
+    folds = columns.astype(np.float64)
+    dots = pool_folds(folds, facts)
+    values = dots if norms is None else np.column_stack([dots, norms])
+    reasons = [
+        no_dot_reason(loss, count, row)
+        for loss, count, row in zip(losses.tolist(), counts.tolist(), values.tolist(), strict=True)
+    ]
+    ends = np.cumsum([len(one.fold_sizes) for one in facts])
+    lists = [
+        None if reason else part.tolist()
+        for row, reason in zip(folds, reasons, strict=True)
+        for part in np.split(row, ends[:-1])
+    ]
+    return _influence_rows(run_id, set_ids, ids, reasons, counts, dots=dots, lists=lists, losses=losses, norms=norms)
 
 
-def check_packing(job: Job, rows: Sequence[Row], tokens: TokenFile, engines: Engines) -> None:
-    """Refuse packed batches where the attention does not keep samples apart."""
-    if job.settings.packed:
-        shortest = sorted((row.index for row in rows if row.index >= 0), key=lambda i: len(tokens[i].ids))
-        usable = [tokens[i] for i in shortest if tokens[i].answer_tokens > 0]
-        engines.ask("check_packing", usable[:2])
+def rows_without_dots(
+    run_id: int, set_ids: Sequence[int], ids: pa.Array, reasons: Sequence[str], counts: npt.NDArray[np.int64]
+) -> pa.Table:
+    """Rows of ``influence_scores`` of samples without a dot."""
+    return _influence_rows(run_id, set_ids, ids, reasons, counts)
 
 
-@dataclass(slots=True)
-class Scores:
-    """Influence of one sample: a dot and the dots of the folds for each validation set."""
+def _influence_rows(
+    run_id: int,
+    set_ids: Sequence[int],
+    ids: pa.Array,
+    reasons: Sequence[str | None],
+    counts: npt.NDArray[np.int64],
+    *,
+    dots: npt.NDArray[np.float64] | None = None,
+    lists: Sequence[list[float] | None] | None = None,
+    losses: npt.NDArray[np.float64] | None = None,
+    norms: npt.NDArray[np.float64] | None = None,
+) -> pa.Table:
+    m, k = len(ids), len(set_ids)
+    refused = np.repeat(np.asarray([one is not None for one in reasons], np.bool_), k)
 
-    sample_id: str
-    dots: list[float | None]
-    folds: list[list[float] | None]
-    norm: float | None
-    loss: float | None
-    answer_tokens: int
-    reason: str | None
+    def doubles(values: npt.NDArray[np.float64] | None) -> pa.Array:
+        return pa.nulls(m * k, pa.float64()) if values is None else pa.array(values, pa.float64(), mask=refused)
 
-
-def no_scores(sample_id: str, n_sets: int, reason: str | None, answer_tokens: int = 0) -> Scores:
-    """A sample without a dot, and why."""
-    return Scores(sample_id, [None] * n_sets, [None] * n_sets, None, None, answer_tokens, reason)
-
-
-def pool_folds(columns: Sequence[float], facts: Sequence[ValidationFacts]) -> tuple[list[float], list[list[float]]]:
-    """Dots with the folds in turn, as the dot with each set (the mean weighted by fold sizes) and its folds."""
-    dots, folds = [], []
-    at = 0
-    for one in facts:
-        mine = list(columns[at : at + len(one.fold_sizes)])
-        at += len(one.fold_sizes)
-        total = sum(one.fold_sizes)
-        dots.append(sum(size / total * dot for size, dot in zip(one.fold_sizes, mine, strict=True)))
-        folds.append(mine)
-    return dots, folds
-
-
-def commit(job: Job, run_id: int, shard: Sequence[Scores]) -> int:
-    """Write the scores of some samples in one transaction; returns how many samples."""
-    if not shard:
-        return 0
-    n = len(job.sets)
-    incoming = pa.table(
+    return pa.table(
         {
-            "run_id": pa.array([run_id] * (len(shard) * n), pa.int64()),
-            "sample_id": pa.array([one.sample_id for one in shard for _ in range(n)], pa.string()),
-            "validation_set_id": pa.array(job.set_ids * len(shard), pa.int32()),
-            "dot": pa.array([dot for one in shard for dot in one.dots], pa.float64()),
-            "fold_dots": pa.array([folds for one in shard for folds in one.folds], pa.list_(pa.float64())),
-            "gradient_norm": pa.array([one.norm for one in shard for _ in range(n)], pa.float64()),
-            "loss": pa.array([one.loss for one in shard for _ in range(n)], pa.float64()),
-            "answer_tokens": pa.array([one.answer_tokens for one in shard for _ in range(n)], pa.int32()),
-            "reason": pa.array([one.reason for one in shard for _ in range(n)], pa.string()),
+            "run_id": pa.array(np.full(m * k, run_id)),
+            "sample_id": ids.take(pa.array(np.repeat(np.arange(m), k))),
+            "validation_set_id": pa.array(np.tile(np.asarray(set_ids, np.int32), m)),
+            "dot": doubles(None if dots is None else dots.ravel()),
+            "fold_dots": pa.array(lists or [None] * (m * k), pa.list_(pa.float64())),
+            "gradient_norm": doubles(None if norms is None else np.repeat(norms, k)),
+            "loss": doubles(None if losses is None else np.repeat(losses, k)),
+            "answer_tokens": pa.array(np.repeat(counts, k), pa.int32()),
+            "reason": pa.array([one for one in reasons for _ in range(k)], pa.string()),
         }
     )
-    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
-        opened.insert("influence/insert_influence_scores", incoming)
-    return len(shard)
+
+
+def pool_folds(columns: npt.NDArray[np.float64], facts: Sequence[ValidationFacts]) -> npt.NDArray[np.float64]:
+    """Dots ``[m, k]`` with each set from those with its folds in turn: their mean, weighted by the fold sizes."""
+    dots = np.zeros((len(columns), len(facts)))
+    at = 0
+    for number, one in enumerate(facts):
+        total = sum(one.fold_sizes)
+        for size in one.fold_sizes:
+            dots[:, number] += size / total * columns[:, at]
+            at += 1
+    return dots

@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from diq.base.config import MAX_LENGTH, WAIT_S
 from diq.base.errors import UsageError
-from diq.base.fingerprint import run_fingerprint
 from diq.base.options import verb
 from diq.gradients.adam_state import read_learning_rate
 from diq.gradients.engine import EngineSettings, Result, common_settings
 from diq.gradients.engines import Engines
 from diq.gradients.projections import default_dim
-from diq.gradients.validation import ValidationFacts
+from diq.gradients.validation import ValidationFacts, ValidationTokens
 from diq.influence.job import (
+    EngineScorer,
     Job,
-    Row,
-    Scores,
-    check_packing,
-    commit,
-    count_missing,
     describe,
-    finish,
+    dot_rows,
     keep_facts,
-    missing_batches,
-    no_scores,
-    open_run,
-    pool_folds,
-    read_request,
-    tokenize,
+    rows_without_dots,
+    tell_of_dots,
 )
 from diq.influence.options import ScoreInfluenceOptions
 from diq.influence.score_index import adopt, score_projected
-from diq.influence.stored import no_dot_reason
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_adapter, find_model
-from diq.models.tokens import TokenFile
-from diq.scoring import summary as shards
+from diq.models.tokens import TokenFile, Tokenization
+from diq.scoring.harness import score_missing
+from diq.scoring.job import finish, read_request, read_samples
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store
 
@@ -223,7 +216,7 @@ def _combine(job: Job, parts: Sequence[tuple[ModelSource, float]], summaries: Se
             run = opened.row("store/get_run", run_id=summary.run_id)
             assert run is not None
             described.append({"checkpoint": checkpoint.name, "fingerprint": run["fingerprint"], "weight": weight})
-        settings = {"checkpoints": described}
+        score_job = job.of_dots({"checkpoints": described})
         opened.add_model(
             model_id=source.model_id, name=source.name, source=source.source, architecture=None, n_parameters=None
         )
@@ -231,8 +224,8 @@ def _combine(job: Job, parts: Sequence[tuple[ModelSource, float]], summaries: Se
             kind="influence",
             method=job.settings.method,
             model_id=source.model_id,
-            fingerprint=run_fingerprint("influence", job.settings.method, source.model_id, settings),
-            settings=settings,
+            fingerprint=score_job.fingerprint,
+            settings=score_job.settings,
             environment=describe_environment(),
         )
         for (_, weight), summary in zip(parts, summaries, strict=True):
@@ -251,7 +244,7 @@ def _combine(job: Job, parts: Sequence[tuple[ModelSource, float]], summaries: Se
                 kept_share=None,
             )
         opened.start_scoring(run_id, job.data["dataset_id"])
-        missing = count_missing(opened, job, run_id)
+        missing = int(read_samples(opened, score_job, run_id).missing.sum())
         opened.run(
             "influence/insert_combined_influence",
             run_id=run_id,
@@ -262,7 +255,8 @@ def _combine(job: Job, parts: Sequence[tuple[ModelSource, float]], summaries: Se
     combined.n_scored, combined.n_cached = missing, combined.n_samples - missing
     combined.seconds = sum(one.seconds for one in summaries)
     combined.tokens = sum(one.tokens for one in summaries)
-    finish(job, combined)
+    finish(score_job, combined)
+    tell_of_dots(job, combined)
     combined.details |= {
         "model": source.name,
         "checkpoints": {checkpoint.name: f"weight {weight:g}" for checkpoint, weight in parts},
@@ -281,65 +275,55 @@ def _score(job: Job) -> ScoreSummary:
     settings = common_settings(job.settings, tokenization) | {"folds": job.settings.folds, "norms": job.settings.norms}
     if job.settings.rank is not None:
         settings["rank"] = job.settings.rank
-    fingerprint = run_fingerprint("influence", job.settings.method, job.target.model_id, settings)
-    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        known = opened.row("store/get_run_by_fingerprint", fingerprint=fingerprint)
-        missing = job.data["n_samples"] if known is None else count_missing(opened, job, known["run_id"])
-    if known is not None and not missing:
-        summary = ScoreSummary(known["run_id"], job.data["name"], job.data["n_samples"], n_cached=job.data["n_samples"])
-        finish(job, summary)
-        return summary
-    # before anything is computed: a validation set without a usable sample should not cost the loading of a model
-    validation = job.validation(tokenization)
-    with Engines(job.settings, devices=job.devices) as engines:
-        run_id = open_run(job, engines.facts, settings, fingerprint)
-        summary = ScoreSummary(run_id, job.data["name"], job.data["n_samples"])
-        summary.n_cached = summary.n_samples - missing
-        with TokenFile() as tokens:
-            rows = tokenize(job, run_id, tokenization, tokens)
-            started = time.monotonic()
-            job.report("validation gradients", 0, len(validation))
-            engines.prepare(validation)
-            job.report("validation gradients", len(validation), len(validation))
-            keep_facts(job, run_id, engines.facts.validation)
-            _score_shards(job, run_id, rows, tokens, engines, summary)
-            summary.seconds = time.monotonic() - started
-        facts = engines.facts
-    finish(job, summary)
-    summary.details |= describe(job, facts, tokenization)
+    described: dict[str, Any] = {}
+
+    @contextmanager
+    def load() -> Iterator[_DotScorer]:
+        # first: a validation set without a usable sample should not cost the loading of a model
+        validation = job.validation(tokenization)
+        with Engines(job.settings, devices=job.devices) as engines, TokenFile() as tokens:
+            yield _DotScorer(job, engines, tokenization, tokens, validation)
+            described.update(describe(job, engines.facts, tokenization))
+
+    summary = score_missing(job.of_dots(settings), load)
+    tell_of_dots(job, summary)
+    summary.details |= described
     return summary
 
 
-# shards ------------------------------------------------------------------------------------------------------------
+class _DotScorer(EngineScorer):
+    """Engines that hold the validation gradients; what they give of a sample is its dots."""
 
+    insert = "influence/insert_influence_scores"
 
-def _score_shards(
-    job: Job, run_id: int, rows: Sequence[Row], tokens: TokenFile, engines: Engines, summary: ScoreSummary
-) -> None:
-    check_packing(job, rows, tokens, engines)
-    lengths = tokens.lengths()
-    total = sum(int(lengths[row.index]) for row in rows if row.missing and row.index >= 0)
-    facts = [engines.facts.validation[one["name"]] for one in job.sets]
-    n = len(job.sets)
-    shard = [no_scores(row.sample_id, n, row.reason) for row in rows if row.missing and row.index < 0]
-    last = time.monotonic()
-    for chosen, result in engines.score(missing_batches(job, rows, tokens, engines.token_budget)):
-        shard.extend(_scores_of(chosen, result, facts))
-        summary.tokens += sum(int(lengths[row.index]) for row in chosen)
-        if time.monotonic() - last >= shards.SHARD_SECONDS:
-            summary.n_scored += commit(job, run_id, shard)
-            shard, last = [], time.monotonic()
-        job.report("scoring", summary.tokens, total)
-    summary.n_scored += commit(job, run_id, shard)
+    def __init__(
+        self,
+        job: Job,
+        engines: Engines,
+        tokenization: Tokenization,
+        tokens: TokenFile,
+        validation: Sequence[ValidationTokens],
+    ) -> None:
+        super().__init__(job, engines, tokenization, tokens)
+        self._validation = validation
+        self._facts: list[ValidationFacts] = []
 
+    def begin(self, run_id: int) -> None:
+        """Compute the validation gradients."""
+        n = len(self._validation)
+        self.job.report("validation gradients", 0, n)
+        self.engines.prepare(self._validation)
+        self.job.report("validation gradients", n, n)
+        facts = self.engines.facts.validation
+        keep_facts(self.job, run_id, facts)
+        self._facts = [facts[one["name"]] for one in self.job.sets]
 
-def _scores_of(chosen: Sequence[Row], result: Result, facts: Sequence[ValidationFacts]) -> Iterator[Scores]:
-    for i, row in enumerate(chosen):
-        loss, count = float(result.losses[i]), int(result.counts[i])
-        norm = None if result.norms is None else float(result.norms[i])
-        dots, folds = pool_folds(result.values[i].tolist(), facts)
-        reason = no_dot_reason(loss, count, dots if norm is None else [*dots, norm])
-        if reason:
-            yield no_scores(row.sample_id, len(facts), reason, count)
-        else:
-            yield Scores(row.sample_id, list(dots), list(folds), norm, loss, count, None)
+    def rows(self, run_id: int, ids: pa.Array, result: Result) -> pa.Table:
+        """See ``Scorer``."""
+        return dot_rows(
+            run_id, self.job.set_ids, self._facts, ids, result.values, result.losses, result.counts, result.norms
+        )
+
+    def refused(self, run_id: int, ids: pa.Array, reasons: Sequence[str]) -> pa.Table:
+        """See ``Scorer``."""
+        return rows_without_dots(run_id, self.job.set_ids, ids, reasons, np.zeros(len(ids), np.int64))

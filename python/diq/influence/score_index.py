@@ -8,51 +8,44 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
 from diq.base.files import check_folder
-from diq.base.fingerprint import begun, canonical_json, run_fingerprint
-from diq.gradient_index.index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord
-from diq.gradients.engine import EngineFacts, common_settings
+from diq.base.fingerprint import begun, canonical_json
+from diq.gradient_index.index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord, ShardTakenError
+from diq.gradients.engine import EngineFacts, Result, common_settings
 from diq.gradients.engines import Engines
-from diq.gradients.validation import ValidationFacts, ValidationTokens, fold_sizes
+from diq.gradients.validation import ValidationTokens, fold_sizes
 from diq.influence.job import (
+    EngineScorer,
     Job,
-    Row,
-    Scores,
-    add_model,
-    check_packing,
-    commit,
-    count_missing,
     describe,
+    dot_rows,
     environment_of,
-    finish,
     keep_facts,
-    missing_batches,
-    no_scores,
-    open_run,
-    pool_folds,
-    tokenize,
+    rows_without_dots,
+    tell_of_dots,
 )
 from diq.influence.stored import no_dot_reason
 from diq.models.tokens import TokenFile, Tokenization
-from diq.scoring import summary as shards
+from diq.scoring.harness import Shards, score_samples
+from diq.scoring.job import ScoreJob, bytes_of_ids, cached, column_of_ids, computing, finish, look_up, open_run
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)
-
-# a shard is also written when it holds as much as one likes to hold in memory
-_SHARD_BYTES = 256 << 20
 
 
 def score_projected(job: Job) -> ScoreSummary:
@@ -142,42 +135,83 @@ def _score(
     *,
     build: bool,
 ) -> ScoreSummary:
-    method, model_id = job.settings.method, job.target.model_id
-    gradients = fingerprint = run_fingerprint("influence", method, model_id, settings)
-    of_dots = settings | {"folds": job.settings.folds, "gradients": gradients}
+    gradients = _gradients_job(job, settings)
+    found = _look_up(job, gradients)
+    summary = cached(found.dots)
+    if summary is None:
+        # a process that adds to the index has it for itself, whatever the dataset: none computes what another does
+        with computing(found.dots, gradients.fingerprint[:12]):
+            found = _look_up(job, gradients)
+            summary = cached(found.dots)
+            if summary is None:
+                return _score_missing(job, tokenization, validation, gradients, found, build=build)
+    tell_of_dots(job, summary)
+    summary.details |= _describe_index(job, found.folder, settings)
+    return summary
+
+
+def _gradients_job(job: Job, settings: Mapping[str, Any]) -> ScoreJob:
+    """The run of the index, which has the name that the first release gave to the run of index and dots together."""
+    return ScoreJob(
+        store=job.store,
+        data=job.data,
+        kind="influence",
+        method=job.settings.method,
+        model_id=job.target.model_id,
+        settings=settings,
+        missing="influence/samples_missing_gradients",
+        reasons="store/influence_reasons",
+        label="projecting",
+        progress=job.progress,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the store knows of a scoring: its dots, the run of the index, if there is one, and where the index lies."""
+
+    dots: ScoreJob
+    index_run_id: int | None
+    folder: Path
+
+
+def _look_up(job: Job, gradients: ScoreJob) -> _Found:
     with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        owner = opened.row("store/get_run_by_fingerprint", fingerprint=gradients)
+        owner = opened.row("store/get_run_by_fingerprint", fingerprint=gradients.fingerprint)
+        folder = _folder(opened, job, owner, gradients.fingerprint)
         if owner is not None and _holds_dots(opened, owner, job.settings.folds):
-            of_dots = settings
+            of_dots = gradients.settings
         else:
-            fingerprint = run_fingerprint("influence", method, model_id, of_dots)
-        known = opened.row("store/get_run_by_fingerprint", fingerprint=fingerprint)
-        folder = _folder(opened, job, owner, gradients)
-    if known is not None:
-        with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-            missing = count_missing(opened, job, known["run_id"])
-        if not missing:
-            summary = ScoreSummary(known["run_id"], job.data["name"], job.data["n_samples"])
-            summary.n_cached = summary.n_samples
-            finish(job, summary)
-            summary.details |= _describe_index(job, folder, settings)
-            return summary
+            of_dots = {**gradients.settings, "folds": job.settings.folds, "gradients": gradients.fingerprint}
+    return _Found(job.of_dots(of_dots), None if owner is None else owner["run_id"], folder)
+
+
+def _score_missing(
+    job: Job,
+    tokenization: Tokenization,
+    validation: Sequence[ValidationTokens],
+    gradients: ScoreJob,
+    found: _Found,
+    *,
+    build: bool,
+) -> ScoreSummary:
+    folder = found.folder
     if not (folder / INDEX_FILE).exists():
         check_folder(folder)
-    if owner is not None:
+    if found.index_run_id is not None:
         # only now: checksums read the whole index
-        _forget_broken(job, owner["run_id"], folder)
+        _forget_broken(job, found.index_run_id, folder)
     if job.settings.kind == "subspace" and (folder / BASIS_FILE).exists():
         job = replace(job, settings=replace(job.settings, basis=GradientIndex.open(folder).read_basis()))
     with Engines(job.settings, devices=job.devices) as engines:
         engines.prepare(validation if job.settings.kind == "subspace" and job.settings.basis is None else [])
-        index_run_id = _open_index_run(job, engines.facts, settings, gradients)
-        run_id = open_run(job, engines.facts, of_dots, fingerprint)
+        index_run_id = _open_index_run(job, engines.facts, gradients)
+        run_id = open_run(found.dots, job.run_model(engines.facts), environment_of(engines.facts))
         identity = {
             "model_id": job.target.model_id,
             "model": job.target.name,
             "method": job.settings.method,
-            "settings": settings,
+            "settings": gradients.settings,
             "modules": {name: list(shape) for name, shape in engines.facts.modules.items()},
             "dim": engines.ask("dim"),
         }
@@ -189,13 +223,16 @@ def _score(
             _adopt_shards(job, index_run_id, index)
         summary = ScoreSummary(run_id, job.data["name"], job.data["n_samples"])
         started = time.monotonic()
-        if build:
-            _build(job, index_run_id, index, tokenization, engines, summary)
+        if build and look_up(gradients)[1]:
+            with TokenFile() as tokens:
+                scorer = _GradientScorer(job, engines, tokenization, tokens, index_run_id, index)
+                score_samples(gradients, index_run_id, scorer, summary)
         _dots(job, run_id, index_run_id, index, validation, engines, summary)
         summary.seconds = time.monotonic() - started
         facts = engines.facts
-    left = _count_missing_gradients(job, index_run_id)
-    finish(job, summary, complete=not left)
+    left = look_up(gradients)[1]
+    finish(found.dots, summary, complete=not left)
+    tell_of_dots(job, summary)
     if left:
         log.warning(
             "%d of %d samples are not in the gradient index and have no dot: the same command with --method projected "
@@ -203,7 +240,7 @@ def _score(
             left, job.data["n_samples"],
         )  # fmt: skip
     summary.n_cached = summary.n_samples - summary.n_scored - left
-    summary.details |= describe(job, facts, tokenization) | _describe_index(job, folder, settings)
+    summary.details |= describe(job, facts, tokenization) | _describe_index(job, folder, gradients.settings)
     if left:
         summary.details["not_in_the_index"] = left
     return summary
@@ -235,15 +272,15 @@ def _holds_dots(opened: Store, owner: Mapping[str, Any], folds: int) -> bool:
     return not other["n"]
 
 
-def _open_index_run(job: Job, facts: EngineFacts, settings: Mapping[str, Any], fingerprint: str) -> int:
+def _open_index_run(job: Job, facts: EngineFacts, gradients: ScoreJob) -> int:
     with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
-        add_model(opened, job, facts)
+        opened.add_model(**asdict(job.run_model(facts)))
         return opened.open_run(
             kind="gradients",
-            method=job.settings.method,
-            model_id=job.target.model_id,
-            fingerprint=fingerprint,
-            settings=settings,
+            method=gradients.method,
+            model_id=gradients.model_id,
+            fingerprint=gradients.fingerprint,
+            settings=gradients.settings,
             environment=environment_of(facts),
         )
 
@@ -308,133 +345,130 @@ def _forget_broken(job: Job, run_id: int, folder: Path) -> None:
             opened.run("influence/delete_gradient_shard", run_id=run_id, shard=record.shard)
 
 
-def _adopt_shards(job: Job, run_id: int, index: GradientIndex) -> None:
+def _adopt_shards(job: Job, index_run_id: int, index: GradientIndex) -> None:
     """Enter the shards of an index that came from elsewhere."""
     with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        known = _records(opened, run_id)
+        known = _records(opened, index_run_id)
     for found in index.shards_on_disk(known=known):
         if isinstance(found, BrokenShard):
             log.warning("%s of the gradient index cannot be used: %s", found.file, found.problem)
             continue
-        rows = range(found.record.n_rows)
-        _commit_rows(
-            job,
-            run_id,
-            found.record,
-            [
-                (sample_id, found.record.shard, row, float(loss), int(count), None)
-                for sample_id, row, loss, count in zip(
-                    found.sample_ids, rows, found.losses, found.answer_tokens, strict=True
-                )
-            ],
-        )
+        ids = np.frombuffer(b"".join(uuid.UUID(one).bytes for one in found.sample_ids), np.uint8).reshape(-1, 16)
+        rows = _gradient_rows(index_run_id, column_of_ids(ids), [None] * len(ids), found.answer_tokens, found.losses)
+        _commit_rows(job, index_run_id, found.record, rows)
 
 
-def _build(
-    job: Job, run_id: int, index: GradientIndex, tokenization: Tokenization, engines: Engines, summary: ScoreSummary
-) -> None:
-    if not _count_missing_gradients(job, run_id):
-        return
-    with TokenFile() as tokens:
-        rows = tokenize(job, run_id, tokenization, tokens)
-        check_packing(job, rows, tokens, engines)
-        lengths = tokens.lengths()
-        total = sum(int(lengths[row.index]) for row in rows if row.missing and row.index >= 0)
-        writer = _Writer(job, run_id, index)
-        writer.without = [
-            (row.sample_id, None, None, None, 0, row.reason) for row in rows if row.missing and row.index < 0
-        ]
-        for chosen, result in engines.score(missing_batches(job, rows, tokens, engines.token_budget)):
-            writer.add(chosen, result.values.astype(np.float32, copy=False), result.losses, result.counts)
-            summary.tokens += sum(int(lengths[row.index]) for row in chosen)
-            job.report("projecting", summary.tokens, total)
-        writer.flush()
+def _next_shard(job: Job, index_run_id: int, index: GradientIndex) -> int:
+    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
+        known = _records(opened, index_run_id)
+    # a shard that a killed run wrote and did not enter keeps its number, and is nobody's
+    return max([*known, *index.numbers_on_disk(), -1]) + 1
 
 
-class _Writer:
-    """Collects projected gradients, and writes a shard every few seconds or when it is large."""
+@dataclass(frozen=True, slots=True)
+class _Projected:
+    """Rows of ``gradient_rows``, and the gradients of those that have one, in their order."""
 
-    def __init__(self, job: Job, run_id: int, index: GradientIndex) -> None:
-        self._job, self._run_id, self._index = job, run_id, index
-        with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-            known = _records(opened, run_id)
-        # a shard that a killed run wrote and did not enter keeps its number, and is nobody's
-        self._next = max([*known, *index.numbers_on_disk(), -1]) + 1
-        self._gradients: list[npt.NDArray[np.float32]] = []
-        self._rows: list[tuple[str, float, int]] = []
-        self._last = time.monotonic()
-        self.without: list[tuple[Any, ...]] = []
+    rows: pa.Table
+    gradients: npt.NDArray[np.float32]
 
-    def add(
+    @property
+    def nbytes(self) -> int:
+        return int(self.gradients.nbytes + self.rows.nbytes)
+
+
+class _GradientScorer(EngineScorer):
+    """Engines that project gradients; they go to the shards of an index."""
+
+    insert = "influence/insert_gradient_rows"
+
+    def __init__(
         self,
-        chosen: Sequence[Row],
-        gradients: npt.NDArray[np.float32],
-        losses: npt.NDArray[np.float64],
-        counts: npt.NDArray[np.int64],
+        job: Job,
+        engines: Engines,
+        tokenization: Tokenization,
+        tokens: TokenFile,
+        index_run_id: int,
+        index: GradientIndex,
     ) -> None:
-        """Take the samples of a batch."""
+        super().__init__(job, engines, tokenization, tokens)
+        self._index_run_id, self._index = index_run_id, index
+
+    def rows(self, run_id: int, ids: pa.Array, result: Result) -> _Projected:
+        """See ``Scorer``."""
+        gradients = result.values.astype(np.float32, copy=False)
         lengths = np.linalg.norm(gradients.astype(np.float64), axis=1)
-        keep = np.zeros(len(chosen), bool)
-        for i, row in enumerate(chosen):
-            loss, count = float(losses[i]), int(counts[i])
-            reason = no_dot_reason(loss, count, [float(lengths[i])])
-            if reason is None and self._job.settings.method == "less" and lengths[i] == 0:
+        reasons = []
+        for loss, count, length in zip(result.losses.tolist(), result.counts.tolist(), lengths.tolist(), strict=True):
+            reason = no_dot_reason(loss, count, [length])
+            if reason is None and self.job.settings.method == "less" and length == 0:
                 reason = "the gradient is zero, so it has no direction"
-            if reason is not None:
-                self.without.append((row.sample_id, None, None, None, count, reason))
-                continue
-            keep[i] = True
-            self._rows.append((row.sample_id, loss, count))
+            reasons.append(reason)
+        keep = np.asarray([one is None for one in reasons], np.bool_)
         kept = gradients[keep]
-        if self._job.settings.method == "less":
+        if self.job.settings.method == "less":
             # the dot with a normalised row is the cosine
             kept = (kept / lengths[keep, None]).astype(np.float32)
-        self._gradients.append(kept)
-        size = sum(one.nbytes for one in self._gradients)
-        if size >= _SHARD_BYTES or time.monotonic() - self._last >= shards.SHARD_SECONDS:
-            self.flush()
+        return _Projected(_gradient_rows(run_id, ids, reasons, result.counts, result.losses), kept)
 
-    def flush(self) -> None:
-        """Write what there is: first the file, then its rows in the store."""
-        record = None
-        if self._rows:
-            record = self._index.write_shard(
-                self._next,
-                np.ascontiguousarray(np.concatenate(self._gradients)),
-                [sample_id for sample_id, _, _ in self._rows],
-                [loss for _, loss, _ in self._rows],
-                [count for _, _, count in self._rows],
-            )
-            self._next += 1
-        entries: list[tuple[Any, ...]] = list(self.without)
-        if record is not None:
-            entries += [
-                (sample_id, record.shard, i, loss, count, None) for i, (sample_id, loss, count) in enumerate(self._rows)
-            ]
-        _commit_rows(self._job, self._run_id, record, entries)
-        self._gradients, self._rows, self.without, self._last = [], [], [], time.monotonic()
+    def refused(self, run_id: int, ids: pa.Array, reasons: Sequence[str]) -> _Projected:
+        """See ``Scorer``."""
+        nothing = np.zeros((0, self._index.dim), np.float32)
+        return _Projected(_gradient_rows(run_id, ids, reasons, np.zeros(len(ids), np.int64)), nothing)
+
+    def write(self, store: Path, pending: Sequence[_Projected]) -> None:
+        """Write a shard, then its rows in the store."""
+        table = pa.concat_tables([one.rows for one in pending])
+        scored = pc.is_null(table.column("reason"))
+        kept, record = table.filter(scored), None
+        while len(kept) and record is None:
+            # a process with another store may write to the same folder, and be faster
+            with suppress(ShardTakenError):
+                record = self._index.write_shard(
+                    _next_shard(self.job, self._index_run_id, self._index),
+                    np.ascontiguousarray(np.concatenate([one.gradients for one in pending])),
+                    [str(uuid.UUID(bytes=one)) for one in kept.column("sample_id").to_pylist()],
+                    kept.column("loss").to_numpy(),
+                    kept.column("answer_tokens").to_numpy(),
+                )
+        without = table.filter(pc.invert(scored))
+        _commit_rows(self.job, self._index_run_id, record, pa.concat_tables([without, kept]))
 
 
-def _commit_rows(job: Job, run_id: int, record: ShardRecord | None, entries: Sequence[tuple[Any, ...]]) -> None:
-    if not entries:
-        return
-    columns = list(zip(*entries, strict=True))
-    incoming = pa.table(
+def _gradient_rows(
+    run_id: int,
+    ids: pa.Array,
+    reasons: Sequence[str | None],
+    counts: npt.NDArray[np.integer[Any]],
+    losses: npt.NDArray[np.floating[Any]] | None = None,
+) -> pa.Table:
+    """Rows of ``gradient_rows`` without their places; a sample without a gradient has a reason, and no loss."""
+    refused = np.asarray([one is not None for one in reasons], np.bool_)
+    return pa.table(
         {
-            "run_id": pa.array([run_id] * len(entries), pa.int64()),
-            "sample_id": pa.array(columns[0], pa.string()),
-            "shard": pa.array(columns[1], pa.int32()),
-            "row": pa.array(columns[2], pa.int32()),
-            "loss": pa.array(columns[3], pa.float64()),
-            "answer_tokens": pa.array(columns[4], pa.int32()),
-            "reason": pa.array(columns[5], pa.string()),
+            "run_id": pa.array(np.full(len(ids), run_id)),
+            "sample_id": ids,
+            "loss": pa.nulls(len(ids), pa.float64())
+            if losses is None
+            else pa.array(losses, pa.float64(), mask=refused),
+            "answer_tokens": pa.array(counts, pa.int32()),
+            "reason": pa.array(reasons, pa.string()),
         }
     )
+
+
+def _commit_rows(job: Job, index_run_id: int, record: ShardRecord | None, rows: pa.Table) -> None:
+    """Enter a shard and its rows, which are the last ones; those before have no gradient."""
+    n = record.n_rows if record is not None else 0
+    none = len(rows) - n
+    incoming = rows.append_column(
+        "shard", pa.array([None] * none + ([record.shard] * n if record is not None else []), pa.int32())
+    ).append_column("row", pa.array([None] * none + list(range(n)), pa.int32()))
     with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
         if record is not None:
             opened.run(
                 "influence/insert_gradient_shard",
-                run_id=run_id,
+                run_id=index_run_id,
                 shard=record.shard,
                 file=record.file,
                 n_rows=record.n_rows,
@@ -448,24 +482,6 @@ def _commit_rows(job: Job, run_id: int, record: ShardRecord | None, entries: Seq
 # dots --------------------------------------------------------------------------------------------------------------
 
 
-def _count_missing_gradients(job: Job, index_run_id: int) -> int:
-    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        (found,) = opened.rows(
-            "influence/count_missing_gradients", dataset_id=job.data["dataset_id"], index_run_id=index_run_id
-        )
-    return int(found["n"])
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A sample of the index that lacks a dot."""
-
-    row: int
-    sample_id: str
-    loss: float
-    answer_tokens: int
-
-
 def _dots(
     job: Job,
     run_id: int,
@@ -475,8 +491,7 @@ def _dots(
     engines: Engines,
     summary: ScoreSummary,
 ) -> None:
-    wanted: dict[int, list[_Wanted]] = {}
-    without: list[Scores] = []
+    """Compute the dots that the index can give; a sample takes 37 bytes of memory meanwhile."""
     with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         records = _records(opened, index_run_id)
         table = opened.arrow(
@@ -486,12 +501,7 @@ def _dots(
             run_id=run_id,
             validation_set_ids=job.set_ids,
         )
-    for shard, row, sample_id, loss, count, reason in zip(*(one.to_pylist() for one in table.columns), strict=True):
-        if shard is None:
-            without.append(no_scores(sample_id, len(job.sets), reason, count))
-        else:
-            wanted.setdefault(shard, []).append(_Wanted(row, sample_id, loss, count))
-    if not wanted and not without:
+    if not len(table):
         return
     vectors, facts = [], []
     for done, one in enumerate(validation):
@@ -501,24 +511,36 @@ def _dots(
     job.report("validation gradients", len(validation), len(validation))
     keep_facts(job, run_id, {one.name: fact for one, fact in zip(validation, facts, strict=True)})
     stacked = np.ascontiguousarray(np.concatenate(vectors))
-    pending, last = without, time.monotonic()
-    for done, (shard, rows) in enumerate(wanted.items()):
-        dots = index.dots(records[shard], stacked)
-        pending.extend(_scores_of(rows, dots, facts))
-        if time.monotonic() - last >= shards.SHARD_SECONDS:
-            summary.n_scored += commit(job, run_id, pending)
-            pending, last = [], time.monotonic()
-        job.report("dots", done + 1, len(wanted))
-    summary.n_scored += commit(job, run_id, pending)
+
+    def write(pending: list[Any]) -> None:
+        with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
+            opened.insert("influence/insert_influence_scores", pa.concat_tables(pending))
+
+    n_without = table.column("shard").null_count
+    # in the order of the shards; those without a gradient come first
+    shard_of = table.column("shard").slice(n_without).to_numpy()
+    firsts = n_without + np.flatnonzero(np.diff(shard_of, prepend=-1))
+    with Shards(write) as waiting:
+        if n_without:
+            part = table.slice(0, n_without).combine_chunks()
+            waiting.add(
+                rows_without_dots(
+                    run_id,
+                    job.set_ids,
+                    _fixed(part),
+                    part.column("reason").to_pylist(),
+                    part.column("answer_tokens").to_numpy(),
+                ),
+                n_without,
+            )
+        for done, (first, last) in enumerate(zip(firsts, [*firsts[1:], len(table)], strict=True)):
+            part = table.slice(first, last - first).combine_chunks()
+            dots = index.dots(records[part.column("shard")[0].as_py()], stacked)[part.column("row").to_numpy()]
+            losses, counts = part.column("loss").to_numpy(), part.column("answer_tokens").to_numpy()
+            waiting.add(dot_rows(run_id, job.set_ids, facts, _fixed(part), dots, losses, counts), len(part))
+            job.report("dots", done + 1, len(firsts))
+    summary.n_scored = waiting.n
 
 
-def _scores_of(
-    rows: Sequence[_Wanted], dots: npt.NDArray[np.float32], facts: Sequence[ValidationFacts]
-) -> Iterator[Scores]:
-    for one in rows:
-        pooled, folds = pool_folds(dots[one.row].tolist(), facts)
-        reason = no_dot_reason(one.loss, one.answer_tokens, pooled)
-        if reason:
-            yield no_scores(one.sample_id, len(facts), reason, one.answer_tokens)
-        else:
-            yield Scores(one.sample_id, list(pooled), list(folds), None, one.loss, one.answer_tokens, None)
+def _fixed(part: pa.Table) -> pa.Array:
+    return column_of_ids(bytes_of_ids(part.column("sample_id").combine_chunks()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -269,15 +270,15 @@ def merge_system(messages: Sequence[Message]) -> list[Message]:
 
 
 class TokenFile:
-    """Tokenised samples on disk, for random access in any order; memory grows by 16 bytes a sample, not by its text.
+    """Tokenised samples on disk, for random access in any order; memory grows by 12 bytes a sample, not by its text.
 
     The file is temporary and vanishes with the process, however it ends.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="diq-tokens-")  # noqa: SIM115  (closed in close)
-        self._offsets: list[int] = [0]
-        self._starts: list[int] = []
+        self._offsets = array("q", [0])
+        self._starts = array("i")
         self._map: npt.NDArray[np.int32] | None = None
 
     def __enter__(self) -> TokenFile:
@@ -292,7 +293,7 @@ class TokenFile:
         Raises:
             RunFailedError: the disk of temporary files is full.
         """
-        with self._disk():
+        with temporary_disk("the tokens"):
             self._file.write(tokens.ids.tobytes())
         self._offsets.append(self._offsets[-1] + len(tokens.ids))
         self._starts.append(tokens.answer_start)
@@ -302,7 +303,7 @@ class TokenFile:
 
     def __getitem__(self, index: int) -> Tokens:
         if self._map is None:
-            with self._disk():
+            with temporary_disk("the tokens"):
                 self._file.flush()
             self._map = np.memmap(self._file, dtype=np.int32, mode="r", shape=(self._offsets[-1],))
         first, last = self._offsets[index], self._offsets[index + 1]
@@ -310,7 +311,7 @@ class TokenFile:
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each sample, ``[n]``."""
-        offsets = np.asarray(self._offsets, np.int64)
+        offsets = np.array(self._offsets, np.int64)
         return offsets[1:] - offsets[:-1]
 
     def close(self) -> None:
@@ -320,15 +321,21 @@ class TokenFile:
         with contextlib.suppress(OSError):
             self._file.close()
 
-    @contextlib.contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RunFailedError(
-                f"the tokens cannot be written to the temporary folder `{tempfile.gettempdir()}`: {error.strerror}",
-                "free some space, or name another folder with TMPDIR; the same command goes on where it stopped",
-            ) from error
+
+@contextlib.contextmanager
+def temporary_disk(what: str) -> Iterator[None]:
+    """An error of the disk of temporary files in the block as one line with a hint.
+
+    Raises:
+        RunFailedError: it is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFailedError(
+            f"{what} cannot be written to the temporary folder `{tempfile.gettempdir()}`: {error.strerror}",
+            "free some space, or name another folder with TMPDIR; the same command goes on where it stopped",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from diq.base.config import WAIT_S
 from diq.base.errors import ModelError, UsageError
-from diq.base.fingerprint import run_fingerprint
 from diq.base.options import verb
 from diq.base.sample import Message
 from diq.encoders.embeddings import text_of
@@ -22,8 +22,9 @@ from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import fingerprint_folder
 from diq.rater.model import RatedSet, Rater, RaterRecord, digest_of, predicted_dots
 from diq.rater.options import ScoreRaterOptions
-from diq.scoring.encoder import EncoderJob, Outputs, score_missing
-from diq.scoring.job import read_dataset
+from diq.scoring.encoder import EncoderScorer
+from diq.scoring.harness import score_missing
+from diq.scoring.job import RunModel, ScoreJob, read_dataset
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store, now
 
@@ -60,29 +61,34 @@ def score_rater(options: ScoreRaterOptions) -> ScoreSummary:
         "max_length": network.max_length,
         "dtype": precision,
     }
-    run_id, set_ids = _open_run(options.store_file, data, record, settings, describe_environment(place))
-    summary = ScoreSummary(run_id, options.dataset, data["n_samples"])
-    job = EncoderJob(
+    set_ids = _make_sets(options.store_file, record)
+    job = ScoreJob(
         store=options.store_file,
         data=data,
+        kind="influence",
+        method=RATER,
+        model_id=record.model_id,
+        settings=settings,
+        missing="store/samples_missing_influence",
+        params={"validation_set_ids": set_ids},
+        reasons="store/influence_reasons",
         label="predicting",
-        missing="rater/samples_missing_predictions",
-        params={"dataset_id": data["dataset_id"], "run_id": run_id, "n_sets": len(set_ids)},
-        insert="rater/insert_predicted_influence",
-        rows=partial(_rows, run_id, set_ids, record.sets),
-        text_of=_text_of,
-        shape=(len(record.sets),),
-        token_budget=options.batch_tokens,
+        set_ids=set_ids,
         progress=options.progress,
     )
-    score_missing(job, network, place, summary)
-    with Store(options.store_file, wait_s=WAIT_S) as opened:
-        with opened.transaction():
-            opened.seal(run_id, data["dataset_id"])
-        for row in opened.rows("store/influence_reasons", run_id=run_id, dataset_id=data["dataset_id"]):
-            summary.reasons[row["reason"]] = row["n"]
-    summary.n_no_score = sum(summary.reasons.values())
-    summary.details |= {
+    scorer = EncoderScorer(
+        network,
+        model=RunModel(record.model_id, record.model_name, record.model_source, None, None),
+        environment=describe_environment(place),
+        device=place,
+        token_budget=options.batch_tokens,
+        text_of=_text_of,
+        shape=(len(record.sets),),
+        insert="rater/insert_predicted_influence",
+        table=partial(_table, set_ids, record.sets),
+    )
+    summary = score_missing(job, lambda: nullcontext(scorer))
+    summary.details |= scorer.tell_of_cuts(summary.n_scored) | {
         "model": record.model_name,
         "model_id": record.model_id,
         "method": RATER,
@@ -147,26 +153,9 @@ def _find_set(opened: Store, rated: RatedSet) -> int | None:
     return set_id
 
 
-def _open_run(
-    store: Path, data: dict[str, Any], record: RaterRecord, settings: dict[str, Any], environment: dict[str, str]
-) -> tuple[int, list[int]]:
-    """Record the model, the run and its validation sets; returns their numbers, in the order of the outputs."""
+def _make_sets(store: Path, record: RaterRecord) -> list[int]:
+    """Numbers of the rater's validation sets, in the order of its outputs; those that the store lacks are made."""
     with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
-        opened.add_model(
-            model_id=record.model_id,
-            name=record.model_name,
-            source=record.model_source,
-            architecture=None,
-            n_parameters=None,
-        )
-        run_id = opened.open_run(
-            kind="influence",
-            method=RATER,
-            model_id=record.model_id,
-            fingerprint=run_fingerprint("influence", RATER, record.model_id, settings),
-            settings=settings,
-            environment=environment,
-        )
         set_ids = []
         for one in record.sets:
             number = _find_set(opened, one)
@@ -182,26 +171,30 @@ def _open_run(
                 )
                 assert row is not None
                 number = int(row["validation_set_id"])
-            opened.run("store/insert_run_validation_set", run_id=run_id, validation_set_id=number)
             set_ids.append(number)
-        opened.start_scoring(run_id, data["dataset_id"])
-    return run_id, set_ids
+    return set_ids
 
 
-def _rows(run_id: int, set_ids: Sequence[int], sets: Sequence[RatedSet], outputs: Outputs) -> pa.Table:
+def _table(
+    set_ids: Sequence[int],
+    sets: Sequence[RatedSet],
+    run_id: int,
+    ids: pa.Array,
+    targets: npt.NDArray[np.float64],
+    reasons: Sequence[str | None],
+) -> pa.Table:
     """Rows of ``influence_scores`` from predictions ``[m, k]`` on the scale of the targets."""
-    found = predicted_dots(outputs.values, sets)
-    k = len(set_ids)
-    reasons = [reason for reason in outputs.reasons for _ in range(k)]
-    refused = np.asarray([one is not None for one in reasons], np.bool_)
+    found = predicted_dots(targets, sets)
+    n, k = len(ids), len(set_ids)
+    refused = np.repeat([one is not None for one in reasons], k)
     return pa.table(
         {
-            "run_id": pa.array([run_id] * len(reasons), pa.int64()),
-            "sample_id": pa.array([one for one in outputs.sample_ids for _ in range(k)], pa.string()),
-            "validation_set_id": pa.array(list(set_ids) * len(outputs.sample_ids), pa.int32()),
+            "run_id": pa.array(np.full(n * k, run_id)),
+            "sample_id": ids.take(pa.array(np.repeat(np.arange(n), k))),
+            "validation_set_id": pa.array(np.tile(np.asarray(set_ids, np.int32), n)),
             "dot": pa.array(found.dot.ravel(), pa.float64(), mask=refused),
             "dot_low": pa.array(found.low.ravel(), pa.float64(), mask=refused),
             "dot_high": pa.array(found.high.ravel(), pa.float64(), mask=refused),
-            "reason": pa.array(reasons, pa.string()),
+            "reason": pa.array([one for one in reasons for _ in range(k)], pa.string()),
         }
     )

@@ -1,17 +1,26 @@
-"""One scoring of texts, perplexity or similarity: what is missing, its batches, its rows in the store.
+"""One scoring of a dataset: what is missing, its batches, its rows in the store.
 
-The dataset is read in blocks of ``READ_ROWS`` samples in its order, and batches are planned over all samples of a
-block, also those that are known: so the batches, and with them the last bits, do not depend on how far an earlier run
-came. Blocks in which nothing is missing are not read.
+A scoring says what names its run and which query lists what is missing (``ScoreJob``), and how its model reads samples,
+scores a batch and makes rows of it (``Scorer``). Everything else is here, once.
+
+The dataset is taken in its order, in blocks. A block is planned over all its samples, also those that are known, so the
+batches, and with them the last bits, do not depend on how far an earlier run came. Blocks in which nothing is missing
+are left out. The texts are copied to a temporary file in one pass over the store, which is free while they are scored.
+
+A sample of the dataset takes 25 bytes of memory (``Samples``), where it is tokenised to disk 12 more (``TokenFile``),
+and 24 more while the batches are planned; texts and tokens are on disk, but for those of one block.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,202 +28,278 @@ import orjson
 import pyarrow as pa
 
 from diq.base.config import WAIT_S
-from diq.base.fingerprint import run_fingerprint
-from diq.base.progress import Progress
 from diq.base.sample import Message
-from diq.models.source import ModelSource
-from diq.models.tokens import plan_batches
+from diq.models.tokens import plan_batches, temporary_disk
 from diq.scoring import summary as shards
+from diq.scoring.job import (
+    RunModel,
+    Samples,
+    ScoreJob,
+    cached,
+    column_of_ids,
+    computing,
+    finish,
+    open_run,
+    read_samples,
+)
 from diq.scoring.summary import ScoreSummary
 from diq.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class TextScore:
-    """A row of ``text_scores`` without its run."""
-
-    sample_id: str
-    validation_set_id: int | None = None
-    perplexity: float | None = None
-    similarity: float | None = None
-    n_tokens: int | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TextJob:
-    """One call, its names looked up.
+class Batch:
+    """Samples of a block that were planned together, longest first.
 
     Attributes:
-        store: the store file.
-        data: row of the dataset.
-        kind: of the run: ``perplexity`` or ``similarity``.
-        method: of the run.
-        source: model or encoder.
-        settings: everything else that changes a score.
-        set_ids: validation sets of a similarity; empty for a perplexity.
-        progress: called with the samples done and to do.
+        rows: ``[m]`` their places in the block.
+        missing: ``[m]`` which of them the run lacks, at least one.
     """
 
-    store: Path
-    data: Mapping[str, Any]
-    kind: str
-    method: str
-    source: ModelSource
-    settings: dict[str, Any]
-    set_ids: list[int]
-    progress: Progress | None
+    rows: npt.NDArray[np.int64]
+    missing: npt.NDArray[np.bool_]
+
+    @property
+    def wanted(self) -> npt.NDArray[np.int64]:
+        """Places of those that the run lacks."""
+        return self.rows[self.missing]
 
 
-class Scorer(Protocol):
+class Scorer(ABC):
     """A loaded model that scores the samples of a block.
 
     Attributes:
-        architecture: class of the model.
-        n_parameters: its parameters.
+        model: what is recorded of it.
         environment: versions and hardware.
-        token_budget: padded tokens a batch.
+        token_budget: tokens a batch, padding included unless ``packed``.
+        packed: whether batches have no padding.
+        block_reads: a block is so many times ``READ_ROWS`` samples; None: it is the whole dataset, which is read in
+            parts of ``READ_ROWS``.
+        insert: query that adds rows, except those that are there.
     """
 
-    architecture: str
-    n_parameters: int
-    environment: dict[str, str]
+    model: RunModel
+    environment: Mapping[str, Any]
     token_budget: int
+    packed: bool = False
+    block_reads: int | None = 1
+    insert: str
 
+    def begin(self, run_id: int) -> None:  # noqa: B027  (most have nothing to do)
+        """Do what comes before the samples; called once the run is open."""
+
+    @abstractmethod
     def read(self, conversations: Sequence[Sequence[Message]]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
-        """Take the samples of a block; returns their tokens ``[n]``, and why some cannot be scored, by index."""
-        ...
+        """Take the samples of a block, or the next part of the one block.
 
-    def score(self, chosen: Sequence[int], ids: Sequence[str]) -> list[TextScore]:
-        """Rows of some samples of the block, computed as one batch."""
-        ...
+        Returns:
+            Their tokens ``[n]``, 0 for those that cannot be scored, and by index why those cannot.
+        """
+
+    @abstractmethod
+    def score(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Any]]:
+        """Score batches of the block; the results come in any order."""
+
+    @abstractmethod
+    def rows(self, run_id: int, ids: pa.Array, result: Any) -> Any:
+        """The rows of a result, one or several for each wanted sample: what ``write`` takes; it has ``nbytes``."""
+
+    @abstractmethod
+    def refused(self, run_id: int, ids: pa.Array, reasons: Sequence[str]) -> Any:
+        """The rows of samples that cannot be scored."""
+
+    def write(self, store: Path, pending: Sequence[Any]) -> None:
+        """Write rows in one transaction."""
+        table = pa.concat_tables(pending)
+        with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
+            opened.insert(self.insert, table)
 
 
-def score_missing(job: TextJob, load: Callable[[], Scorer]) -> ScoreSummary:
-    """Score what the run lacks on the dataset; the model is loaded only where something is missing."""
-    fingerprint = run_fingerprint(job.kind, job.method, job.source.model_id, job.settings)
-    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        known = opened.row("store/get_run_by_fingerprint", fingerprint=fingerprint)
-        missing = job.data["n_samples"] if known is None else _count_missing(opened, job, known["run_id"])
-    if known is not None and not missing:
-        summary = ScoreSummary(known["run_id"], job.data["name"], job.data["n_samples"], n_cached=job.data["n_samples"])
-        _finish(job, summary)
+def score_missing(job: ScoreJob, load: Callable[[], AbstractContextManager[Scorer]]) -> ScoreSummary:
+    """Score what the run lacks on the dataset; a model is loaded only where something is missing.
+
+    Of several processes that ask for the same, one computes, and the others wait for it.
+    """
+    summary = cached(job)
+    if summary is not None:
         return summary
-    scorer = load()
-    run_id = _open_run(job, scorer, fingerprint)
-    summary = ScoreSummary(run_id, job.data["name"], job.data["n_samples"])
-    summary.n_cached = summary.n_samples - missing
-    started = last = time.monotonic()
-    pending: list[TextScore] = []
-    done = 0
-    for rows, n in _scores(job, run_id, scorer, summary):
-        pending.extend(rows)
-        done += n
-        if time.monotonic() - last >= shards.SHARD_SECONDS:
-            _commit(job, run_id, pending)
-            summary.n_scored, pending, last = done, [], time.monotonic()
-        if job.progress:
-            job.progress(job.kind, done, missing)
-    _commit(job, run_id, pending)
-    summary.n_scored = done
-    summary.seconds = time.monotonic() - started
-    _finish(job, summary)
+    with computing(job, f"{job.fingerprint[:12]}-{job.data['dataset_id']}"):
+        summary = cached(job)
+        if summary is not None:
+            return summary
+        with load() as scorer:
+            run_id = open_run(job, scorer.model, scorer.environment)
+            summary = ScoreSummary(run_id, job.data["name"], job.data["n_samples"])
+            started = time.monotonic()
+            scorer.begin(run_id)
+            score_samples(job, run_id, scorer, summary)
+            summary.seconds = time.monotonic() - started
+        finish(job, summary)
     return summary
 
 
-def _scores(job: TextJob, run_id: int, scorer: Scorer, summary: ScoreSummary) -> Iterator[tuple[list[TextScore], int]]:
-    """Rows of the missing samples batch by batch, and of how many samples they are."""
-    for ids, missing, conversations in _blocks(job, run_id):
-        lengths, refused = scorer.read(conversations)
-        unusable = [i for i in refused if missing[i]]
-        if unusable:
-            yield [row for i in unusable for row in without_score(ids[i], job.set_ids, refused[i])], len(unusable)
-        for batch in plan_batches(lengths, token_budget=scorer.token_budget):
-            chosen = [int(i) for i in batch if missing[i] and int(i) not in refused]
-            if chosen:
-                summary.tokens += int(lengths[chosen].sum())
-                yield scorer.score(chosen, [ids[i] for i in chosen]), len(chosen)
-
-
-def without_score(sample_id: str, set_ids: Sequence[int], reason: str) -> list[TextScore]:
-    """The rows of a sample without a score, one a validation set, and why."""
-    if not set_ids:
-        return [TextScore(sample_id, reason=reason)]
-    return [TextScore(sample_id, number, reason=reason) for number in set_ids]
-
-
-def _blocks(job: TextJob, run_id: int) -> Iterator[tuple[list[str], list[bool], list[list[Message]]]]:
-    """Ids, whether they are missing, and messages of each block of the dataset in which something is missing."""
-    names = {"dataset_id": job.data["dataset_id"], "run_id": run_id, "validation_set_ids": job.set_ids}
+def score_samples(job: ScoreJob, run_id: int, scorer: Scorer, summary: ScoreSummary) -> None:
+    """Score what a run lacks on the dataset, block by block, and tell the summary."""
     with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        table = opened.arrow("scoring/samples_missing_text_scores", **names)
-    for first in range(0, len(table), shards.READ_ROWS):
-        part = table.slice(first, shards.READ_ROWS)
-        ids, missing = part.column("sample_id").to_pylist(), part.column("missing").to_pylist()
-        if not any(missing):
-            continue
-        with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-            found = opened.arrow("store/messages_of_samples", sample_ids=ids)
-        texts = dict(zip(found.column("sample_id").to_pylist(), found.column("messages").to_pylist(), strict=True))
-        yield ids, missing, [orjson.loads(texts[one]) for one in ids]
+        samples = read_samples(opened, job, run_id)
+        n_missing = int(samples.missing.sum())
+        summary.n_cached = summary.n_samples - n_missing
+        n = len(samples.missing)
+        size = n if scorer.block_reads is None else shards.READ_ROWS * scorer.block_reads
+        part = shards.READ_ROWS if scorer.block_reads is None else size
+        texts = _Texts(opened, job, samples, block=max(size, 1), part=part)
+    with texts, Shards(lambda pending: scorer.write(job.store, pending)) as waiting:
+        for first in range(0, n, max(size, 1)):
+            block = slice(first, first + size)
+            if not samples.missing[block].any():
+                continue
+            lengths, refused = _read(job, scorer, texts, range(first, min(first + size, n), part), samples)
+            missing, ids = samples.missing[block], samples.ids[block]
+            _refuse(run_id, scorer, ids, missing, refused, waiting)
+            # what is counted: tokens where all are known, else samples, of which the longest come first
+            weights = lengths if scorer.block_reads is None else np.ones(len(lengths), np.int64)
+            total = int(weights[missing].sum()) if scorer.block_reads is None else n_missing
+            done = 0 if scorer.block_reads is None else waiting.n
+            for batch, result in scorer.score(_batches(scorer, lengths, missing, refused)):
+                wanted = batch.wanted
+                waiting.add(scorer.rows(run_id, column_of_ids(ids[wanted]), result), len(wanted))
+                summary.tokens += int(lengths[wanted].sum())
+                done += int(weights[wanted].sum())
+                job.report(job.label, done, total)
+    summary.n_scored = waiting.n
 
 
-def _count_missing(opened: Store, job: TextJob, run_id: int) -> int:
-    (found,) = opened.rows(
-        "scoring/count_missing_text_scores",
-        dataset_id=job.data["dataset_id"],
-        run_id=run_id,
-        validation_set_ids=job.set_ids,
-    )
-    return int(found["n"])
+def _read(
+    job: ScoreJob, scorer: Scorer, texts: _Texts, parts: Sequence[int], samples: Samples
+) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
+    """Tokens of the samples of a block, and by index why some cannot be scored."""
+    lengths: list[npt.NDArray[np.int64]] = []
+    refused: dict[int, str] = {}
+    at = 0
+    for first in parts:
+        counts, reasons = scorer.read(texts.read(first))
+        refused |= {at + i: reason for i, reason in reasons.items()}
+        lengths.append(counts)
+        at += len(counts)
+        if len(parts) > 1:
+            job.report("tokenizing", at, len(samples.missing))
+    return np.concatenate(lengths), refused
 
 
-def _open_run(job: TextJob, scorer: Scorer, fingerprint: str) -> int:
-    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
-        opened.add_model(
-            model_id=job.source.model_id,
-            name=job.source.name,
-            source=job.source.source,
-            architecture=scorer.architecture,
-            n_parameters=scorer.n_parameters,
-        )
-        run_id = opened.open_run(
-            kind=job.kind,
-            method=job.method,
-            model_id=job.source.model_id,
-            fingerprint=fingerprint,
-            settings=job.settings,
-            environment=scorer.environment,
-        )
-        for number in job.set_ids:
-            opened.run("store/insert_run_validation_set", run_id=run_id, validation_set_id=number)
-        opened.start_scoring(run_id, job.data["dataset_id"])
-    return run_id
+def _refuse(
+    run_id: int,
+    scorer: Scorer,
+    ids: npt.NDArray[np.uint8],
+    missing: npt.NDArray[np.bool_],
+    refused: Mapping[int, str],
+    waiting: Shards,
+) -> None:
+    rows = np.asarray([i for i in refused if missing[i]], np.int64)
+    if len(rows):
+        reasons = [refused[int(i)] for i in rows]
+        waiting.add(scorer.refused(run_id, column_of_ids(ids[rows]), reasons), len(rows))
 
 
-def _commit(job: TextJob, run_id: int, rows: Sequence[TextScore]) -> None:
-    if not rows:
-        return
-    incoming = pa.table(
-        {
-            "run_id": pa.array([run_id] * len(rows), pa.int64()),
-            "sample_id": pa.array([one.sample_id for one in rows], pa.string()),
-            "validation_set_id": pa.array([one.validation_set_id for one in rows], pa.int32()),
-            "perplexity": pa.array([one.perplexity for one in rows], pa.float64()),
-            "similarity": pa.array([one.similarity for one in rows], pa.float64()),
-            "n_tokens": pa.array([one.n_tokens for one in rows], pa.int32()),
-            "reason": pa.array([one.reason for one in rows], pa.string()),
-        }
-    )
-    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
-        opened.insert("scoring/insert_text_scores", incoming)
+def _batches(
+    scorer: Scorer, lengths: npt.NDArray[np.int64], missing: npt.NDArray[np.bool_], refused: Mapping[int, str]
+) -> Iterator[Batch]:
+    usable = np.ones(len(lengths), np.bool_)
+    usable[list(refused)] = False
+    for planned in plan_batches(lengths, token_budget=scorer.token_budget, packed=scorer.packed):
+        rows = planned[usable[planned]]
+        if missing[rows].any():
+            yield Batch(rows, missing[rows])
 
 
-def _finish(job: TextJob, summary: ScoreSummary) -> None:
-    """Seal the run on the dataset and count what has no score."""
-    with Store(job.store, wait_s=WAIT_S) as opened:
-        with opened.transaction():
-            opened.seal(summary.run_id, job.data["dataset_id"])
-        for row in opened.rows("scoring/text_score_reasons", run_id=summary.run_id, dataset_id=job.data["dataset_id"]):
-            summary.reasons[row["reason"]] = row["n"]
-    summary.n_no_score = sum(summary.reasons.values())
+class Shards:
+    """Rows that wait for their transaction: one every ``SHARD_SECONDS``, or when they are large; the rest at the end.
+
+    Attributes:
+        n: samples so far.
+    """
+
+    def __init__(self, write: Callable[[list[Any]], None]) -> None:
+        self.n = 0
+        self._write = write
+        self._pending: list[Any] = []
+        self._nbytes = 0
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        # what was computed before an error is less than a shard: the next run computes it again
+        if kind is None:
+            self._flush()
+
+    def add(self, rows: Any, n_samples: int) -> None:
+        """Take the rows of some samples."""
+        self._pending.append(rows)
+        self.n += n_samples
+        self._nbytes += rows.nbytes
+        if time.monotonic() - self._last >= shards.SHARD_SECONDS or self._nbytes >= shards.SHARD_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._write(self._pending)
+        self._pending, self._nbytes, self._last = [], 0, time.monotonic()
+
+
+class _Texts:
+    """Messages of the samples that will be read, in a temporary file that vanishes with the process.
+
+    Args:
+        opened: the store, which is read once, in the order of the dataset.
+        job: what is scored.
+        samples: the samples, and which are missing.
+        block: samples of a block; one in which nothing is missing is not copied.
+        part: samples that are read at once, a divisor of ``block`` or of nothing.
+    """
+
+    def __init__(self, opened: Store, job: ScoreJob, samples: Samples, *, block: int, part: int) -> None:
+        self._file = tempfile.TemporaryFile(prefix="diq-texts-")  # noqa: SIM115  (closed at the end of the block)
+        self._places: dict[int, tuple[int, int]] = {}
+        missing = samples.missing
+        wanted = [first for first in range(0, len(missing), block) if missing[first : first + block].any()]
+        if not wanted:
+            return
+        begin, end = wanted[0], min(wanted[-1] + block, len(missing))
+        needed = set(wanted)
+        names = {"first": int(samples.positions[begin]), "last": int(samples.positions[end - 1])}
+        at = begin
+        with opened.batches("scoring/messages_in_order", dataset_id=job.data["dataset_id"], **names) as batches:
+            for batch in batches:
+                lines = batch.column("messages").to_pylist()
+                done = 0
+                while done < len(lines):
+                    first = at - at % part
+                    n = min(first + part - at, len(lines) - done)
+                    if at - at % block in needed:
+                        self._append(first, lines[done : done + n])
+                    done, at = done + n, at + n
+        assert at == end, "a sample has no text"
+        with temporary_disk("the texts"):
+            self._file.flush()
+
+    def _append(self, first: int, lines: Sequence[str]) -> None:
+        begin = self._places.setdefault(first, (self._file.tell(), 0))[0]
+        with temporary_disk("the texts"):
+            self._file.write(b"".join(line.encode() + b"," for line in lines))
+        self._places[first] = begin, self._file.tell()
+
+    def read(self, first: int) -> list[list[Message]]:
+        """Messages of the samples of a part, by the place of its first."""
+        begin, end = self._places[first]
+        self._file.seek(begin)
+        # without the last comma, the elements of one JSON array
+        found: list[list[Message]] = orjson.loads(b"[%s]" % self._file.read(end - begin)[:-1])
+        return found
+
+    def __enter__(self) -> _Texts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # after a full disk there is something left that cannot be written, and nobody needs it
+        with suppress(OSError):
+            self._file.close()

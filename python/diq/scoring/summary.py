@@ -7,7 +7,9 @@ from typing import Any
 
 # a shard is as much as one is willing to compute again after a kill; a commit costs some 20 ms
 SHARD_SECONDS = 10.0
-# samples that are tokenised at once
+# it is also written when it holds as much as one likes to hold in memory
+SHARD_BYTES = 256 << 20
+# samples that are read at once
 READ_ROWS = 2048
 
 

@@ -1,5 +1,5 @@
 -- Add the difficulty of a shard, except what is there.
--- Reads: incoming (run_id, sample_id VARCHAR, knowledge, reasoning, overall, their levels, and reason)
+-- Reads: incoming (run_id, sample_id BLOB or VARCHAR, knowledge, reasoning, overall, their levels, and reason)
 INSERT INTO difficulty_scores (
     run_id, sample_id, knowledge, reasoning, overall, knowledge_level, reasoning_level, overall_level, reason
 )

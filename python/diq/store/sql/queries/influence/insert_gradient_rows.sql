@@ -1,5 +1,5 @@
 -- Add the samples of a shard (or those without a gradient), except those that the index has.
--- Reads: incoming (run_id, sample_id VARCHAR, shard, row, loss, answer_tokens, reason)
+-- Reads: incoming (run_id, sample_id BLOB, shard, row, loss, answer_tokens, reason)
 INSERT INTO gradient_rows (run_id, sample_id, shard, "row", loss, answer_tokens, reason)
 SELECT i.run_id, CAST(i.sample_id AS UUID), i.shard, i."row", i.loss, i.answer_tokens, i.reason
 FROM incoming AS i

@@ -1,5 +1,5 @@
 -- Add the scores of a shard, except those that are there (a set that was added later shares its samples' rows).
--- Reads: incoming (run_id, sample_id VARCHAR, validation_set_id, dot, fold_dots, gradient_norm, loss, answer_tokens,
+-- Reads: incoming (run_id, sample_id BLOB, validation_set_id, dot, fold_dots, gradient_norm, loss, answer_tokens,
 -- reason)
 INSERT INTO influence_scores (
     run_id, sample_id, validation_set_id, dot, fold_dots, gradient_norm, loss, answer_tokens, reason

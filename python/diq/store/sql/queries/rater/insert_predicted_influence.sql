@@ -1,5 +1,5 @@
 -- Add the predictions of a rater, except those that are there.
--- Reads: incoming (run_id, sample_id VARCHAR, validation_set_id, dot, dot_low, dot_high, reason)
+-- Reads: incoming (run_id, sample_id BLOB, validation_set_id, dot, dot_low, dot_high, reason)
 INSERT INTO influence_scores (run_id, sample_id, validation_set_id, dot, dot_low, dot_high, reason)
 SELECT i.run_id, CAST(i.sample_id AS UUID), i.validation_set_id, i.dot, i.dot_low, i.dot_high, i.reason
 FROM incoming AS i

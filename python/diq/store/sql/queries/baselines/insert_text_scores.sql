@@ -1,5 +1,5 @@
 -- Add the perplexities or similarities of a shard, except those that are there (another validation set may be new).
--- Reads: incoming (run_id, sample_id VARCHAR, validation_set_id, perplexity, similarity, n_tokens, reason)
+-- Reads: incoming (run_id, sample_id BLOB, validation_set_id, perplexity, similarity, n_tokens, reason)
 INSERT INTO text_scores (run_id, sample_id, validation_set_id, perplexity, similarity, n_tokens, reason)
 SELECT
     i.run_id,

@@ -1,6 +1,6 @@
 -- Every sample of a dataset in order, and whether a row of a perplexity or similarity run is missing for it.
--- Params: $dataset_id INTEGER, $run_id BIGINT, $validation_set_ids INTEGER[] (empty for a perplexity)
--- Returns: sample_id VARCHAR, missing BOOLEAN
+-- Params:  $dataset_id INTEGER, $run_id BIGINT, $validation_set_ids INTEGER[] (empty for a perplexity)
+-- Returns: position BIGINT, sample_id BLOB (16 bytes), missing BOOLEAN
 WITH have AS (
     SELECT sample_id, count(*) AS n
     FROM text_scores
@@ -12,7 +12,8 @@ WITH have AS (
     GROUP BY sample_id
 )
 SELECT
-    CAST(d.sample_id AS VARCHAR) AS sample_id,
+    d.position,
+    CAST(d.sample_id AS BLOB) AS sample_id,
     coalesce(h.n, 0) < greatest(len($validation_set_ids), 1) AS missing
 FROM dataset_samples AS d
 LEFT JOIN have AS h USING (sample_id)

@@ -1,0 +1,172 @@
+"""The same scoring in two processes at once: one computes, the other waits, or goes on where a killed one stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import write_jsonl
+from diq.influence.score import score_influence
+from diq.samples.ingest import ingest
+from diq.store.store import Store
+from influence.test_score import Conversations, fill, influence_rows
+from influence.test_score_index import index_of
+
+# another process, which stops at a given report of its progress until it is told to go on
+OTHER = """
+import json, sys
+from pathlib import Path
+import diq, diq.scoring.summary
+diq.scoring.summary.SHARD_SECONDS = 0.0
+dataset, store, model, label, count, options = sys.argv[1:]
+left, options = int(count), json.loads(options)
+if "index" in options:
+    options["index"] = Path(options["index"])
+
+def progress(what, done, total):
+    global left
+    left -= what == label
+    if left == 0:
+        print("stopped", flush=True)
+        sys.stdin.readline()
+
+summary = diq.score_influence(
+    dataset, model=model, store=Path(store), device="cpu", batch_tokens=64, progress=progress, **options
+)
+print(summary.n_scored, flush=True)
+"""
+
+
+@pytest.fixture
+def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
+    store = tmp_path / "s.duckdb"
+    fill(store, make_samples(16, seed=1, longest=10), {"a": make_samples(3, seed=2)}, tmp_path)
+    return store
+
+
+@contextmanager
+def other_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """It holds what it computes when the block begins."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", OTHER, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "stopped\n"
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_who_asks_for_the_same_waits_and_finds_it_computed(
+    filled: Path, tiny_llama_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with other_process("pool", str(filled), str(tiny_llama_folder), "scoring", "1", "{}") as child:
+        told: list[tuple[str, int, int]] = []
+
+        def progress(what: str, done: int, total: int) -> None:
+            told.append((what, done, total))
+            if len(told) == 1:
+                assert child.stdin is not None
+                child.stdin.write("go on\n")
+                child.stdin.flush()
+
+        with caplog.at_level(logging.WARNING, logger="diq"):
+            summary = score_influence("pool", model=str(tiny_llama_folder), store=filled, progress=progress)
+        assert child.communicate()[0] == "16\n"
+    assert f"process {child.pid} is computing these scores" in caplog.text
+    assert told[0][0] == f"waiting for process {child.pid}"
+    # it had committed a batch
+    assert 0 < told[0][1] < told[0][2] == 16
+    assert (summary.n_scored, summary.n_cached, summary.tokens) == (0, 16, 0)
+    assert {what for what, _, _ in told} == {told[0][0]}
+    assert len(influence_rows(filled)) == 16
+    assert not list(filled.parent.glob(".*.lock"))
+
+
+def test_what_a_killed_process_leaves_is_computed_by_who_waits(filled: Path, tiny_llama_folder: Path) -> None:
+    undisturbed = filled.with_name("u.duckdb")
+    shutil.copy(filled, undisturbed)
+    score_influence("pool", model=str(tiny_llama_folder), store=undisturbed, batch_tokens=64)
+    with other_process("pool", str(filled), str(tiny_llama_folder), "scoring", "3", "{}") as child:
+
+        def progress(what: str, *_: int) -> None:
+            if what.startswith("waiting"):
+                child.kill()
+
+        summary = score_influence(
+            "pool", model=str(tiny_llama_folder), store=filled, batch_tokens=64, progress=progress
+        )
+    assert summary.n_scored > 0
+    assert summary.n_cached > 0
+    assert summary.n_scored + summary.n_cached == 16
+    assert influence_rows(filled) == influence_rows(undisturbed)
+    assert not list(filled.parent.glob(".*.lock"))
+
+
+def test_two_datasets_go_into_one_index_without_work_done_twice(
+    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+) -> None:
+    """The second half of the one is the first half of the other."""
+    both = [{"messages": one} for one in make_samples(16, seed=1, longest=10)[8:] + make_samples(8, seed=4, longest=10)]
+    ingest([write_jsonl(tmp_path / "other.jsonl", both)], dataset="other", store=filled)
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": filled, "method": "projected", "dim": 64}
+    asked = ("projecting", "1", '{"method": "projected", "dim": 64}')
+    with other_process("pool", str(filled), str(tiny_llama_folder), *asked) as child:
+        labels = []
+
+        def progress(what: str, *_: int) -> None:
+            labels.append(what)
+            if len(labels) == 1:
+                assert child.stdin is not None
+                child.stdin.write("go on\n")
+                child.stdin.flush()
+
+        summary = score_influence("other", **options, progress=progress)
+        assert child.communicate()[0] == "16\n"
+    assert labels[0] == f"waiting for process {child.pid}"
+    # a run has one dot of a sample, whichever dataset holds it
+    assert (summary.n_scored, summary.n_cached) == (8, 8)
+    index, records = index_of(filled, summary.run_id)
+    ids = [sample for record in records for sample in index.read(record).sample_ids]
+    assert len(ids) == len(set(ids)) == 24
+    with Store(filled, read_only=True) as store:
+        assert {(row["dataset"], row["state"], row["n_scored"]) for row in store.rows("selection/coverage")} == {
+            ("pool", "sealed", 16), ("other", "sealed", 16)
+        }  # fmt: skip
+
+
+def test_two_stores_write_to_one_folder_of_gradients(filled: Path, tiny_llama_folder: Path) -> None:
+    """Their locks are beside the stores, so they do not wait for each other: each takes the next free number."""
+    second, model = filled.with_name("second.duckdb"), str(tiny_llama_folder)
+    shutil.copy(filled, second)
+    options: dict[str, Any] = {"method": "projected", "dim": 64, "index": str(filled.with_name("gradients"))}
+    with other_process("pool", str(filled), model, "projecting", "2", json.dumps(options)) as child:
+        options["index"] = filled.with_name("gradients")
+        run_id = score_influence("pool", model=model, store=second, batch_tokens=64, **options).run_id
+        child.communicate("go on\n")
+        assert child.returncode == 0
+    numbers = []
+    for store in (filled, second):
+        index, records = index_of(store, run_id)
+        assert sorted(sample for one in records for sample in index.read(one).sample_ids) == sorted(
+            row[1] for row in influence_rows(store)
+        )
+        numbers += [one.shard for one in records]
+    assert len(numbers) == len(set(numbers)) > 3
+    assert influence_rows(filled) == influence_rows(second)
