@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,7 +212,7 @@ def tiny_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("models") / "tiny-bert", BertModel(config), tokenizer)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_samples() -> Callable[..., list[list[dict[str, str]]]]:
     """Makes conversations of varied length."""
     import random
@@ -430,6 +431,12 @@ def run_killed(
     code = process.exitcode
     process.close()
     assert code == -signal.SIGKILL, f"the process ended with {code}, before the moment to kill it"
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what is sure to happen; the limit of every test is the only one, for a loaded machine takes long."""
+    while not condition():
+        time.sleep(0.01)
 
 
 @pytest.fixture

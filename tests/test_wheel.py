@@ -35,6 +35,7 @@ def test_the_wheel_holds_everything_once(wheel: Path) -> None:
     assert not [name for name in names if not name.startswith(("diq/", "diq-"))]
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_makes_and_queries_a_store(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")

@@ -310,6 +310,7 @@ def full_text(messages: list[dict[str, str]]) -> str:
     return "\n\n".join([user["content"], *([reasoning] if reasoning else []), assistant["content"]])
 
 
+@pytest.mark.slow
 @needs_encoder
 @pytest.mark.parametrize("text", ["prompt", "full"])
 @pytest.mark.parametrize("reduction", ["mean", "max"])
@@ -399,6 +400,7 @@ def test_what_an_encoder_cuts_is_counted(filled: Path) -> None:
     assert full.details["n_truncated"] == 3
 
 
+@pytest.mark.slow
 @needs_encoder
 def test_a_changed_encoder_is_another_one(filled: Path, tmp_path: Path) -> None:
     from diq.baselines.similarity import find_encoder
@@ -656,6 +658,7 @@ def diq(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @needs_encoder
 def test_the_two_commands(filled: Path, tiny_llama_folder: Path) -> None:
     store = ("--store", str(filled))
@@ -690,6 +693,7 @@ def test_help_loads_no_model_library() -> None:
 # real data ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_encoder
 @pytest.mark.skipif(not (SHARED / "MANIFEST.json").exists(), reason=f"the data pack is not at {SHARED}")
 def test_medical_questions_are_nearest_to_themselves(tmp_path: Path, encode: Callable[[str], Any]) -> None:

@@ -130,15 +130,13 @@ def test_sql_formats_and_files(diq: Diq, tmp_path: Path) -> None:
 
 def test_a_reader_that_has_seen_enough_is_told_of_no_error(store: Path) -> None:
     command = [sys.executable, "-m", "diq", "sql", "from range(1000000)", "--format", "csv", "--store", str(store)]
-    printing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert printing.stdout is not None
-    assert printing.stderr is not None
-    assert printing.stdout.readline() == "range\n"
-    # as `head` does
-    printing.stdout.close()
-    assert printing.stderr.read() == ""
-    printing.stderr.close()
-    printing.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as printing:
+        assert printing.stdout is not None
+        assert printing.stderr is not None
+        assert printing.stdout.readline() == "range\n"
+        # as `head` does
+        printing.stdout.close()
+        assert printing.stderr.read() == ""
 
 
 def test_the_store_is_found_by_its_variable(diq: Diq, store: Path, tmp_path: Path) -> None:

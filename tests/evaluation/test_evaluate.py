@@ -184,6 +184,7 @@ def test_batches_change_no_output(evaluate: Callable[..., Any], taught: Path, tm
     assert evaluate(taught, "eight", batch_size=batch_size).n_generated == 0
 
 
+@pytest.mark.slow
 def test_the_same_through_a_server(evaluate: Callable[..., Any], taught: Path, tmp_path: Path) -> None:
     here = evaluate(taught, "here")
     with transformers_server(taught) as url:

@@ -528,6 +528,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_shards_of_two_processes(tmp_path: Path) -> None:
     code = _TWO_PROCESSES.format(tests=str(TESTS), folder=tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -196,6 +196,7 @@ def test_an_index_made_for_something_else_is_refused_with_both_values(
         score_influence("pool", model=model, store=filled, from_index=index.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_only_a_damaged_shard_is_scored_again(
     filled: Path,
@@ -403,6 +404,7 @@ def test_checkpoints_of_other_folds_are_not_added_up(small: Path, tiny_llama_fol
             )
 
 
+@pytest.mark.slow
 def test_samples_without_a_gradient_have_a_reason(
     filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
 ) -> None:
@@ -416,6 +418,7 @@ def test_samples_without_a_gradient_have_a_reason(
         assert summary.n_scored == 41
 
 
+@pytest.mark.slow
 def test_two_processes_build_the_index_of_one(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     shutil.copy(filled, tmp_path / "two.duckdb")
     options: dict[str, Any] = {"method": "projected", "kind": "sparse", "dim": 4096, "batch_tokens": 64}
@@ -474,6 +477,7 @@ def trained(base: Path, folder: Path, conversations: Conversations) -> list[Path
     return [folder / "checkpoint-4", folder / "checkpoint-8"]
 
 
+@pytest.mark.slow
 def test_less_end_to_end_against_the_slow_form(
     filled: Path, tiny_llama_folder: Path, tmp_path: Path, make_samples: Callable[..., Conversations]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT, build_llama, build_tokenizer, save_model
+from conftest import ROOT, build_llama, build_tokenizer, run_killed, save_model
 from diq.base.errors import DiqError, ModelError, UsageError
 from diq.influence.score import score_influence
 from diq.store.store import Store
@@ -223,6 +225,7 @@ def test_an_adapter_scores_as_its_merged_model_does(filled: Path, tiny_llama_fol
 # several processes -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     shutil.copy(filled, tmp_path / "two.duckdb")
     model = str(tiny_llama_folder)
@@ -234,84 +237,51 @@ def test_two_processes_give_the_bits_of_one(filled: Path, tiny_llama_folder: Pat
     assert scores_of(filled, one.run_id) == scores_of(tmp_path / "two.duckdb", two.run_id)
 
 
-SCORE = """
-import sys, logging
-from pathlib import Path
-import diq, diq.scoring.summary
-if __name__ == "__main__":
-    logging.basicConfig(level="INFO")
-    diq.scoring.summary.SHARD_SECONDS = 0.0
-    store, model, devices = sys.argv[1:4]
-    print("started", flush=True)
-    summary = diq.score_influence(
-        "pool", model=model, store=Path(store), batch_tokens=64, devices=int(devices), device="cpu"
-    )
-    print(summary.n_scored, flush=True)
-"""
+@dataclass
+class KillWorkerThenParent:
+    """A progress callback that kills one of the workers, and some shards later the process that it runs in."""
+
+    folder: Path
+    calls: int = 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != "scoring":
+            return
+        self.calls += 1
+        workers = multiprocessing.active_children()
+        if self.calls == 5:
+            logging.basicConfig(filename=self.folder / "log", level="INFO")
+            os.kill(workers[0].pid or 0, signal.SIGKILL)
+        elif self.calls > 10 and len(workers) == 1:
+            (self.folder / "left").write_text(str(workers[0].pid))
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def children(pid: int) -> list[int]:
-    """Process ids of the workers of a process."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-                command = (folder / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if int(fields[1]) == pid and "spawn_main" in command:
-                found.append(int(folder.name))
-    return sorted(found)
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the workers in /proc")
 def test_a_killed_worker_is_replaced_by_the_others_and_a_killed_parent_resumes(
     tmp_path: Path, make_samples: Callable[..., Conversations], tiny_llama_folder: Path
 ) -> None:
     undisturbed, disturbed = tmp_path / "u.duckdb", tmp_path / "d.duckdb"
-    fill(undisturbed, make_samples(300, seed=1), {"a": make_samples(4, seed=2)}, tmp_path)
+    fill(undisturbed, make_samples(200, seed=1), {"a": make_samples(4, seed=2)}, tmp_path)
     shutil.copy(undisturbed, disturbed)
-    script = tmp_path / "run.py"
-    script.write_text(SCORE)
-    model = str(tiny_llama_folder)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-    def started() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, str(script), str(disturbed), model, "2"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-
-    def n_rows() -> int:
-        with Store(disturbed, read_only=True, wait_s=60) as store:
-            return len(store.connection.execute("SELECT 1 FROM influence_scores").fetchall())
-
-    parent = started()
-    while n_rows() < 10:
-        assert parent.poll() is None, parent.communicate()
+    options: dict[str, Any] = {"model": str(tiny_llama_folder), "batch_tokens": 64, "device": "cpu"}
+    # the parent dies between two shards: its workers end with it
+    run_killed(
+        score_influence, "pool", store=disturbed, devices=2, progress=KillWorkerThenParent(tmp_path),
+        patches={"diq.scoring.summary.SHARD_SECONDS": 0.0}, **options,
+    )  # fmt: skip
+    assert "died with exit code -9" in (tmp_path / "log").read_text()
+    left = Path(f"/proc/{(tmp_path / 'left').read_text()}")
+    while left.exists():
         time.sleep(0.05)
-    victim = children(parent.pid)[0]
-    os.kill(victim, signal.SIGKILL)
-    at_death = n_rows()
-    while n_rows() < at_death + 30 and parent.poll() is None:
-        time.sleep(0.05)
-    # then the parent dies between two shards: its workers end with it
-    left = children(parent.pid)
-    parent.kill()
-    _, log = parent.communicate()
-    assert "died with exit code -9" in log
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in left):
-        assert time.monotonic() < deadline, "a worker outlived its parent"
-        time.sleep(0.1)
-    parent = started()
-    _, log = parent.communicate()
-    assert parent.returncode == 0, log
-    score_influence("pool", model=model, store=undisturbed, batch_tokens=64)
+    assert 0 < len(influence_rows(disturbed)) < 200
+    score_influence("pool", store=disturbed, **options)
+    score_influence("pool", store=undisturbed, **options)
     assert influence_rows(disturbed) == influence_rows(undisturbed)
 
 
+@pytest.mark.slow
 def test_what_a_worker_meets_reaches_the_caller(filled: Path, tiny_llama_folder: Path) -> None:
     with pytest.raises(ModelError, match="no linear module"):
         score_influence("pool", model=str(tiny_llama_folder), store=filled, params="nope", devices=2, device="cpu")
@@ -396,19 +366,31 @@ def test_a_finished_scoring_loads_no_model(
     assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, 0, 40)
 
 
-PACK = """
+PACK_AND_SCORE = """
 import sys
+from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-base, folder, bits = sys.argv[1:]
+from diq import DiqError
+from diq.influence.score import score_influence
+base, folder, bits, store, adapter = sys.argv[1:]
 options = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32} if bits == "4" else {"load_in_8bit": True}
 packed = AutoModelForCausalLM.from_pretrained(
     base, quantization_config=BitsAndBytesConfig(**options), device_map={"": "cpu"}
 )
 packed.save_pretrained(folder)
+del packed
+try:
+    score_influence("pool", model=folder, store=Path(store), device="cpu")
+except DiqError as error:
+    print(error.message, error.hint)
+for model in (folder, base):
+    options = {"params": "lora", "checkpoint": [f"{adapter}:1"], "device": "cpu"}
+    print(score_influence("pool", model=model, store=Path(store), **options).run_id)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", ["4", "8"])
 def test_a_quantised_base_model_has_dots_of_its_adapter_alone(filled: Path, tmp_path: Path, bits: str) -> None:
     """Real packed weights of bitsandbytes, on the CPU; `make setup` puts it into a folder of its own."""
@@ -426,24 +408,16 @@ def test_a_quantised_base_model_has_dots_of_its_adapter_alone(filled: Path, tmp_
     folder = tmp_path / "packed"
     build_tokenizer().save_pretrained(folder)
     adapter = save_adapter(base, tmp_path / "adapter", seed=1)
-    environment = {**os.environ, "PYTHONPATH": str(library), "OMP_NUM_THREADS": "1", "DIQ_STORE": str(filled)}
-
-    def ran(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment)
-
-    made = ran("-c", PACK, str(base), str(folder), bits)
-    assert made.returncode == 0, made.stderr
-    score = ("-m", "diq", "score", "influence", "pool", "--device", "cpu", "--json", "--model")
-    refused = ran(*score, str(folder))
-    assert refused.returncode == 2
-    assert "is quantised" in refused.stderr
-    assert "--params lora" in refused.stderr
-    runs = []
-    for model in (folder, base):
-        done = ran(*score, str(model), "--params", "lora", "--checkpoint", f"{adapter}:1")
-        assert done.returncode == 0, done.stderr
-        runs.append(json.loads(done.stdout)["run_id"])
-    found, whole = (column(scores_of(filled, run)["a"], "dot") for run in runs)
+    path = os.pathsep.join([str(library), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", PACK_AND_SCORE, str(base), str(folder), bits, str(filled), str(adapter)],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    refused, *runs = done.stdout.splitlines()
+    assert "is quantised" in refused
+    assert "--params lora" in refused
+    found, whole = (column(scores_of(filled, run)["a"], "dot") for run in map(int, runs))
     assert np.isfinite(found).all()
     # the rounded weights are other weights, but close ones
     assert np.corrcoef(found, whole)[0, 1] > (0.9 if bits == "8" else 0.5)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import duckdb
 import pytest
 
 from chat_server import ScriptedServer, Step, asked_question, completion, difficulty_reply, hear_interrupts
+from conftest import wait_until
 from diq.base.errors import RunFailedError, StoreError, UsageError
 from diq.judging import ask as asking
 from diq.judging import chat
@@ -511,7 +512,7 @@ rubric, server, path = load_rubric("difficulty"), Server("m", base_url=sys.argv[
 run_id = open_run(path, rubric, server, kind="difficulty", method="annotation")
 
 def ask():
-    ask_missing(path, run_id, rubric, make_items([(f"question {i}", None) for i in range(200)]), server)
+    ask_missing(path, run_id, rubric, make_items([(f"question {i}", None) for i in range(2000)]), server)
 
 async def notebook():
     ask()
@@ -523,28 +524,21 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["script", "notebook"])
 def test_a_ctrl_c_keeps_what_arrived(store: Path, place: str) -> None:
     with ScriptedServer(lambda body, _: Step(rate(body), delay_s=0.05)) as server:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", INTERRUPTED, server.url, str(store), place],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=hear_interrupts,
-        )
-        wait_until(lambda: server.n_requests >= 40)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        ) as process:
+            wait_until(lambda: server.n_requests >= 40 or process.poll() is not None)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
         assert (out, err, process.returncode) == ("stopped\n", "", 0)
         ((kept,),) = rows(store, "SELECT count(*) FROM replies")
         # only what was in flight is lost
-        assert server.n_requests - 4 <= kept <= server.n_requests < 200
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
+        assert server.n_requests - 4 <= kept <= server.n_requests < 2000

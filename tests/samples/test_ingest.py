@@ -307,6 +307,7 @@ def command(store: Path, *arguments: object) -> list[str]:
     return [sys.executable, "-c", code, "ingest", *map(str, arguments), "--store", str(store)]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path, store: Path) -> None:
     ingest([jsonl(tmp_path / "a.jsonl", qa(10))], dataset="a", store=store)
     before = dump(store)
@@ -323,6 +324,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path, store: Path) -> 
     assert counts(ingest([large], dataset="b", store=store)) == (20_000, 20_000, 0, 0)
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, store: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"frage": "Q?", "antwort": "A."}, {"frage": "Q?"}])
     words = command(store, path, "--dataset", "d", "--map", "prompt=frage,answer=antwort", "--json")
@@ -428,6 +430,7 @@ def test_the_draw_depends_on_seed_and_samples_alone(tmp_path: Path, store: Path)
     assert splits == [("unused", 180), ("validation", 20)]
 
 
+@pytest.mark.slow
 def test_every_sample_is_drawn_about_equally_often(tmp_path: Path, store: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", qa(40))
     seen: dict[str, int] = {}

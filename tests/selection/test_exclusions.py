@@ -401,6 +401,7 @@ def test_another_process_that_was_faster_is_believed(store: Path, monkeypatch: p
 # real data ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @shared
 def test_medquad_repeats(tmp_path: Path) -> None:
     store = tmp_path / "store.duckdb"
@@ -442,6 +443,7 @@ def test_medquad_repeats(tmp_path: Path) -> None:
     assert len(excluded) < again
 
 
+@pytest.mark.slow
 @shared
 def test_copies_of_benchmark_questions_are_caught_and_raw_pools_are_clean(tmp_path: Path) -> None:
     store = tmp_path / "store.duckdb"

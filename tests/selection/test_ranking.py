@@ -59,6 +59,7 @@ def test_a_later_selection_is_read_and_the_same_as_a_first_one(tmp_path: Path, s
         assert (later.counts, later.thresholds, later.n_scored) == (fresh.counts, fresh.thresholds, fresh.n_scored)
 
 
+@pytest.mark.slow
 def test_what_the_strategy_does_not_use_makes_no_other_ranking(tmp_path: Path) -> None:
     dot, level = tied(2)
     path = tmp_path / "s.duckdb"
@@ -372,6 +373,7 @@ def test_unscored_samples_are_told_at_every_selection(tmp_path: Path, caplog: py
         assert "1 of 3 samples of dataset `pool` lack a finite score" in caplog.text
 
 
+@pytest.mark.slow
 def test_guards_leave_samples_out_of_the_pool_and_say_why(tmp_path: Path) -> None:
     rng = np.random.default_rng(10)
     words = [f"word{i}" for i in range(400)]

@@ -39,15 +39,13 @@ def scored(filled: Path, tmp_path: Path) -> Path:
 @contextlib.contextmanager
 def holder(store: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that has the store open, until a line comes or the block ends."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
+        # at the end of the block the pipe closes, and the process that waits for a line of it ends
         yield process
-    finally:
-        process.communicate("\n")
 
 
 def test_commands_wait_for_a_process_that_holds_the_store_for_a_moment(scored: Path) -> None:

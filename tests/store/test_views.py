@@ -94,7 +94,8 @@ def build(path: Path, seed: int) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=range(4))
+# one store is enough for a quick run
+@pytest.fixture(scope="module", params=[0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("views") / "s.duckdb", request.param)
 
@@ -238,6 +239,7 @@ def test_overlap(sql: Any) -> None:
     assert any(row["shared"] == 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_a_pair_is_counted_without_all_pairs(tmp_path: Path) -> None:
     path = tmp_path / "s.duckdb"
     n = 30_000
@@ -352,6 +354,7 @@ def test_huge_dots_have_a_closest_task(tmp_path: Path) -> None:
     assert rows == [("a",), ("b",), ("b",), ("a",)]
 
 
+@pytest.mark.slow
 def test_a_ranking_is_out_of_date_as_soon_as_a_score_changes(tmp_path: Path) -> None:
     path = build(tmp_path / "s.duckdb", 11)
 
@@ -448,6 +451,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sets", "weights"),
     [

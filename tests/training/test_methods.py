@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 import diq
 from conftest import ROOT, build_tokenizer, save_model, sentence, write_jsonl
-from diq.base.errors import ModelError, UsageError
+from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.models.network import load_causal_lm
 from diq.models.source import find_adapter, find_model
 from diq.models.tokens import Tokenization, load_tokenizer
@@ -102,6 +101,7 @@ def answer_logps(model: Any, encoded: list[Any]) -> torch.Tensor:
     return torch.stack(sums)
 
 
+@pytest.mark.slow
 def test_dpo_is_the_loss_of_the_paper_against_the_sft_adapter(
     train: Any, selection: Path, preferences: Path, tmp_path: Path, tiny_llama_folder: Path
 ) -> None:
@@ -246,6 +246,7 @@ def test_the_chain_from_selection_to_preference_is_in_the_store(
     assert rows == [(sft, None, "half", "random", "0.5", "sft"), (dpo, sft, None, None, None, "dpo")]
 
 
+@pytest.mark.slow
 def test_a_validation_set_that_comes_later_is_measured_from_the_same_start(
     train: Any, selection: Path, preferences: Path, tmp_path: Path, make_samples: Any
 ) -> None:
@@ -264,6 +265,7 @@ def test_a_validation_set_that_comes_later_is_measured_from_the_same_start(
         assert later.validation[name] == pytest.approx(whole.validation[name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_dpo_that_stops_anywhere_ends_with_the_same_bits(
     train: Any, selection: Path, preferences: Path, tmp_path: Path
 ) -> None:
@@ -288,6 +290,7 @@ def test_dpo_that_stops_anywhere_ends_with_the_same_bits(
 # adapters ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_on(train: Any, selection: Path, tmp_path: Path) -> None:
     one = train(selection, output=tmp_path / "first", params="all-linear", lora_rank=4, lora_alpha=4)
     assert one.trainable_parameters > 0
@@ -427,6 +430,7 @@ def test_packed_is_padded_up_to_rounding(
 # memory ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(
     tmp_path: Path, selection: Path, tiny_llama_folder: Path
 ) -> None:
@@ -469,6 +473,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(
 # several processes -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(train: Any, selection: Path, tmp_path: Path, make_samples: Any) -> None:
     store = tmp_path / "s.duckdb"
     validation = write_jsonl(tmp_path / "v.jsonl", [{"messages": one} for one in make_samples(4, seed=5)])
@@ -491,6 +496,7 @@ def test_two_processes_train_what_one_does(train: Any, selection: Path, tmp_path
         train("plain", store=store, output=tmp_path / "three", devices=3)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_processes(train: Any, selection: Path, tmp_path: Path, tiny_llama_folder: Path) -> None:
     train(selection, output=tmp_path / "alone")
     command = [
@@ -509,35 +515,28 @@ def test_torchrun_starts_the_processes(train: Any, selection: Path, tmp_path: Pa
     assert json.loads(again.stdout)["already_trained"]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
-    train: Any, selection: Path, tmp_path: Path, tiny_llama_folder: Path
+    train: Any, selection: Path, tmp_path: Path
 ) -> None:
-    code = (
-        "import pathlib, sys, torch; torch.set_num_threads(1)\n"
-        "from diq.training.train import train as run\n"
-        "run(sys.argv[1], model=sys.argv[2], output=pathlib.Path(sys.argv[3]), store=pathlib.Path('none.duckdb'),"
-        " epochs=8, batch_size=4, micro_batch_size=1, device='cpu', devices=2, learning_rate=1e-2, save_steps=1)\n"
-    )
     output = tmp_path / "cut"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(selection), str(tiny_llama_folder), str(output)],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while not (output / "checkpoint-2").exists():
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 2
-    os.kill(int(children[1]), signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "RunFailedError" in said
-    assert "killed by signal 9" in said or "training process" in said
+    options: dict[str, Any] = {"epochs": 8, "micro_batch_size": 1, "devices": 2, "save_steps": 1}
+    workers: list[int] = []
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "training" and done >= 3 and not workers:
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            workers.extend(
+                one for one in map(int, children) if b"worker.main" in Path(f"/proc/{one}/cmdline").read_bytes()
+            )
+            os.kill(workers[1], signal.SIGKILL)
+
+    with pytest.raises(RunFailedError, match=r"killed by signal 9|training process"):
+        train(selection, output=output, progress=kill, **options)
+    assert len(workers) == 2
     # nobody is left behind
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
-    summary = train(selection, output=output, epochs=8, micro_batch_size=1, devices=2, save_steps=1)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    summary = train(selection, output=output, **options)
     assert summary.steps == 24
     assert summary.resumed_from is not None
     assert summary.resumed_from >= 2
@@ -546,6 +545,7 @@ def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
 # reports -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_losses_on_the_way_are_kept_and_reported(
     train: Any, selection: Path, tmp_path: Path, make_samples: Any
 ) -> None:
@@ -604,6 +604,7 @@ def test_a_selection_whose_dataset_was_made_anew_is_refused(
 # packed weights ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_adapter_on_four_bit_weights(tmp_path: Path, selection: Path, preferences: Path) -> None:
     library = ROOT / ".venv" / "bitsandbytes"
     if not library.is_dir():
@@ -619,7 +620,7 @@ def test_an_adapter_on_four_bit_weights(tmp_path: Path, selection: Path, prefere
     code = (
         "import pathlib, sys, torch, warnings; torch.set_num_threads(1)\n"
         "from diq.training.train import train as run\n"
-        "options = dict(model=sys.argv[3], store=pathlib.Path('none.duckdb'), quantization='nf4', epochs=4,"
+        "options = dict(model=sys.argv[3], store=pathlib.Path('none.duckdb'), quantization='nf4', epochs=2,"
         " batch_size=5, device='cpu', learning_rate=1e-2)\n"
         "one = run(sys.argv[1], output=pathlib.Path('sft'), **options)\n"
         "two = run(sys.argv[2], output=pathlib.Path('dpo'), method='dpo', adapter='sft', **options)\n"

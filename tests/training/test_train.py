@@ -11,11 +11,9 @@ import random
 import re
 import resource
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from conftest import build_tokenizer, save_model, sentence, write_jsonl
+from conftest import KillAt, build_tokenizer, run_killed, save_model, sentence, write_jsonl
 from diq.base.errors import DiqError, InputError, ModelError, RunFailedError, UsageError
 from diq.base.fingerprint import canonical_json
 from diq.gradients.losses import token_losses
@@ -246,6 +244,7 @@ def test_only_query_key_and_value_adapters_train(
     assert config["base_model_name_or_path"] == str(tiny_llama_folder.resolve())
 
 
+@pytest.mark.slow
 def test_micro_batches_change_rounding_alone(train: Any, tmp_path: Path) -> None:
     for size in (1, 2, 4):
         train(output=tmp_path / f"m{size}", micro_batch_size=size)
@@ -264,6 +263,7 @@ def test_gradient_checkpointing_changes_nothing(train: Any, tmp_path: Path) -> N
         assert torch.allclose(value, other[name], rtol=1e-4, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_toy_is_learned(train: Any, tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = [
@@ -332,10 +332,13 @@ def stop_at(step: int) -> Callable[[str, int, int], None]:
     return progress
 
 
-@pytest.mark.parametrize("save_steps", [None, 2])
-def test_a_run_that_stops_anywhere_ends_with_the_same_bits(train: Any, tmp_path: Path, save_steps: int | None) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("save_steps", "steps"), [(None, (3, 4, 6)), (2, (3, 5))])
+def test_a_run_that_stops_anywhere_ends_with_the_same_bits(
+    train: Any, tmp_path: Path, save_steps: int | None, steps: tuple[int, ...]
+) -> None:
     whole = train(output=tmp_path / "whole", lora_dropout=0.1, save_steps=save_steps)
-    for step in range(1, 7):
+    for step in steps:
         output = tmp_path / f"stopped-{step}"
         with pytest.raises(_StopError):
             train(output=output, lora_dropout=0.1, save_steps=save_steps, progress=stop_at(step))
@@ -355,46 +358,52 @@ def test_a_run_that_stops_anywhere_ends_with_the_same_bits(train: Any, tmp_path:
         assert summary.loss_mean == pytest.approx(whole.loss_mean)
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_again(
     train: Any, tmp_path: Path, selection: Path, tiny_llama_folder: Path
 ) -> None:
-    options = {"epochs": 60, "save_steps": 20, "lora_dropout": 0.1}
     output = tmp_path / "killed"
-    code = (
-        "import sys, torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path\n"
-        "from diq.training.train import train as run\n"
-        f"run({str(selection)!r}, model={str(tiny_llama_folder)!r}, output=Path({str(output)!r}), "
-        f"store=Path('none.duckdb'), batch_size=4, micro_batch_size=2, learning_rate=1e-2, device='cpu', **{options!r})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE)
-    try:
-        deadline = time.monotonic() + 300
-        # any moment will do; some checkpoints must be there and many must not
-        while not (output / "checkpoint-20").exists():
-            assert process.poll() is None, process.communicate()[1].decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    options = {"epochs": 3, "save_steps": 2, "lora_dropout": 0.1}
+    run_killed(
+        run, str(selection), model=str(tiny_llama_folder), output=output, store=tmp_path / "none.duckdb", batch_size=4,
+        micro_batch_size=2, learning_rate=1e-2, device="cpu", progress=KillAt("training", 6), **options,
+    )  # fmt: skip
     assert not (output / WEIGHTS).exists()
     assert json.loads((output / "diq_run.json").read_text())["state"] == "training"
     summary = train(output=output, **options)
-    assert summary.resumed_from is not None
-    assert 20 <= summary.resumed_from < summary.steps == 180
+    assert (summary.resumed_from, summary.steps) == (4, 9)
     train(output=tmp_path / "whole", **options)
     assert weights(output) == weights(tmp_path / "whole")
     assert not (output / ".unfinished").exists()
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, make_samples: Any, tiny_llama_folder: Path) -> tuple[Path, bytes]:
+    """A training that stopped in its sixth and last step with a checkpoint of each before, and what it would have made.
+
+    Its samples and settings are those of `train`.
+    """
+    folder = tmp_path_factory.mktemp("stopped")
+    rows = [{"messages": one} for one in make_samples(10, longest=12)]
+    selection = write_jsonl(folder / "selection.jsonl", rows)
+    options: dict[str, Any] = {
+        "model": str(tiny_llama_folder), "store": folder / "none.duckdb", "epochs": 2, "batch_size": 4,
+        "micro_batch_size": 2, "learning_rate": 1e-2, "device": "cpu",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    with pytest.raises(_StopError):
+        run(str(selection), output=folder / "adapter", save_steps=1, progress=stop_at(6), **options)
+    run(str(selection), output=folder / "whole", **options)
+    return folder / "adapter", weights(folder / "whole")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "trainer_state.json", WEIGHTS])
 @pytest.mark.parametrize("cut", ["half", "missing"])
-def test_an_incomplete_checkpoint_is_passed_over(train: Any, tmp_path: Path, caplog: Any, name: str, cut: str) -> None:
-    train(output=tmp_path / "whole")
-    output = tmp_path / "adapter"
-    with pytest.raises(_StopError):
-        train(save_steps=1, progress=stop_at(6))
+def test_an_incomplete_checkpoint_is_passed_over(
+    train: Any, tmp_path: Path, caplog: Any, stopped: tuple[Path, bytes], name: str, cut: str
+) -> None:
+    output = Path(shutil.copytree(stopped[0], tmp_path / "adapter"))
     path = output / "checkpoint-5" / name
     if cut == "half":
         os.truncate(path, path.stat().st_size // 2)
@@ -404,9 +413,10 @@ def test_an_incomplete_checkpoint_is_passed_over(train: Any, tmp_path: Path, cap
         summary = train(save_steps=1)
     assert summary.resumed_from == 4
     assert f"checkpoint-5` is passed over: {name} is" in caplog.text
-    assert weights(output) == weights(tmp_path / "whole")
+    assert weights(output) == stopped[1]
 
 
+@pytest.mark.slow
 def test_an_adapter_that_was_not_moved_yet_is_made_again(train: Any, tmp_path: Path) -> None:
     train()
     expected = weights(tmp_path / "adapter")
@@ -429,6 +439,7 @@ def test_what_was_asked_for_is_kept_and_the_rest_goes(
     ]
 
 
+@pytest.mark.slow
 def test_no_resume_starts_again(train: Any) -> None:
     with pytest.raises(_StopError):
         train(progress=stop_at(4))
@@ -438,6 +449,7 @@ def test_no_resume_starts_again(train: Any) -> None:
 # the folder --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(train: Any, tmp_path: Path, seen: list[dict[str, Any]]) -> None:
     first = train()
     n, before = len(seen), (tmp_path / "adapter" / WEIGHTS).stat().st_mtime_ns
@@ -505,6 +517,7 @@ def test_two_trainings_into_one_folder(train: Any, tmp_path: Path) -> None:
 
 
 # tokens.arrow is the first file that is written, then weights (17 kB), then the optimizer's state (41 kB)
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [500, 10_000, 30_000])
 def test_a_full_disk(train: Any, tmp_path: Path, limit: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -555,6 +568,7 @@ def test_nothing_is_told_to_the_hub_and_the_adapter_names_its_commit(
 # the selection, the store ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_file_selection_and_dataset_are_the_same_samples(
     train: Any, tmp_path: Path, conversations: Conversations, make_samples: Any
 ) -> None:
@@ -577,6 +591,7 @@ def test_file_selection_and_dataset_are_the_same_samples(
     assert (whole.n_samples, whole.selection) == (10, "dataset pool")
 
 
+@pytest.mark.slow
 def test_the_run_is_recorded(
     train: Any, tmp_path: Path, conversations: Conversations, make_samples: Any, tiny_llama_folder: Path
 ) -> None:
@@ -615,6 +630,7 @@ def test_the_run_is_recorded(
     assert {**record["result"], "run_id": summary.run_id} == result
 
 
+@pytest.mark.slow
 def test_the_validation_loss_is_the_mean_of_the_samples_mean_losses(
     train: Any, tmp_path: Path, tiny_llama_folder: Path, conversations: Conversations, make_samples: Any
 ) -> None:

@@ -46,6 +46,7 @@ def invoke(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_dots_add_up_over_the_checkpoints_of_a_warm_up(store: Path, tiny_llama_folder: Path) -> None:
     model = str(tiny_llama_folder)
     summary = invoke(
@@ -95,6 +96,7 @@ def test_dots_add_up_over_the_checkpoints_of_a_warm_up(store: Path, tiny_llama_f
         diq.score_influence("pool", model=model, store=store, checkpoint=[str(folder / "nothing-*")], device="cpu")
 
 
+@pytest.mark.slow
 def test_moments_are_kept_by_name_and_less_reads_them(store: Path, tiny_llama_folder: Path) -> None:
     model = str(tiny_llama_folder)
     found = diq.warm_up("pool", model=model, share="0.25", epochs=2, store=store, device="cpu")

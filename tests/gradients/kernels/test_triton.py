@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton come
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["philox or rademacher", "sketch", "token_dots"])
 def test_interpreted(kernel: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "DIQ_KERNELS": "triton", "CUDA_VISIBLE_DEVICES": ""}
