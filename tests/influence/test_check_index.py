@@ -11,7 +11,7 @@ import pytest
 
 from diq.base.errors import UsageError
 from diq.cli import main
-from diq.influence.check_index import check, overlap
+from diq.influence.check_index import check_index, overlap
 from diq.influence.meters import spearman
 from diq.influence.score import score_influence
 from diq.store.store import Store
@@ -29,7 +29,7 @@ def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
 def test_a_check_says_what_the_stored_scores_say(filled: Path, tiny_llama_folder: Path) -> None:
     """All samples drawn: the same Spearman as between the dots that two scorings leave in the store."""
     model = str(tiny_llama_folder)
-    found = check(
+    found = check_index(
         "pool", model=model, store=filled, samples=100, candidate=["rademacher:256", "sparse:1024", "subspace:6"]
     )
     assert (found.n_samples, found.validation_sets, found.parameters) == (60, ["a", "b"], 2 * (48 * 48 + 2 * 48 * 24))
@@ -71,13 +71,13 @@ def test_larger_projections_keep_more_and_the_smallest_good_one_is_recommended(
     filled: Path, tiny_llama_folder: Path
 ) -> None:
     sizes = ["sparse:64", "sparse:4096", "sparse:262144"]
-    found = check("pool", model=str(tiny_llama_folder), store=filled, candidate=sizes)
+    found = check_index("pool", model=str(tiny_llama_folder), store=filled, candidate=sizes)
     qualities = [one.spearman for one in found.qualities]
     assert qualities == sorted(qualities)
     assert found.recommended is not None
     chosen = next(one for one in found.qualities if f"{one.kind}:{one.size}" == found.recommended)
     assert all(one.overlap["0.1"] < 0.95 for one in found.qualities if one.dim < chosen.dim)
-    poor = check("pool", model=str(tiny_llama_folder), store=filled, candidate=["sparse:16"])
+    poor = check_index("pool", model=str(tiny_llama_folder), store=filled, candidate=["sparse:16"])
     assert poor.recommended is None
     assert "exact dots lose nothing" in poor.reason
 
@@ -110,11 +110,11 @@ def test_bad_requests(filled: Path, tiny_llama_folder: Path) -> None:
         (["sparse:x"], "not a positive number"),
     ):
         with pytest.raises(UsageError, match=message):
-            check("pool", model=model, store=filled, candidate=candidates)
+            check_index("pool", model=model, store=filled, candidate=candidates)
     with pytest.raises(UsageError, match="too few"):
-        check("pool", model=model, store=filled, samples=5)
+        check_index("pool", model=model, store=filled, samples=5)
     # before the model is looked for
-    with pytest.raises(UsageError, match="--max-length 1 leaves no room for a prompt and an answer"):
-        check("pool", model="/nowhere", store=filled, max_length=1)
+    with pytest.raises(UsageError, match="--max-length 1 is out of range"):
+        check_index("pool", model="/nowhere", store=filled, max_length=1)
     with pytest.raises(UsageError, match="multiple of 16"):
-        check("pool", model=model, store=filled, candidate=["sparse:100"])
+        check_index("pool", model=model, store=filled, candidate=["sparse:100"])
