@@ -60,7 +60,6 @@ OPENS_A_STORE: dict[str, tuple[str, ...]] = {
     "training": ("train", "data"),
     "evaluation": ("evaluate", "rescore", "generations", "results"),
     "costs": ("cost", "lengths", "probe"),
-    "demo": ("demo",),
     "recipes": ("run", "check", "state"),
 }
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from diq.judging.options import Server as Server
     from diq.rater.score import score_rater as score_rater
     from diq.rater.train import train_rater as train_rater
+    from diq.recipes.demo import run_demo as run_demo
     from diq.recipes.run import run_recipe as run_recipe
     from diq.samples.ingest import ingest as ingest
     from diq.selection.compare import compare as compare
@@ -56,6 +57,7 @@ _WHERE = {
     "rank": "diq.selection.quadrants",
     "rescore": "diq.evaluation.rescore",
     "results": "diq.evaluation.results",
+    "run_demo": "diq.recipes.demo",
     "run_recipe": "diq.recipes.run",
     "score_difficulty": "diq.difficulty.score",
     "score_influence": "diq.influence.score",

@@ -294,6 +294,8 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
         ("name: half", "name: half, difficulty-threshold: 3", "did you mean `difficulty_threshold`?"),
         ("ratio: 0.5", "ratio: 1.5", "steps[5].select.ratio (line 7): the ratio 1.5 is outside (0, 1]"),
         ("ratio: 0.5", "ratio: 0.5, output: x.txt", "steps[5].select.output (line 7): "),
+        ("  - train:", "  - sql: {query: from pool, output: x.txt}\n  - train:", "sql.output (line 8): the output"),
+        ("  - train:", "  - results: {output: x.txt}\n  - train:", "steps[6].results.output (line 8): the output"),
         ("ratio: 0.5", "ratio: 0.5, output: /proc/a.jsonl", "(line 7): the output `/proc` cannot be"),
         ("ratio: 0.5", "ratio: 0.5, output: FILE/a.jsonl", "data.jsonl` cannot be a folder: is a file"),
         ("{output}/adapter", "FILE", "steps[6].train.output (line 8): the output `"),
@@ -314,7 +316,7 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
          "{output}/adapter\"}\n  - train: {selection: pool, model: owner/model, output: \"{output}/adapter",
          "is also made by step 6; put the loop's variables in"),
     ],
-    ids=range(28),
+    ids=range(30),
 )  # fmt: skip
 def test_mistakes_in_steps_are_told_with_their_place(data: Path, old: str, new: str, expected: str) -> None:
     assert old in GOOD
@@ -726,27 +728,6 @@ def test_a_shipped_recipe_runs_small(
     assert table.count("**") >= 2
     again = run_recipe(name, set=settings, output=output)
     assert [step.verb for step in again.steps if not step.was_done] == ["results"]
-
-
-@pytest.mark.slow
-def test_the_demo_runs_from_one_call(tmp_path: Path) -> None:
-    settings = [
-        "samples=150", "model_steps=3", "classifier_samples=200", "classifier_epochs=1", "epochs=1", "limit=4",
-        "max_tokens=4", "strategies=[diq]",
-    ]  # fmt: skip
-    output = tmp_path / "demo"
-    done = run_recipe("demo", set=settings, output=output)
-    assert [step.verb for step in done.steps if step.was_done] == []
-    told = {step.title.partition(str(output))[0].strip(): step.result for step in done.steps}
-    assert told["train pairs to"]["method"] == "dpo"
-    assert told["select pool diq 0.1"]["n"] == 15
-    assert "DPO" in (output / "results.md").read_text(encoding="utf-8")
-    assert [step.verb for step in run_recipe("demo", set=settings, output=output).steps if not step.was_done] == [
-        "results"
-    ]
-    # other sizes are other data, which must not be mixed into this folder
-    with pytest.raises(RunFailedError, match="holds data of another seed or other sizes"):
-        run_recipe("demo", set=[*settings, "samples=151"], output=output)
 
 
 def exam_file(path: Path) -> Path:

@@ -18,7 +18,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -292,11 +292,12 @@ def _move_up(place: Path) -> None:
     flush(place)
 
 
-def is_empty(folder: Path) -> bool:
-    """Whether there is no such folder, or nothing in it but what killed writers left."""
+def is_empty(folder: Path, *, but: Collection[str] = ()) -> bool:
+    """Whether there is no such folder, or nothing in it but what killed writers left and files of some names."""
     if not folder.is_dir():
         return not folder.exists()
-    return all(one.name == _PART or re.fullmatch(r"\..+\.part", one.name) for one in folder.iterdir())
+    names = {one.name for one in folder.iterdir()}.difference(but)
+    return all(name == _PART or re.fullmatch(r"\..+\.part", name) for name in names)
 
 
 def _remove(path: Path) -> None:

@@ -2,61 +2,50 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from diq.base.progress import Progress
+import diq
+from diq.base.progress import NotedProgress
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import output_options
+from diq.cli.options import keywords, options_of, output_options
+from diq.recipes.options import RunDemoOptions
 
 if TYPE_CHECKING:
-    from diq.demo.demo import DemoSummary
+    from diq.recipes.demo import DemoSummary
 
 
 class _Printer:
     """Tells the demo on stdout, with progress on stderr."""
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, /) -> None:
         click.echo(text)
 
-    def command(self, text: str) -> None:
+    def command(self, text: str, /) -> None:
         click.secho(f"\n$ {text}", bold=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], /) -> None:
         click.echo()
         table(title, columns, rows)
 
-    def working(self) -> AbstractContextManager[Progress | None]:
+    def working(self) -> AbstractContextManager[NotedProgress | None]:
         return progress(quiet=False)
 
 
 @click.command()
-@click.option(
-    "--keep",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Leave store, data, models and adapters in DIR; a demo that was stopped there goes on.",
-)
-@click.option("--seed", default=0, show_default=True, help="Of data, models, draws and trainings.")
+@options_of(RunDemoOptions, without=("sizes",))
 @output_options
-def demo(keep: Path | None, seed: int, as_json: bool, quiet: bool) -> None:
+def demo(as_json: bool, quiet: bool, **given: Any) -> None:
     """Run the whole pipeline offline, on data and a small model that it makes itself: some minutes on a laptop.
 
-    Every step is announced by the command that does the same. Without --keep nothing is left behind.
+    It is the recipe `demo` without its last part; `diq run demo` adds benchmarks and preference learning. Every step is
+    announced by the command that does the same. Without --keep nothing is left behind.
     """
-    started = time.monotonic()
-    if not (as_json or quiet):
-        click.echo("Loading the model libraries ...")
-    # they take seconds, which `diq demo --help` must not wait for
-    from diq.demo.demo import Silence
-    from diq.demo.demo import run_demo as run
-
-    summary = run(keep=keep, seed=seed, narrator=Silence() if as_json or quiet else _Printer(), started=started)
+    narrator = None if as_json or quiet else _Printer()
+    summary = diq.run_demo(**keywords(RunDemoOptions, given), narrator=narrator)
     if as_json:
         print_json(summary.to_dict())
     else:
@@ -64,7 +53,7 @@ def demo(keep: Path | None, seed: int, as_json: bool, quiet: bool) -> None:
 
 
 def _show(summary: DemoSummary) -> None:
-    from diq.demo.demo import verdict
+    from diq.recipes.demo import verdict
 
     click.echo()
     rows = [(name, *(losses[one] for one in ("base", "diq", "random"))) for name, losses in summary.losses.items()]

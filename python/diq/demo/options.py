@@ -1,4 +1,4 @@
-"""What the demo takes: its seed, its folder, and how large everything is."""
+"""What the demo's data take: a folder, a seed, and how large everything is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Seed = Annotated[int, Option("Seed of data, models, draws and trainings.", least
 
 @dataclass(frozen=True)
 class Sizes(Options):
-    """How large the demo is; the defaults take about a minute and a half on two CPU cores."""
+    """How large the demo is. The recipe ``demo`` has each as a variable, of the same value."""
 
     samples: Annotated[int, Option("Distinct usable rows of the training file, noise included.", least=1)] = 2000
     duplicates: Annotated[int, Option("Rows that repeat an earlier one exactly.", least=0)] = 60
@@ -30,8 +30,6 @@ class Sizes(Options):
     model_samples: Annotated[int, Option("Questions that it is trained on, beside the facts.", least=1)] = 3000
     model_steps: Annotated[int, Option("Steps of its training.", least=1)] = 110
     classifier_samples: Annotated[int, Option("Questions with difficulty labels.", least=1)] = 1500
-    classifier_epochs: Annotated[int, Option("At most so many epochs of the classifier's training.", least=1)] = 5
-    epochs: Annotated[int, Option("Epochs of each fine-tuning.", least=1)] = 3
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from diq.base.errors import DiqError
 from diq.base.files import check_file, check_folder
 from diq.base.options import BadValueError
 from diq.base.text import did_you_mean
-from diq.recipes.demo import ENCODER, MODEL
+from diq.demo.make import ENCODER, MODEL
 from diq.recipes.text import Place, Problems, Recipe, Step
-from diq.recipes.verbs import VERBS, given, parameters
+from diq.recipes.verbs import VERBS, given, keywords, look_up, parameters
 from diq.selection.options import SelectOptions, default_name
 from diq.store.store import Store
 
@@ -27,7 +27,7 @@ ANY = "*"
 # options whose texts are NAME=FILE, of which the file is read
 _NAMED = ("benchmark", "examples", "outputs")
 # verbs whose output is a file; that of the others is a folder
-_WRITE_FILES = ("select", "benchmark questions", "results")
+_WRITE_FILES = ("select", "sql", "benchmark questions", "results")
 
 # scores that a strategy needs: of a model (or encoder), and of difficulty
 _NEEDS_DOTS = ("diq", "influence", "less", "q1", "q2", "q3", "q4")
@@ -135,6 +135,8 @@ def _check_values(problems: Problems, step: Step) -> None:
         _told(problems, step, "output", lambda: _check_output(step.verb, Path(_place(output))))
     if step.verb == "score difficulty" and bool(step.options.get("model")) == bool(step.options.get("columns")):
         problems.add(step.place, f"give either `model` or `columns`{_hint(step, 'model')}")
+    # what the record says of options together, such as an output and its format
+    _told(problems, step, "output", lambda: look_up(VERBS[step.verb].record)(**keywords(step.verb, step.options)))
 
 
 def _check_output(verb: str, place: Path) -> None:

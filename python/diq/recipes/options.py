@@ -1,13 +1,16 @@
-"""What ``diq run`` takes, and the recipes' own step ``benchmark questions``."""
+"""What ``diq run`` and ``diq demo`` take, and the recipes' own step ``benchmark questions``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Protocol
 
 from diq.base.options import Option, Options, Told, ToldWithNote
+from diq.base.progress import NotedProgress
+from diq.demo.options import Seed, Sizes
 
 
 class Listener(Protocol):
@@ -48,6 +51,39 @@ class RunRecipeOptions(Options):
     dry_run: Annotated[bool, Option("Show the plan: commands, what is done, estimated cost. Writes nothing.")] = False
     listener: Annotated[Listener | None, Option("Told of every step.", given=True)] = None
     progress: ToldWithNote = None
+
+
+class Narrator(Protocol):
+    """Who tells what happens in a demo; the command line prints it."""
+
+    def say(self, text: str, /) -> None:
+        """A line of text."""
+
+    def command(self, text: str, /) -> None:
+        """A command line that does what comes next."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], /) -> None:
+        """A table."""
+
+    def working(self) -> AbstractContextManager[NotedProgress | None]:
+        """Entered for the time of a step; gives what to report its progress to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDemoOptions(Options):
+    """Options of ``diq demo``."""
+
+    keep: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            "Leave store, data, models and adapters in DIR; a demo that was stopped there goes on.",
+            metavar="DIR",
+            default="a folder that is removed at the end",
+        ),
+    ] = None
+    seed: Seed = 0
+    sizes: Annotated[Sizes | None, Option("How large everything is.", default="what the recipe says")] = None
+    narrator: Annotated[Narrator | None, Option("Told of every step and of what comes out.", given=True)] = None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from diq.recipes.check import check_steps, writes
 from diq.recipes.options import Listener, RunRecipeOptions
 from diq.recipes.state import Record, evidence, fingerprints, held
 from diq.recipes.text import Recipe, Step
-from diq.recipes.verbs import call, command, parameters, shell
+from diq.recipes.verbs import VERBS, command, keywords, look_up, parameters, shell
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class StepReport:
         seconds: it took now.
         cost: estimate of what it costs, in words; empty where there is none.
         told: what came out, in words.
-        result: the stage's summary.
+        result: the stage's summary; of a step that was done before, what it was then.
     """
 
     number: int
@@ -247,7 +247,8 @@ def title(step: Step) -> str:
     """What a step does, in short: the verb and what it is about."""
     options = step.options
     named = [key for key, one in parameters(step.verb).items() if one.option.positional]
-    subject = options.get(named[0]) if named else None
+    # a query is no subject
+    subject = options.get(named[0]) if named and step.verb != "sql" else None
     shown = [*(subject if isinstance(subject, list) else [subject])] if subject is not None else []
     about = {
         "ingest": f"into {options.get('dataset')}",
@@ -255,6 +256,7 @@ def title(step: Step) -> str:
         "train": f"to {options.get('output')}",
         "evaluate": f"{options.get('model')} {options.get('adapter') or ''}".strip(),
         "results": f"to {options.get('output')}",
+        "sql": f"to {options.get('output')}",
     }.get(step.verb, "")
     return short(" ".join([step.verb, *map(str, shown), about]).strip(), width=100)
 
@@ -284,7 +286,9 @@ class _Run:
             with _reading(self.file) as opened:
                 done = self.record.is_done(step, mark, opened)
             if done:
-                report.state, report.was_done, report.told = DONE, True, self.record.steps[mark].get("told", "")
+                entry = self.record.steps[mark]
+                report.state, report.was_done = DONE, True
+                report.told, report.result = entry.get("told", ""), entry.get("result", {})
             else:
                 self._step(step, mark, report)
             self.listener.ends(report)
@@ -312,8 +316,9 @@ class _Run:
             log.error("step %d of %d (%s) failed", step.number, len(self.reports), report.title)
             raise
         finally:
-            # the next stage loads models of its own
-            release()
+            if _loads_a_model(step):
+                # the next stage loads models of its own
+                release()
         report.seconds = time.monotonic() - began
         report.result, report.told, report.state = result, _words(step.verb, result), DONE
         number = result.get("run_id")
@@ -328,7 +333,8 @@ class _Run:
             if kind == "path":
                 # stages make the last folder of an output at most
                 _make_folder(Path(name).parent)
-        return _dict(call(step.verb, step.options, store=self.file, progress=self.progress))
+        stage = look_up(VERBS[step.verb].stage)
+        return _dict(stage(**keywords(step.verb, step.options, store=self.file, progress=self.progress)))
 
     # what is recorded ------------------------------------------------------------------------------------------------
 
@@ -383,6 +389,10 @@ class _Run:
                 environment={"python": platform.python_version(), "diq": metadata.version("diq")},
             )
             opened.run("store/update_run_result", run_id=self.run_id, result=json.dumps(result))
+
+
+def _loads_a_model(step: Step) -> bool:
+    return any(one.option.reads == "model" and step.options.get(key) for key, one in parameters(step.verb).items())
 
 
 def _make_folder(folder: Path) -> None:

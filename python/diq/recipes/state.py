@@ -22,7 +22,7 @@ from diq.store.store import Store
 
 RECORD = "recipe.json"
 _FORMAT = "diq recipe 1"
-_LOCK = ".recipe.lock"
+LOCK = ".recipe.lock"
 
 
 def fingerprints(recipe: Recipe) -> list[str]:
@@ -129,15 +129,22 @@ def _paths(step: Step) -> dict[str, Any] | None:
 
 
 class Record:
-    """The record in the output folder."""
+    """The record in the output folder.
+
+    Attributes:
+        recipe: name of the recipe that worked there last; None where none did.
+        steps: what became of each step, by its fingerprint.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / RECORD
+        self.recipe: str | None = None
         self.steps: dict[str, dict[str, Any]] = {}
         if self.path.exists():
             try:
                 value = json.loads(self.path.read_text(encoding="utf-8"))
                 assert value["format"] == _FORMAT
+                self.recipe = str(value["recipe"])
                 self.steps = {str(key): dict(one) for key, one in value["steps"].items()}
             except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
                 raise UsageError(
@@ -174,5 +181,5 @@ def held(folder: Path) -> Iterator[None]:
     refusal = UsageError(
         f"another recipe is running in `{folder}`", "wait until it has finished, or name another --output"
     )
-    with lock(folder / _LOCK, refusal):
+    with lock(folder / LOCK, refusal):
         yield

@@ -38,7 +38,7 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
-    "demo data": Verb("diq.recipes.demo:make_demo_data", "diq.demo.options:DemoDataOptions"),
+    "demo data": Verb("diq.demo.make:make_demo_data", "diq.demo.options:DemoDataOptions"),
     "ingest": Verb("diq.samples.ingest:ingest", "diq.samples.options:IngestOptions", ("ingest",)),
     "difficulty annotate": Verb(
         "diq.difficulty.annotate:annotate", "diq.difficulty.options:AnnotateOptions", ("difficulty", "annotate")
@@ -70,6 +70,7 @@ VERBS: dict[str, Verb] = {
     "score rater": Verb("diq.rater.score:score_rater", "diq.rater.options:ScoreRaterOptions", ("score", "influence")),
     "rater train": Verb("diq.rater.train:train_rater", "diq.rater.options:TrainRaterOptions", ("rater", "train")),
     "select": Verb("diq.selection.select:select", "diq.selection.options:SelectOptions", ("select",)),
+    "sql": Verb("diq.store.sql:write_answer", "diq.store.options:SqlOptions", ("sql",), always=True),
     "train": Verb("diq.training.train:train", "diq.training.options:TrainOptions", ("train",)),
     "benchmark questions": Verb("diq.recipes.questions:write_questions", "diq.recipes.options:QuestionsOptions"),
     "results": Verb(
@@ -112,8 +113,8 @@ def given(name: str) -> list[str]:
     return [key for key, one in VERBS[name].options.items() if one.option.given]
 
 
-def call(name: str, options: Mapping[str, Any], **given: Any) -> Any:
-    """Call a verb's stage.
+def keywords(name: str, options: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """What a verb's stage and its record are called with.
 
     Args:
         name: the verb.
@@ -121,16 +122,16 @@ def call(name: str, options: Mapping[str, Any], **given: Any) -> Any:
         given: the store and the progress; a stage without a store is not given one.
     """
     verb = VERBS[name]
-    keywords: dict[str, Any] = dict(verb.fixed)
+    found: dict[str, Any] = dict(verb.fixed)
     for key, one in verb.options.items():
         if one.record is not None:
             inner = {each: options[each] for each in fields_of(one.record) if each in options}
-            keywords[key] = one.record(**inner)
+            found[key] = one.record(**inner)
         elif key in options:
-            keywords[key] = options[key]
+            found[key] = options[key]
         elif key in given:
-            keywords[key] = given[key]
-    return look_up(verb.stage)(**keywords)
+            found[key] = given[key]
+    return found
 
 
 def command(name: str, options: Mapping[str, Any], store: Path) -> list[str]:
@@ -169,4 +170,9 @@ def _texts(value: Any) -> list[str]:
 
 def shell(words: Sequence[str]) -> str:
     """Words as they are typed in a shell."""
-    return shlex.join(words)
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    # a query is full of single quotes
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
