@@ -72,7 +72,7 @@ def test_recipes_are_listed_and_shown() -> None:
     shown = call("demo", "--show").stdout
     Path("mine.yaml").write_text(shown, encoding="utf-8")
     assert "mine" not in call("mine.yaml", "--dry-run").stdout.splitlines()[0]
-    assert "22 steps, 22 to do" in call("mine.yaml", "--dry-run", "--output", "m").stdout
+    assert "30 steps, 30 to do" in call("mine.yaml", "--dry-run", "--output", "m").stdout
 
 
 def test_quiet_prints_the_end_alone() -> None:

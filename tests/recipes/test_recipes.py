@@ -225,8 +225,8 @@ def click_command(name: str) -> click.Command:
 
 # a value for each kind of option, as YAML has it
 SAMPLES: dict[str, Any] = {
-    "int": 3, "float": 0.25, "flag": True, "text": "0.5", "path": "some/path", "texts": ["x", "y"], "paths": ["x"],
-    "mapping": {"a": "b", "c": "d"}, "numbers": [0.5, 0.25, 0.25],
+    "int": 3, "float": 0.25, "flag": True, "text": "0.5", "name": "some/model", "path": "some/path",
+    "texts": ["x", "y"], "paths": ["x"], "mapping": {"a": "b", "c": "d"}, "numbers": [0.5, 0.25, 0.25],
 }  # fmt: skip
 
 
