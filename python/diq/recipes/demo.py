@@ -211,7 +211,7 @@ class _Story:
         return self.steps[report.number - 1]
 
     def _name(self, report: StepReport) -> str:
-        return title(self._step(report)).removesuffix(" .").replace(" ./", " ")
+        return title(self._step(report)).replace(" ./", " ")
 
     # what came out ---------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,8 @@ _TOLD: dict[str, tuple[tuple[str, str], ...]] = {
     "rater train": (("n_samples", "samples"),),
     "difficulty annotate": (("n_annotated", "samples rated"), ("n_no_score", "without a rating")),
 }
+# a query is no subject, and the recipe's own folder is none
+_NO_SUBJECT = ("sql", "demo data")
 _TOLD_OF_SCORES = (("n_scored", "scored now"), ("n_cached", "in the store before"), ("n_no_score", "without a score"))
 
 
@@ -247,8 +249,7 @@ def title(step: Step) -> str:
     """What a step does, in short: the verb and what it is about."""
     options = step.options
     named = [key for key, one in parameters(step.verb).items() if one.option.positional]
-    # a query is no subject
-    subject = options.get(named[0]) if named and step.verb != "sql" else None
+    subject = options.get(named[0]) if named and step.verb not in _NO_SUBJECT else None
     shown = [*(subject if isinstance(subject, list) else [subject])] if subject is not None else []
     about = {
         "ingest": f"into {options.get('dataset')}",
