@@ -330,7 +330,7 @@ def test_what_cannot_be_learnt_is_refused_in_one_line(encoder: Path, tmp_path: P
     for options, message in (
         ({"model": "ln"}, "no model named `ln`"),
         ({"run": 9}, "no finished run of dots of model `lm` in run 9"),
-        ({"coverage": 1.0}, "--coverage 1 is out of range"),
+        ({"coverage": 1.0}, "--coverage 1.0 is out of range"),
         ({"coverage": 0.999}, "--coverage 0.999 needs 999 calibration samples"),
         ({"target": "log"}, "--target `log` is not known"),
         ({"shares": (1.0, 0.0, 0.0)}, "--shares"),
@@ -339,7 +339,7 @@ def test_what_cannot_be_learnt_is_refused_in_one_line(encoder: Path, tmp_path: P
             train(store, **options)
     make_store(store, POOL, method="less")
     with pytest.raises(UsageError, match="run 2 is of method `less`: a rater learns dots"):
-        train(store, influence_run=2)
+        train(store, run=2)
     make_store(store, POOL, method="projected")
     with pytest.raises(MissingScoresError, match=r"from 2 runs: 1 \(exact\), 3 \(projected\)"):
         train(store)

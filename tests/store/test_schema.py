@@ -91,7 +91,7 @@ def test_a_store_of_each_older_version_gives_the_same_selections(tmp_path: Path,
             columns = opened.execute(f"SELECT column_name FROM (DESCRIBE {table})").fetchall()
             names = ", ".join(name for (name,) in columns)
             opened.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM new.{table}")
-    for ratio, settings in (("0.1", {}), ("0.57", {"difficulty": "knowledge", "percentile": 0.3})):
+    for ratio, settings in (("0.1", {}), ("0.57", {"difficulty": "knowledge", "difficulty_percentile": 0.3})):
         files = []
         for path in (old, new):
             output = path.with_suffix(f".{ratio}.jsonl")

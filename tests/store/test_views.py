@@ -88,7 +88,7 @@ def build(path: Path, seed: int) -> Path:
         select("pool", ratio=ratio, strategy=strategy, validation_set=sets, **good)
     select("pool", ratio="0.5", strategy="overall", difficulty="reasoning", store=path)
     select("pool", ratio="0.5", strategy="perplexity", store=path, run=52)
-    good["influence_run"] = 3
+    good["run"] = 3
     for ratio in ("0.2", "0.6"):
         select("other", ratio=ratio, **good)
     return path
