@@ -33,7 +33,7 @@ METHOD = "full-text"
 
 @verb(ScorePerplexityOptions)
 def score_perplexity(options: ScorePerplexityOptions) -> ScoreSummary:
-    """Compute the missing perplexities of a dataset (see ``diq.perplexity``).
+    """Compute the missing perplexities of a dataset (docs/method.md has the formula).
 
     Raises:
         UsageError: unknown names, an empty dataset, or a maximum length below 2.

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @verb(ScoreSimilarityOptions)
 def score_similarity(options: ScoreSimilarityOptions) -> ScoreSummary:
-    """Compute the missing similarities of a dataset with one or several validation sets (see ``diq.embeddings``).
+    """Compute the missing similarities of a dataset with one or several validation sets (formula: docs/method.md).
 
     Raises:
         UsageError: unknown names, an empty dataset, or no validation set with samples.

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Literal
 
 from diq.costs.lengths import Lengths
-from diq.costs.options import ENCODER_CONTEXT, FOLDS, Params
+from diq.costs.options import ENCODER_CONTEXT, Params
 from diq.costs.sizes import Size
+from diq.influence.options import FOLDS
 
 
 def attention_flops(size: Size, lengths: Lengths) -> float:

@@ -13,7 +13,6 @@ from diq.base.text import Ratio
 from diq.training.options import EPOCHS, LORA_RANK, Method
 
 Params = Literal["qkv", "all-linear", "full"]
-FOLDS = 2  # parts of each validation set that `diq score influence` computes a dot with
 CHARACTERS_PER_TOKEN = 4.0
 QKV = ("q", "k", "v")
 ENCODER_CONTEXT = 512

@@ -85,7 +85,7 @@ class TrainedClassifier:
         name: name of the encoder or baseline.
         output: its folder; None for a baseline.
         run_id: its run in the store; None for a baseline.
-        metrics: for each dimension the measures of the test split (see ``diq.ordinal.measures``); under ``raw`` what
+        metrics: for each dimension the measures of the test split (see ``ordinal.measures``); under ``raw`` what
             the head gives without calibration.
         calibration: for each dimension ``temperature`` and ``share``.
         fit: epochs and losses of each model.

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from diq.gradients.options import Formula
 
-"""``code``: the released program, no bias correction, epsilon under the root. ``paper``: as printed, bias correction,
-epsilon under the root. ``adam``: the step of ``torch.optim.Adam``, bias correction, epsilon outside."""
-
 # rows of float64 that are in memory at a time
 _BLOCK_ROWS = 4096
 

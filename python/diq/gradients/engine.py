@@ -1,6 +1,6 @@
 """The influence engine: a loaded model that scores batches of samples by one of the methods.
 
-An engine is made from ``EngineSettings``, which can be sent to another process (``diq.workers``).
+An engine is made from ``EngineSettings``, which can be sent to another process (``engines``).
 """
 
 from __future__ import annotations

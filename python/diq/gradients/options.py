@@ -14,7 +14,8 @@ Kind = Literal["rademacher", "sparse", "subspace"]
 """Of a projection."""
 
 Formula = Literal["code", "paper", "adam"]
-"""Of LESS's Adam direction: as in the released code, as printed in the paper, or as Adam steps."""
+"""Of LESS's Adam direction. ``code``: the released program, no bias correction, epsilon under the root. ``paper``: as
+printed, bias correction, epsilon under the root. ``adam``: the step of ``torch.optim.Adam``, epsilon outside."""
 
 Reduction = Literal["mean", "sum"]
 """Of the loss, over the answer tokens of a sample."""

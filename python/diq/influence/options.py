@@ -24,6 +24,9 @@ from diq.gradient_index.options import Element
 from diq.gradients.options import Formula, Kind, Method, Reduction
 from diq.models.options import batch_tokens
 
+# parts of each validation set where nothing was asked: two for standard errors, one where each costs a pass
+FOLDS, FOLDS_OF_A_PASS = 2, 1
+
 WEIGHTS = (
     "Weights that count: qkv, all-linear, lora (A and B of a checkpoint's adapter), or a regular expression over "
     "module names."
@@ -61,7 +64,7 @@ class ScoreInfluenceOptions(InStore):
         int | None,
         Option(
             "Parts of each validation set that every sample gets a dot with, for standard errors.",
-            default="2; of forward and central, where each costs a pass: 1",
+            default=f"{FOLDS}; of forward and central, where each costs a pass: {FOLDS_OF_A_PASS}",
             least=1,
             most=64,
             hint="2 is enough for a standard error",

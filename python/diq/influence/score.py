@@ -29,7 +29,7 @@ from diq.influence.job import (
     rows_without_dots,
     tell_of_dots,
 )
-from diq.influence.options import ScoreInfluenceOptions
+from diq.influence.options import FOLDS, FOLDS_OF_A_PASS, ScoreInfluenceOptions
 from diq.influence.score_index import adopt, score_projected
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_adapter, find_model
@@ -41,7 +41,6 @@ from diq.store.store import Store
 
 log = logging.getLogger(__name__)
 
-DEFAULT_FOLDS = 2
 _SUBSPACE_RANK = 8
 _LESS_DIM = 8192  # arXiv 2402.04333, section 4.1
 
@@ -72,7 +71,7 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
         reduction=options.loss_reduction or "mean",
         dtype=pick_dtype(options.dtype, pick_device(options.device)),
         device=options.device,
-        folds=options.folds or (1 if options.method in ("forward", "central") else DEFAULT_FOLDS),
+        folds=options.folds or (FOLDS_OF_A_PASS if options.method in ("forward", "central") else FOLDS),
         rank=options.rank if options.method == "exact" else None,
         norms=options.norms,
         checkpointing=options.checkpointing,
