@@ -21,7 +21,7 @@ _STATISTICS = ("n", "min", "p10", "median", "p90", "max", "mean")
 
 
 @click.command(short_help="Show what selections share and how they differ.")
-@options_of(CompareOptions)
+@options_of(CompareOptions, optional=("selections",))
 @output_options
 def compare(as_json: bool, quiet: bool, **given: Any) -> None:
     """Compare two or more selections: numbers, or names, of which the latest selection counts.

@@ -137,8 +137,8 @@ class CompareOptions(InStore):
 def default_name(options: SelectOptions) -> str:
     """Name of a selection where none was given: what is selected, and every setting that is not the default.
 
-    So two configurations have two names. The model and the encoder are not in it; ``diq select`` says when a name
-    changes hands.
+    So two configurations have two names. Whose scores count (model, encoder, runs) is not in it; ``diq select`` says when
+    a name changes hands.
     """
     parts = [options.dataset, options.strategy, Ratio.parse(options.ratio).text]
     quadrants = options.strategy in QUADRANT_STRATEGIES
@@ -164,8 +164,4 @@ def default_name(options: SelectOptions) -> str:
         names = sorted(one.rstrip("/").rpartition("/")[2] for one in options.decontaminate)
         share = f"{options.decontaminate_share:g}" if options.decontaminate_share else ""
         parts.append(f"not{share}-{'+'.join(names)}")
-    if options.run is not None:
-        parts.append(f"run{options.run}")
-    if options.difficulty_run is not None:
-        parts.append(f"difficulty{options.difficulty_run}")
     return "-".join(parts)
