@@ -137,8 +137,8 @@ class CompareOptions(InStore):
 def default_name(options: SelectOptions) -> str:
     """Name of a selection where none was given: what is selected, and every setting that is not the default.
 
-    So two configurations have two names. Whose scores count (model, encoder, runs) is not in it; ``diq select`` says when
-    a name changes hands.
+    So two configurations have two names. Whose scores count (model, encoder, runs) is not in it; ``diq select`` says
+    when a name changes hands.
     """
     parts = [options.dataset, options.strategy, Ratio.parse(options.ratio).text]
     quadrants = options.strategy in QUADRANT_STRATEGIES
