@@ -265,8 +265,8 @@ def test_everything_is_checked_before_anything_is_written(tmp_path: Path, store:
     ("options", "message"),
     [
         ({"sample": 3}, "--sample draws a validation set"),
-        ({"sample": 0, "validation": True}, "0 samples cannot be drawn"),
-        ({"seed": -1}, "the seed -1"),
+        ({"sample": 0, "validation": True}, "--sample 0 is out of range"),
+        ({"seed": -1}, "--seed -1 is out of range"),
         ({"model": "m"}, "--model is for score files"),
         ({"replace": True}, "--replace is for score files"),
         ({"validation_set": "v"}, "--validation-set is for score files"),
