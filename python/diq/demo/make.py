@@ -14,6 +14,7 @@ from typing import Any
 from diq.base.errors import UsageError
 from diq.base.files import check_folder, whole_folder
 from diq.base.options import verb
+from diq.base.summary import Summary
 from diq.demo.options import DemoDataOptions, Sizes
 
 MODEL, ENCODER = "demo-llama", "demo-encoder"
@@ -22,8 +23,8 @@ _PAIRS = 200
 _MARKER = "demo_data.json"
 
 
-@dataclass(frozen=True, slots=True)
-class DemoFiles:
+@dataclass(frozen=True, slots=True, repr=False)
+class DemoFiles(Summary):
     """What was made.
 
     Attributes:
@@ -37,10 +38,6 @@ class DemoFiles:
     files: dict[str, str]
     models: dict[str, dict[str, Any]]
     made: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 def has_data(folder: Path, sizes: Sizes, seed: int) -> bool:

@@ -28,6 +28,7 @@ from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.options import verb
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
+from diq.base.summary import Summary
 from diq.difficulty import ordinal
 from diq.difficulty.options import TrainDifficultyOptions
 from diq.encoders import fitting
@@ -107,8 +108,8 @@ class TrainedClassifier:
     already_trained: bool = False
 
 
-@dataclass(slots=True)
-class ClassifierSummary:
+@dataclass(slots=True, repr=False)
+class ClassifierSummary(Summary):
     """What a training of classifiers did.
 
     Attributes:
@@ -126,10 +127,6 @@ class ClassifierSummary:
     n_conflicts: int
     splits: dict[str, dict[str, list[int]]]
     classifiers: list[TrainedClassifier]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 @verb(TrainDifficultyOptions)

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from diq.base.config import MAX_LENGTH
 from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.progress import Progress
+from diq.base.summary import Summary
 from diq.base.text import did_you_mean
 from diq.gradients.backward import MatrixGradients, Recorder
 from diq.gradients.dots import Dots, Norms
@@ -86,8 +87,8 @@ class Quality:
     new_task_overlap: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+@dataclass(frozen=True, slots=True, repr=False)
+class Check(Summary):
     """What a check found.
 
     Attributes:
@@ -111,10 +112,6 @@ class Check:
     recommended: str | None
     reason: str
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 @verb(CheckIndexOptions)

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from diq.base.config import MAX_LENGTH, WAIT_S
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.base.options import verb
 from diq.base.progress import Progress
+from diq.base.summary import Summary
 from diq.base.text import first_line
 from diq.gradients.backward import MatrixGradients
 from diq.gradients.dots import TokenTerms
@@ -82,8 +83,8 @@ class StoredDot:
     dot: float
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation(Summary):
     """The dot of a sample, token by token.
 
     Attributes:
@@ -121,10 +122,6 @@ class Explanation:
     totals: dict[str, float]
     stored: list[StoredDot]
     tokens: list[TokenShare]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 @verb(ExplainOptions)

@@ -7,12 +7,13 @@ rows, a constant column, no folds) is NaN or None, never 0. docs/method.md says 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from diq.base.summary import Summary
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -146,8 +147,8 @@ class Dots:
     n_missing: int
 
 
-@dataclass(frozen=True, slots=True)
-class Meters:
+@dataclass(frozen=True, slots=True, repr=False)
+class Meters(Summary):
     """What the dots of a run on a dataset are worth. NaN: the number cannot be had.
 
     Attributes:
@@ -183,10 +184,6 @@ class Meters:
     full_spearman: float
     flips: dict[str, float]
     task_shares: dict[str, dict[str, float]] | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 def measure(dots: Dots) -> Meters:

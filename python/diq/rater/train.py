@@ -27,6 +27,7 @@ from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.options import verb
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
+from diq.base.summary import Summary
 from diq.base.text import did_you_mean
 from diq.encoders import fitting
 from diq.encoders import network as encoders
@@ -57,8 +58,8 @@ _TFIDF = "TF-IDF + ridge"
 _STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 
 
-@dataclass(slots=True)
-class RaterSummary:
+@dataclass(slots=True, repr=False)
+class RaterSummary(Summary):
     """What a training of a rater did.
 
     Attributes:
@@ -95,10 +96,6 @@ class RaterSummary:
     baselines: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     fit: dict[str, Any] = field(default_factory=dict)
     already_trained: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 @verb(TrainRaterOptions)

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from diq.base.draws import number_of
 from diq.base.errors import UsageError
 from diq.base.files import check_file, write_text
 from diq.base.options import verb
+from diq.base.summary import Summary
 from diq.evaluation import benchmarks
 from diq.recipes.options import QuestionsOptions
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class QuestionFile:
+@dataclass(frozen=True, slots=True, repr=False)
+class QuestionFile(Summary):
     """What was written.
 
     Attributes:
@@ -37,10 +37,6 @@ class QuestionFile:
     output: str
     n: int
     n_available: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 @verb(QuestionsOptions)

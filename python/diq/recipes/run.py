@@ -21,6 +21,7 @@ from diq.base.files import check_folder, disk_errors
 from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.options import verb
 from diq.base.progress import NotedProgress
+from diq.base.summary import Summary
 from diq.base.text import did_you_mean, short
 from diq.models.memory import release
 from diq.recipes import text as reading
@@ -82,8 +83,8 @@ class StepReport:
     result: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class RecipeSummary:
+@dataclass(slots=True, repr=False)
+class RecipeSummary(Summary):
     """What a recipe did, or with ``dry_run`` would do.
 
     Attributes:
@@ -109,10 +110,6 @@ class RecipeSummary:
     run_id: int | None = None
     cost: str = ""
     seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 class _Nobody:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+from diq.base.summary import Summary
 
 # a shard is as much as one is willing to compute again after a kill; a commit costs some 20 ms
 SHARD_SECONDS = 10.0
@@ -13,8 +15,8 @@ SHARD_BYTES = 256 << 20
 READ_ROWS = 2048
 
 
-@dataclass(slots=True)
-class ScoreSummary:
+@dataclass(slots=True, repr=False)
+class ScoreSummary(Summary):
     """What a scoring did.
 
     Attributes:
@@ -40,7 +42,3 @@ class ScoreSummary:
     seconds: float = 0.0
     tokens: int = 0
     details: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from diq.base.errors import UsageError
 from diq.base.options import verb
+from diq.base.summary import Summary
 from diq.selection.options import CompareOptions
 from diq.selection.quadrants import QUADRANTS
 from diq.store.store import Store
@@ -81,8 +82,8 @@ class Overlap:
     share_of_smaller: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+@dataclass(frozen=True, slots=True, repr=False)
+class Comparison(Summary):
     """Selections side by side.
 
     Attributes:
@@ -94,10 +95,6 @@ class Comparison:
     selections: list[Profile]
     datasets: list[Profile]
     overlap: list[Overlap]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 from diq.base.errors import UsageError
 from diq.base.files import check_file, restored_on_error
 from diq.base.options import verb
+from diq.base.summary import Summary
 from diq.base.text import Ratio
 from diq.selection.options import SelectOptions, default_name
 from diq.selection.output import check_ending, written
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 _MOST_FLIPS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+@dataclass(frozen=True, slots=True, repr=False)
+class Selection(Summary):
     """A selection that was made and recorded.
 
     Attributes:
@@ -69,10 +70,6 @@ class Selection:
     ranking: str
     output: str | None
     took_over: int | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 @verb(SelectOptions)

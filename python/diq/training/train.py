@@ -15,7 +15,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from diq.base.files import check_folder
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.options import verb
 from diq.base.sample import Message
+from diq.base.summary import Summary
 from diq.models.device import describe_environment, pick_device, pick_dtype, quiet_libraries
 from diq.models.network import load_causal_lm
 from diq.models.source import TRAINING_RECORD, ModelSource, find_adapter, find_model, is_adapter
@@ -43,8 +44,8 @@ from diq.training.worker import Plan, follow, launched, let_go, run_plan, share_
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainSummary:
+@dataclass(frozen=True, slots=True, repr=False)
+class TrainSummary(Summary):
     """What a training did, or had done before.
 
     Attributes:
@@ -100,10 +101,6 @@ class TrainSummary:
     preferred: float | None = None
     resumed_from: int | None = None
     already_trained: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 @verb(TrainOptions)
