@@ -269,7 +269,6 @@ def test_our_own_training(
     from diq.models.network import load_causal_lm
     from diq.models.source import find_model
 
-    # diq.train as an attribute is the function
     stage, worker = importlib.import_module("diq.training.train"), importlib.import_module("diq.training.worker")
     kept: list[Any] = []
     inner = worker.make_trainer
@@ -280,7 +279,7 @@ def test_our_own_training(
 
     monkeypatch.setattr(worker, "make_trainer", make_trainer)
     selection = write_jsonl(tmp_path / "s.jsonl", [{"messages": one} for one in make_samples(6, longest=8)])
-    stage.run(
+    stage.train(
         str(selection), model=str(tiny_llama_folder), output=tmp_path / "adapter", store=tmp_path / "none.duckdb",
         epochs=2, batch_size=2, learning_rate=1e-2, device="cpu",
     )  # fmt: skip
