@@ -279,6 +279,8 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
+        ("  - train:", "  - evaluate: {model: owner/model, benchmark: [hle, medqa=missing.jsonl]}\n  - train:",
+         "evaluate.benchmark (line 8): no such file or folder: `missing.jsonl`"),
         ("train:", "tran:", "steps[6].tran (line 8): no such verb; did you mean `train`?"),
         ("selection: half", "selecton: half", "steps[6].train.selecton (line 8): `train` has no such option; "
          "did you mean `selection`?"),
@@ -316,7 +318,7 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
          "{output}/adapter\"}\n  - train: {selection: pool, model: owner/model, output: \"{output}/adapter",
          "is also made by step 6; put the loop's variables in"),
     ],
-    ids=range(30),
+    ids=range(31),
 )  # fmt: skip
 def test_mistakes_in_steps_are_told_with_their_place(data: Path, old: str, new: str, expected: str) -> None:
     assert old in GOOD

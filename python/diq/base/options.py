@@ -53,6 +53,7 @@ class Option:
         hint: what to do about a number out of range; by default the range.
         name: a path that may as well be another name, of a model on a hub, say: it is kept as it is written.
         positional: the command takes it without a name.
+        named: its texts are NAME=FILE (or a NAME that needs none), and the file is what is read.
         reads: kind of thing that it names: dataset, validation set, selection, path, model, source; for recipes.
         writes: likewise, for what the verb makes.
         given: the caller gives it (the store, the progress): no option of a step.
@@ -72,6 +73,7 @@ class Option:
     hint: str = ""
     name: bool = False
     positional: bool = False
+    named: bool = False
     reads: str = ""
     writes: str = ""
     given: bool = False
@@ -394,6 +396,7 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float64"],
     Option("Precision of the model; auto is float32 on a CPU and bfloat16 on a GPU."),
 ]
+DatasetName = Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
 LanguageModel = Annotated[
     str | os.PathLike[str],
     Option("Folder or hub id of the causal language model.", metavar="FOLDER|ID", reads="model", name=True),

@@ -9,6 +9,7 @@ from typing import Annotated
 from diq.base.options import (
     Attention,
     ChatTemplate,
+    DatasetName,
     Device,
     Dtype,
     InStore,
@@ -26,7 +27,7 @@ from diq.models.options import batch_tokens
 class ScorePerplexityOptions(InStore):
     """Options of ``diq score perplexity``."""
 
-    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    dataset: DatasetName
     _: KW_ONLY
     model: LanguageModel
     model_name: ModelName = None
@@ -48,7 +49,7 @@ class ScorePerplexityOptions(InStore):
 class ScoreSimilarityOptions(InStore):
     """Options of ``diq score similarity``."""
 
-    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    dataset: DatasetName
     _: KW_ONLY
     encoder: Annotated[
         str | os.PathLike[str],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
-from diq.base.options import Device, Dtype, InStore, Option, ToldWithNote
+from diq.base.options import DatasetName, Device, Dtype, InStore, Option, ToldWithNote
 from diq.judging.options import AskedServer, AskSeed, RetryUnreadable
 from diq.models.options import batch_tokens
 
@@ -18,7 +18,7 @@ ClassWeights = Literal["balanced", "sqrt", "none"]
 class AnnotateOptions(InStore):
     """Options of ``diq difficulty annotate``."""
 
-    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    dataset: DatasetName
     _: KW_ONLY
     sample: Annotated[
         int | None,
@@ -41,7 +41,7 @@ class AnnotateOptions(InStore):
 class ScoreDifficultyOptions(InStore):
     """Options of ``diq score difficulty``."""
 
-    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    dataset: DatasetName
     _: KW_ONLY
     model: Annotated[
         str | os.PathLike[str] | None,

@@ -47,6 +47,7 @@ class EvaluateOptions(InStore):
             metavar="NAME|NAME=SOURCE",
             default="all nine: medqa, medmcqa, mmlu_pro, hle, medbullets4, medbullets5, medxpertqa, medguide, "
             "metamedqa",
+            named=True,
             reads="source",
         ),
     ] = ()
@@ -68,6 +69,7 @@ class EvaluateOptions(InStore):
         Option(
             "File of a benchmark's validation split, whose first questions are its examples. Repeat for several.",
             metavar="NAME=FILE",
+            named=True,
             reads="source",
         ),
     ] = ()

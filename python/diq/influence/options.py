@@ -10,6 +10,7 @@ from typing import Annotated
 from diq.base.options import (
     Attention,
     ChatTemplate,
+    DatasetName,
     Device,
     Devices,
     Dtype,
@@ -37,7 +38,7 @@ WEIGHTS = (
 class ScoreInfluenceOptions(InStore):
     """Options of ``diq score influence``."""
 
-    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    dataset: DatasetName
     _: KW_ONLY
     model: LanguageModel
     model_name: ModelName = None
@@ -170,7 +171,7 @@ class ExplainOptions(InStore):
 class CheckIndexOptions(InStore):
     """Options of ``diq index check``."""
 
-    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    dataset: DatasetName
     _: KW_ONLY
     model: LanguageModel
     validation_set: ValidationSets = ()

@@ -122,6 +122,7 @@ class JudgeOptions(InStore):
             "Judge a model's outputs: rows with question and output. Repeat for each model; the questions that all "
             "files have are compared in pairs.",
             metavar="NAME=FILE",
+            named=True,
             reads="path",
         ),
     ] = ()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
-from diq.base.options import Device, Dtype, InStore, Option
+from diq.base.options import DatasetName, Device, Dtype, InStore, Option
 from diq.models.options import batch_tokens
 
 Target = Literal["rank", "standard"]
@@ -52,7 +52,7 @@ class TrainRaterOptions(InStore):
 class ScoreRaterOptions(InStore):
     """Options of ``diq score influence --rater``."""
 
-    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    dataset: DatasetName
     _: KW_ONLY
     rater: Annotated[
         str | os.PathLike[str],

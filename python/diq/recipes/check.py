@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ Thing = tuple[str, str]
 
 ANY = "*"
 
-# options whose texts are NAME=FILE, of which the file is read
-_NAMED = ("benchmark", "examples", "outputs")
+# what an option may name that is a file, a folder, or an id of a hub
+_FILES = ("path", "model", "source")
 # verbs whose output is a file; that of the others is a folder
 _WRITE_FILES = ("select", "sql", "benchmark questions", "results")
 
@@ -168,24 +168,13 @@ def _told(problems: Problems, step: Step, key: str, check: Callable[[], Any]) ->
 def reads(step: Step) -> list[tuple[str, Thing]]:
     """What a step reads: the option that says so, and the thing; the scores that a stage looks up itself too."""
     found = []
-    for key, one in parameters(step.verb).items():
-        kind = one.option.reads
-        for name in _names(step.options.get(key)) if kind else ():
-            if kind == "validation set":
-                # a weight may follow in a selection
-                name = name.partition("=")[0]
-            elif kind == "selection" and (name in ("rest", "random") or Path(name).is_file()):
-                continue
-            elif key in _NAMED:
-                # a benchmark by its name alone is read from where it always is
-                name = name.partition("=")[2]
-                if name:
-                    found.append((key, ("path", _place(name))))
-                continue
-            elif kind in ("path", "model", "source"):
-                kind_of, name = "path", _place(name)
-                found.append((key, (kind_of, name)))
-                continue
+    for key, kind, name in _read_names(step):
+        if kind == "validation set":
+            # a weight may follow in a selection
+            found.append((key, (kind, name.partition("=")[0])))
+        elif kind in _FILES:
+            found.append((key, ("path", _place(name))))
+        elif kind != "selection" or not (name in ("rest", "random") or Path(name).is_file()):
             found.append((key, (kind, name)))
     options = step.options
     if step.verb == "ingest" and options.get("scores"):
@@ -205,6 +194,17 @@ def reads(step: Step) -> list[tuple[str, Thing]]:
             owner = owner if strategy == "perplexity" else options.get("encoder") or ANY
             found.append(("model" if strategy == "perplexity" else "encoder", (strategy, f"{dataset} {owner}")))
     return found
+
+
+def _read_names(step: Step) -> Iterator[tuple[str, str, str]]:
+    """Option, kind and name of all that a step's options name to be read; of NAME=FILE the file."""
+    for key, one in parameters(step.verb).items():
+        for name in _names(step.options.get(key)) if one.option.reads else ():
+            if not one.option.named:
+                yield key, one.option.reads, name
+            elif file := name.partition("=")[2]:
+                # a benchmark by its name alone is read from where it always is
+                yield key, one.option.reads, file
 
 
 def writes(step: Step) -> list[Thing]:
@@ -319,33 +319,27 @@ def _in_store(store: Store, kind: str, name: str) -> bool:
 
 def _check_files(recipe: Recipe, step: Step, made: Iterable[Thing]) -> None:
     """Files and folders that a step reads are there, or will be: an earlier step writes them, or they are hub ids."""
-    for key, one in parameters(step.verb).items():
-        kind = one.option.reads
-        if kind not in ("path", "model", "source"):
+    for key, kind, name in _read_names(step):
+        if kind not in _FILES:
             continue
-        for name in _names(step.options.get(key)):
-            if key in _NAMED:
-                name = name.partition("=")[2]
-                if not name:
-                    continue
-            # a checkpoint's weight follows its folder
-            place = _place(name)
-            # only models are looked for behind a ~
-            if makers(place, made) or Path(place if kind == "model" else name).exists():
-                continue
-            if key == "checkpoint" and Path(_place(name.rpartition(":")[0])).exists():
-                continue
-            if _is_below(place, _place(str(recipe.output))):
-                recipe.problems.add(
-                    step.at(key), f"`{name}` is not there, and no step before this one makes it{_hint(step, key)}"
-                )
-            elif kind == "source":
-                from diq.formats.sources import find_sources
+        # a checkpoint's weight follows its folder
+        place = _place(name)
+        # only models are looked for behind a ~
+        if makers(place, made) or Path(place if kind == "model" else name).exists():
+            continue
+        if key == "checkpoint" and Path(_place(name.rpartition(":")[0])).exists():
+            continue
+        if _is_below(place, _place(str(recipe.output))):
+            recipe.problems.add(
+                step.at(key), f"`{name}` is not there, and no step before this one makes it{_hint(step, key)}"
+            )
+        elif kind == "source":
+            from diq.formats.sources import find_sources
 
-                _told(recipe.problems, step, key, lambda name=name: find_sources([name]))  # type: ignore[misc]
-            elif kind == "path" or _looks_like_path(name):
-                noun = "file" if kind == "path" else "folder"
-                recipe.problems.add(step.at(key), f"there is no {noun} `{name}`{_hint(step, key)}")
+            _told(recipe.problems, step, key, lambda name=name: find_sources([name]))  # type: ignore[misc]
+        elif kind == "path" or _looks_like_path(name):
+            noun = "file" if kind == "path" else "folder"
+            recipe.problems.add(step.at(key), f"there is no {noun} `{name}`{_hint(step, key)}")
 
 
 def _check_dataset(problems: Problems, name: str, ingests: Sequence[Step], store: Store) -> None:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Annotated, Literal, get_args
 
 from diq.base.config import Dimension
-from diq.base.options import InStore, Option
+from diq.base.options import DatasetName, InStore, Option
 from diq.base.text import Ratio
 
 Strategy = Literal[
@@ -37,7 +37,7 @@ QUADRANT_STRATEGIES = ("diq", "q1", "q2", "q3", "q4")
 class SelectOptions(InStore):
     """Options of ``diq select``."""
 
-    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    dataset: DatasetName
     _: KW_ONLY
     ratio: Annotated[
         str | float | Decimal,

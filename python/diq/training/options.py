@@ -12,6 +12,7 @@ from diq.base.config import MAX_LENGTH
 from diq.base.options import (
     Attention,
     ChatTemplate,
+    DatasetName,
     Device,
     Devices,
     InStore,
@@ -165,7 +166,7 @@ class TrainOptions(InStore):
 class WarmUpOptions(InStore):
     """Options of the warm-up, ``diq score influence --warmup``."""
 
-    dataset: Annotated[str, Option("Name of a dataset in the store.", positional=True, reads="dataset")]
+    dataset: DatasetName
     _: KW_ONLY
     model: LanguageModel
     share: Annotated[
