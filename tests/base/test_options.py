@@ -94,6 +94,7 @@ def test_the_store_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"slow": None}, "--slow needs a value", "Take your time."),
         ({"shares": (0.5, -1.0)}, "--shares -1.0 is out of range", "give 0 or more"),
         ({"shares": (0.5, float("nan"))}, "--shares nan is out of range", "give 0 or more"),
+        ({"shares": (0.5, 0.2, 0.3)}, "--shares needs 2 numbers, not `(0.5, 0.2, 0.3)`", "Of two tins."),
         ({"guests": 5.5j}, "--guests needs a text or a list of texts, not `5.5j`", "Who comes; repeat."),
         ({"output": 5}, "--output needs a path, not `5`", "Where it goes."),
         ({"share": 0}, "the ratio 0 is outside (0, 1]", "give a number in (0, 1]"),

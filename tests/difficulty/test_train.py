@@ -317,7 +317,7 @@ def test_bad_input_is_refused_before_anything_is_trained(
         with pytest.raises(UsageError, match="out of range"):
             attempt(**change)
     with pytest.raises(UsageError, match="--class-weights `most` is not known"):
-        attempt(weights="most")
+        attempt(class_weights="most")
     with pytest.raises(ModelError, match="nowhere"):
         attempt(encoder=["nowhere/encoder"])
     with pytest.raises(UsageError, match="the output `/proc/levels` cannot be written"):

@@ -157,8 +157,9 @@ class Field:
         if self.kind in ("other", "record"):
             return value
         words, takes, make = _KINDS[self.kind]
-        if not takes(value):
-            raise BadValueError(f"needs {words}, not `{short(value)}`")
+        n = len(get_args(self.type)) if self.kind == "numbers" else None
+        if not takes(value) or (n is not None and len(value) != n):
+            raise BadValueError(f"needs {words if n is None else f'{n} numbers'}, not `{short(value)}`")
         made = make(value)
         for one in made if isinstance(made, tuple) else (made,):
             if self.option.choices and one not in self.option.choices:

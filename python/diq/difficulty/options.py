@@ -98,9 +98,9 @@ class TrainDifficultyOptions(InStore):
     learning_rate: Annotated[float, Option("Learning rate of AdamW.", above=0)] = 3e-5
     batch_size: Annotated[int, Option("Questions of a step.", least=1)] = 32
     max_length: Annotated[
-        int, Option("Tokens after which a question is cut; at most the encoder's context.", least=2)
+        int, Option("Tokens after which a question is cut; at most the encoder's context.", least=8)
     ] = 512
-    patience: Annotated[int, Option("Stop after so many epochs without progress.", least=0)] = 2
+    patience: Annotated[int, Option("Stop after so many epochs without progress.", least=1)] = 2
     class_weights: Annotated[
         ClassWeights, Option("How much rare levels count; the calibration takes back what it tilts.")
     ] = "balanced"
@@ -113,7 +113,7 @@ class TrainDifficultyOptions(InStore):
     ] = 1.0
     shares: Annotated[
         tuple[float, float, float],
-        Option("Shares of the questions.", metavar="TRAIN VALIDATION TEST"),
+        Option("Shares of the questions.", metavar="TRAIN VALIDATION TEST", above=0),
     ] = (0.8, 0.1, 0.1)
     baselines: Annotated[bool, Option("Also measure TF-IDF and the most frequent level on the same split.")] = True
     overwrite: Annotated[bool, Option("Replace a classifier of other labels or settings.")] = False

@@ -33,7 +33,7 @@ from diq.difficulty import ordinal
 from diq.difficulty.options import TrainDifficultyOptions
 from diq.encoders import fitting
 from diq.encoders import network as encoders
-from diq.encoders.fitting import Examples, FitSettings, check_shares
+from diq.encoders.fitting import Examples, FitSettings
 from diq.encoders.folder import RECORD, find_trained, save, save_together
 from diq.encoders.network import SPLITS
 from diq.models.device import describe_environment, pick_device, pick_dtype
@@ -151,7 +151,6 @@ def train_difficulty(options: TrainDifficultyOptions) -> ClassifierSummary:
         dtype=pick_dtype(options.dtype, place),
         device=str(place),
     )
-    fit.check("diq difficulty train", check_shares(options.shares))
     found, label_runs = _read_labels(options.store_file, options.datasets, options.difficulty_run)
     split = encoders.split_of(found.texts, seed=options.seed, shares=options.shares)
     counts = _count(found.levels, split)

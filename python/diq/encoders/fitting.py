@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from diq.base.errors import RunFailedError, UsageError
+from diq.base.errors import RunFailedError
 from diq.base.progress import Progress
 from diq.encoders.network import TokenIds, collate, predict
 from diq.models.device import quiet_libraries
@@ -76,33 +76,6 @@ class FitSettings:
         found = asdict(self)
         del found["device"]
         return found
-
-    def check(self, command: str, further: Mapping[str, bool]) -> None:
-        """Refuse settings out of range, these and the caller's own.
-
-        Args:
-            command: whose help lists the ranges.
-            further: option with its value, and whether it fits.
-
-        Raises:
-            UsageError: one is out of range.
-        """
-        fits = {
-            f"--epochs {self.epochs:g}": self.epochs > 0,
-            f"--learning-rate {self.learning_rate:g}": self.learning_rate > 0,
-            f"--batch-size {self.batch_size}": self.batch_size >= 1,
-            f"--max-length {self.max_length}": self.max_length >= 8,
-            f"--patience {self.patience}": self.patience >= 1,
-            **further,
-        }
-        for text, good in fits.items():
-            if not good:
-                raise UsageError(f"{text} is out of range", f"see `{command} --help`")
-
-
-def check_shares(shares: Sequence[float]) -> dict[str, bool]:
-    """Whether three shares of a split can be split by, for ``FitSettings.check``."""
-    return {f"--shares {' '.join(map(str, shares))}": len(shares) == 3 and min(shares) > 0}
 
 
 @dataclass(slots=True)

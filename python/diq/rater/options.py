@@ -36,10 +36,10 @@ class TrainRaterOptions(InStore):
     epochs: Annotated[float, Option("At most so many passes over the texts.", above=0)] = 5
     learning_rate: Annotated[float, Option("Highest learning rate of AdamW.", above=0)] = 5e-5
     batch_size: Annotated[int, Option("Texts of an optimizer step.", least=1)] = 32
-    max_length: Annotated[int, Option("Tokens that are read of a text; at most the context.", least=2)] = 1024
-    patience: Annotated[int, Option("Epochs without progress before it stops.", least=0)] = 2
+    max_length: Annotated[int, Option("Tokens that are read of a text; at most the context.", least=8)] = 1024
+    patience: Annotated[int, Option("Epochs without progress before it stops.", least=1)] = 2
     shares: Annotated[
-        tuple[float, float, float], Option("Shares of the questions.", metavar="TRAIN VALIDATION TEST")
+        tuple[float, float, float], Option("Shares of the questions.", metavar="TRAIN VALIDATION TEST", above=0)
     ] = (0.7, 0.15, 0.15)
     baselines: Annotated[bool, Option("Also fit the two baselines on the same split.")] = True
     overwrite: Annotated[bool, Option("Replace a rater that another training left in the output.")] = False

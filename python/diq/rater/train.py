@@ -32,7 +32,7 @@ from diq.base.text import did_you_mean
 from diq.encoders import fitting
 from diq.encoders import network as encoders
 from diq.encoders.embeddings import text_of
-from diq.encoders.fitting import Examples, FitSettings, check_shares
+from diq.encoders.fitting import Examples, FitSettings
 from diq.encoders.folder import RECORD, find_trained, save
 from diq.encoders.network import SPLITS
 from diq.influence.meters import pearson, spearman
@@ -122,7 +122,6 @@ def train_rater(options: TrainRaterOptions) -> RaterSummary:
         dtype=pick_dtype(options.dtype, place),
         device=str(place),
     )
-    fit.check("diq rater train", check_shares(options.shares))
     found = _read(options.store_file, list(dict.fromkeys(options.datasets)), options.model, options.run)
     split = encoders.split_of(found.questions, seed=options.seed, shares=options.shares)
     scales = _check_dots(found, split, options.target, options.coverage)
