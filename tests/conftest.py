@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -236,6 +237,41 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
 
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+# the command line --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_one_test() -> Iterator[None]:
+    """A command sets up diq's logging; the tests after it in the same process must not see it."""
+    logger = logging.getLogger("diq")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    yield
+    logger.handlers, logger.level, logger.propagate = before
+
+
+def invoke(command: Any, *arguments: object) -> Any:
+    """A click command's result, in this process; an exception is kept in the result, as click's runner does."""
+    from click.testing import CliRunner
+
+    return CliRunner().invoke(command, [str(one) for one in arguments], prog_name="diq")
+
+
+def stdout_of(command: Any, *arguments: object) -> str:
+    """What a command that succeeds prints on stdout."""
+    done = invoke(command, *arguments)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return str(done.stdout)
+
+
+def refused(command: Any, *arguments: object) -> Any:
+    """The error of a command that diq refuses."""
+    from diq.base.errors import DiqError
+
+    done = invoke(command, *arguments)
+    assert isinstance(done.exception, DiqError), (done.output, done.exception)
+    return done.exception
 
 
 def fill_store(

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 import click
 import pytest
-from click.testing import CliRunner
 
+from conftest import stdout_of
 from diq.base.errors import UsageError
 from diq.base.options import BadValueError, InStore, Option, Options, fields_of, verb
 from diq.base.text import Ratio
@@ -166,11 +166,9 @@ def bake_command(**given: Any) -> None:
 
 
 def run(*words: str) -> BakeOptions:
-    done = CliRunner().invoke(kitchen, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
     from pathlib import PosixPath
 
-    made = eval(done.output, {**globals(), "PosixPath": PosixPath})
+    made = eval(stdout_of(kitchen, *words), {**globals(), "PosixPath": PosixPath})
     assert isinstance(made, BakeOptions)
     return made
 
@@ -211,7 +209,7 @@ def test_the_store_may_stand_before_the_command() -> None:
 
 
 def test_help_has_defaults_and_choices() -> None:
-    text = " ".join(CliRunner().invoke(kitchen, ["bake", "--help"]).output.split())
+    text = " ".join(stdout_of(kitchen, "bake", "--help").split())
     assert "[default: until it is done]" in text
     assert "[sugar|cocoa]" in text
     assert "How hot. [default: 180]" in text

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from conftest import write_jsonl
+from conftest import invoke, write_jsonl
 from diq.base.errors import DiqError
 from diq.cli.evaluate import evaluate
 
@@ -26,7 +26,7 @@ def command(tmp_path: Path, tiny_llama_folder: Path) -> Callable[..., Result]:
     fixed += ["--max-length", "400", "--store", str(tmp_path / "s.duckdb"), "--device", "cpu"]
 
     def call(*options: str, alone: bool = False) -> Result:
-        found = CliRunner().invoke(evaluate, [*([] if alone else fixed), *options])
+        found = invoke(evaluate, *([] if alone else fixed), *options)
         if isinstance(found.exception, DiqError):
             raise found.exception
         return found
@@ -106,5 +106,5 @@ def test_a_temperature_is_a_number_or_default(command: Callable[..., Result]) ->
 def test_the_help_has_the_nine_names() -> None:
     from diq.evaluation.benchmarks import BENCHMARKS
 
-    text = " ".join(CliRunner().invoke(evaluate, ["--help"]).output.split())
+    text = " ".join(invoke(evaluate, "--help").output.split())
     assert all(name in text for name in BENCHMARKS)

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
+from conftest import invoke, stdout_of
 from diq.base.errors import UsageError
 from diq.cli.results import results
 from evaluation.test_results import BASE, Fill
@@ -27,18 +27,8 @@ def store(tmp_path: Path) -> Path:
     return fill.path
 
 
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(results, [str(one) for one in arguments])
-
-
-def output(*arguments: object) -> str:
-    done = invoke(*arguments)
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
 def test_tables_name_models_marks_and_what_sets_them_apart(store: Path) -> None:
-    text = output("--store", store)
+    text = stdout_of(results, "--store", store)
     assert "apart from them: few_shot 0, temperature 0.0, template auto" in text
     assert "few_shot 5" in text
     for part in ("52.00*", "±1.58 sd 1.41", "51.50+~", "10.00", "diq 10 %", "full", "base", "scored by rules 1"):
@@ -48,7 +38,7 @@ def test_tables_name_models_marks_and_what_sets_them_apart(store: Path) -> None:
 
 
 def test_the_papers_rows_carry_their_slips(store: Path) -> None:
-    text = output("--store", store, "--published", "9")
+    text = stdout_of(results, "--store", store, "--published", "9")
     assert "37.96!" in text
     assert "Table 9: AvgC is printed as 37.96, the row's own accuracies give 34.00" in text
 
@@ -58,17 +48,17 @@ def test_the_papers_rows_carry_their_slips(store: Path) -> None:
 )
 def test_a_file_has_the_format_of_its_suffix(store: Path, tmp_path: Path, suffix: str, start: str) -> None:
     file = tmp_path / f"out{suffix}"
-    assert output("--store", store, "-o", file) == ""
+    assert stdout_of(results, "--store", store, "-o", file) == ""
     text = file.read_text(encoding="utf-8")
     assert text.startswith(start)
     name = {".md": "markdown", ".csv": "csv", ".tex": "latex"}[suffix]
-    assert output("--store", store, "--format", name) == text
+    assert stdout_of(results, "--store", store, "--format", name) == text
 
 
 def test_json_is_one_object_with_raw_numbers(store: Path, tmp_path: Path) -> None:
-    found = json.loads(output("--store", store, "--json"))
-    assert json.loads(output("--store", store, "--format", "json")) == found
-    invoke("--store", store, "-o", tmp_path / "x.json")
+    found = json.loads(stdout_of(results, "--store", store, "--json"))
+    assert json.loads(stdout_of(results, "--store", store, "--format", "json")) == found
+    invoke(results, "--store", store, "-o", tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == found
     first, second = found["groups"]
     assert [row["label"] for row in first["rows"]] == ["base", "full", "diq 10 %"]
@@ -79,10 +69,12 @@ def test_json_is_one_object_with_raw_numbers(store: Path, tmp_path: Path) -> Non
 
 
 def test_filters_reach_the_stage(store: Path) -> None:
-    rows = list(csv.DictReader(output("--store", store, "--dataset", "huatuo", "--format", "csv").splitlines()))
+    rows = list(
+        csv.DictReader(stdout_of(results, "--store", store, "--dataset", "huatuo", "--format", "csv").splitlines())
+    )
     assert {row["label"] for row in rows} == {"base", "full", "diq 10 %"}
     assert {row["table"] for row in rows} == {"1"}
-    done = invoke("--store", store, "--model", "Base-8")
+    done = invoke(results, "--store", store, "--model", "Base-8")
     assert isinstance(done.exception, UsageError)
 
 
@@ -92,6 +84,6 @@ def test_wrong_outputs_are_refused(store: Path, tmp_path: Path) -> None:
         (("-o", tmp_path / "x.md", "--format", "table"), "a table cannot be written to a file"),
         (("-o", tmp_path / "no" / "x.md"), "there is no folder"),
     ):
-        done = invoke("--store", store, *arguments)
+        done = invoke(results, "--store", store, *arguments)
         assert isinstance(done.exception, UsageError)
         assert message in done.exception.message

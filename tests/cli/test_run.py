@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from conftest import write_jsonl
+from conftest import invoke, write_jsonl
 from diq.base.errors import InputError, UsageError
 from diq.cli.run import run as command
 
@@ -28,25 +27,21 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "half.yaml").write_text(RECIPE, encoding="utf-8")
 
 
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(command, list(arguments), standalone_mode=False)
-
-
 def test_a_recipe_runs_and_is_done_the_second_time() -> None:
-    first = call("half.yaml")
+    first = invoke(command, "half.yaml")
     assert first.exception is None
     assert "[1/2] ingest pool.jsonl into pool" in first.stdout
     assert "10 samples, 0 duplicates, 0 rejects" in first.stdout
     assert "half: 2 steps, 2 run now in " in first.stdout
     # the folder has the file's name, in the current one
     assert len(Path("half/part.jsonl").read_text(encoding="utf-8").splitlines()) == 5
-    second = call("half.yaml")
+    second = invoke(command, "half.yaml")
     assert second.stdout.count("done before") == 3
     assert "2 steps, 0 run now" in second.stdout
 
 
 def test_the_plan_can_be_pasted() -> None:
-    plan = call("half.yaml", "--dry-run", "--set", "ratio=0.2", "--output", "a b").stdout
+    plan = invoke(command, "half.yaml", "--dry-run", "--set", "ratio=0.2", "--output", "a b").stdout
     assert "half: Half of a pool at random." in plan
     assert "[2] select pool random 0.2 (to do)" in plan
     assert "diq select pool --strategy random --ratio 0.2 --name part --output 'a b/part.jsonl'" in plan
@@ -56,31 +51,31 @@ def test_the_plan_can_be_pasted() -> None:
 
 
 def test_json_is_one_object() -> None:
-    found = json.loads(call("half.yaml", "--json").stdout)
+    found = json.loads(invoke(command, "half.yaml", "--json").stdout)
     assert [(step["verb"], step["state"], step["was_done"]) for step in found["steps"]] == [
         ("ingest", "done", False),
         ("select", "done", False),
     ]
     assert found["steps"][1]["result"]["n"] == 5
-    assert json.loads(call("--list", "--json").stdout).keys() >= {"demo", "huatuo-llama31-8b"}
+    assert json.loads(invoke(command, "--list", "--json").stdout).keys() >= {"demo", "huatuo-llama31-8b"}
 
 
 def test_recipes_are_listed_and_shown() -> None:
-    listed = call("--list").stdout
+    listed = invoke(command, "--list").stdout
     assert "demo" in listed
     assert "pilot-quadrants" in listed
-    shown = call("demo", "--show").stdout
+    shown = invoke(command, "demo", "--show").stdout
     Path("mine.yaml").write_text(shown, encoding="utf-8")
-    assert "mine" not in call("mine.yaml", "--dry-run").stdout.splitlines()[0]
-    assert "30 steps, 30 to do" in call("mine.yaml", "--dry-run", "--output", "m").stdout
+    assert "mine" not in invoke(command, "mine.yaml", "--dry-run").stdout.splitlines()[0]
+    assert "30 steps, 30 to do" in invoke(command, "mine.yaml", "--dry-run", "--output", "m").stdout
 
 
 def test_quiet_prints_the_end_alone() -> None:
-    assert len(call("half.yaml", "--quiet").stdout.splitlines()) == 1
+    assert len(invoke(command, "half.yaml", "--quiet").stdout.splitlines()) == 1
 
 
 def test_another_store_can_be_named() -> None:
-    call("half.yaml", "--store", "shared.duckdb")
+    invoke(command, "half.yaml", "--store", "shared.duckdb")
     assert Path("shared.duckdb").exists()
     assert not Path("half/diq.duckdb").exists()
 
@@ -95,6 +90,6 @@ def test_another_store_can_be_named() -> None:
     ],
 )
 def test_wrong_use_is_refused(arguments: tuple[str, ...], kind: type[Exception], text: str) -> None:
-    done = call(*arguments)
+    done = invoke(command, *arguments)
     assert isinstance(done.exception, kind)
     assert text in str(done.exception)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
 
-from conftest import fill_store
-from diq.base.errors import DiqError, RunFailedError, UsageError
+from conftest import fill_store, invoke, refused
+from diq.base.errors import RunFailedError, UsageError
 from diq.cli.results import results
 from diq.cli.sql import sql
 from diq.store.store import Store
@@ -26,18 +25,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def refused(command: click.Command, *arguments: object) -> DiqError:
-    done = CliRunner().invoke(command, [str(one) for one in arguments])
-    assert isinstance(done.exception, DiqError), done.output
-    return done.exception
-
-
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
 def test_a_full_disk_leaves_the_file_of_before(store: Path, small_disk: Callable[[int], Path], kind: str) -> None:
     disk = small_disk(256)
     output = disk / f"o.{kind}"
     run = [sql, "--store", store, "-o", output]
-    assert CliRunner().invoke(sql, ["select 'é' as a", *map(str, run[1:])]).exit_code == 0
+    assert invoke(sql, "select 'é' as a", *run[1:]).exit_code == 0
     before = output.read_bytes()
     error = refused(*run, MANY)
     assert isinstance(error, RunFailedError)

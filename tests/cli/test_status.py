@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from conftest import fill_store
+from conftest import fill_store, stdout_of
 from diq.cli.status import status
 
 
@@ -25,14 +24,8 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-def invoke(*arguments: str) -> str:
-    done = CliRunner().invoke(status, list(arguments))
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
 def test_meters_are_one_block_a_run_and_dataset(store: Path) -> None:
-    text = invoke("--scores", "--store", str(store))
+    text = stdout_of(status, "--scores", "--store", str(store))
     assert "dots of run 1 on pool: model, exact, sealed" in text
     assert "dots of run 3 on old: model, external, sealed" in text
     for part in ("standard error of a dot", "length bias", "stability: 20 validation samples with the other 20"):
@@ -43,7 +36,7 @@ def test_meters_are_one_block_a_run_and_dataset(store: Path) -> None:
 
 
 def test_the_same_numbers_come_as_json(store: Path) -> None:
-    found: dict[str, Any] = json.loads(invoke("--scores", "--json", "--store", str(store)))
+    found: dict[str, Any] = json.loads(stdout_of(status, "--scores", "--json", "--store", str(store)))
     old, pool = found["scores"]
     assert (pool["run_id"], pool["dataset"], pool["n"], pool["n_samples"]) == (1, "pool", 300, 300)
     assert pool["validation_sets"][0] == {"name": "medqa", "n_samples": 10, "fold_sizes": [10, 10]}
@@ -59,5 +52,5 @@ def test_the_same_numbers_come_as_json(store: Path) -> None:
 
 def test_without_the_option_nothing_is_measured(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diq.influence.stored.measure_runs", None)
-    assert "scores" not in json.loads(invoke("--json", "--store", str(store)))
-    assert "standard error" not in invoke("--store", str(store))
+    assert "scores" not in json.loads(stdout_of(status, "--json", "--store", str(store)))
+    assert "standard error" not in stdout_of(status, "--store", str(store))

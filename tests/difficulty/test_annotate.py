@@ -15,7 +15,6 @@ from typing import Any
 
 import duckdb
 import pytest
-from click.testing import CliRunner
 
 import diq
 from chat_server import (
@@ -27,7 +26,7 @@ from chat_server import (
     teach,
     transformers_server,
 )
-from conftest import wait_until, write_jsonl
+from conftest import stdout_of, wait_until, write_jsonl
 from diq.base.errors import RunFailedError, UsageError
 from diq.cli import diq as commands
 from diq.cli import main
@@ -399,9 +398,9 @@ def test_the_client_is_not_loaded_for_help() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
-    shown = CliRunner().invoke(commands, ["difficulty", "annotate", "--help"], prog_name="diq")
+    shown = stdout_of(commands, "difficulty", "annotate", "--help")
     for option in ("--base-url", "--api-key-variable", "--sample", "--retry-unreadable", "--dry-run", "--price-prompt"):
-        assert option in shown.output
+        assert option in shown
 
 
 def test_a_temperature_may_be_left_to_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import diq
-from conftest import SHARED, WORDS, write_jsonl
+from conftest import SHARED, WORDS, stdout_of, write_jsonl
 from diq.base.errors import MissingScoresError, ModelError, UsageError
 from diq.cli import diq as command_line
 from diq.encoders import network as encoders
@@ -171,9 +170,7 @@ def test_several_encoders_and_three_models(
     arguments = ["difficulty", "train", "pool", "-o", str(tmp_path / "out"), "--store", str(labelled), "--separate",
                  "--encoder", str(tiny_encoder_folder), "--encoder", str(tiny_classifier_folder), "--epochs", "3",
                  "--learning-rate", "0.01", "--batch-size", "16"]  # fmt: skip
-    done = CliRunner().invoke(command_line, [*arguments, "--json"])
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    found = json.loads(stdout_of(command_line, *arguments, "--json"))
     assert [one["name"] for one in found["classifiers"]] == [
         "tiny-bert", "tiny-classifier", "most frequent level", "TF-IDF + logistic regression",
     ]  # fmt: skip
@@ -184,9 +181,9 @@ def test_several_encoders_and_three_models(
         assert set(one["calibration"]) == {"knowledge", "reasoning", "overall"}
     scored = diq.score_difficulty("pool", store=labelled, model=found["classifiers"][0]["output"])
     assert scored.n_scored == 300
-    table = CliRunner().invoke(command_line, arguments)
-    assert "trained before" in table.output
-    assert table.output.count("TF-IDF + logistic regression") == 3
+    table = stdout_of(command_line, *arguments)
+    assert "trained before" in table
+    assert table.count("TF-IDF + logistic regression") == 3
 
 
 def test_no_question_is_on_two_sides_and_conflicts_are_kept(

@@ -17,11 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 from scipy import stats
 
 from chat_server import ScriptedServer, Step, teach, transformers_server
-from conftest import fill_store, write_jsonl
+from conftest import fill_store, refused, stdout_of, write_jsonl
 from diq.base.errors import DiqError, InputError, RunFailedError, UsageError
 from diq.cli import diq as command
 from diq.judging.judge import Judgment, _texts
@@ -649,19 +648,16 @@ def test_the_command_prints_json_and_tables(store: Path) -> None:
             "--price-prompt",
             "2",
         ]
-        done = CliRunner().invoke(command, ["judge", "reasoning", "--selection", "zebra", "--json", *common])
-        assert done.exit_code == 0, done.output
-        found = json.loads(done.stdout)
+        found = json.loads(stdout_of(command, "judge", "reasoning", "--selection", "zebra", "--json", *common))
         assert found["rubric"] == "reasoning"
         assert found["asked"]["cost"] == pytest.approx(20 * 100 * 2 / 1e6)
         assert [arm["n_judged"] for arm in found["arms"]] == [10, 10]
-        shown = CliRunner().invoke(command, ["judge", "clinical", "--selection", "zebra", *common])
-        assert shown.exit_code == 0, shown.output
+        shown = stdout_of(command, "judge", "clinical", "--selection", "zebra", *common)
         for part in ("safety_check", "zebra", "rest", "Mann-Whitney p", "95 % interval", "asked about 20 texts"):
-            assert part in shown.stdout
-        wrong = CliRunner().invoke(command, ["judge", "clinical", "--outputs", "a.jsonl", *common])
-        assert isinstance(wrong.exception, UsageError)
-        assert "NAME=FILE" in str(wrong.exception)
+            assert part in shown
+        wrong = refused(command, "judge", "clinical", "--outputs", "a.jsonl", *common)
+        assert isinstance(wrong, UsageError)
+        assert "NAME=FILE" in str(wrong)
 
 
 @pytest.mark.slow

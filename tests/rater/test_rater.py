@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import diq
-from conftest import save_model, sentence, write_jsonl
+from conftest import refused, save_model, sentence, stdout_of, write_jsonl
 from diq.base.errors import DiqError, MissingScoresError, ModelError, UsageError
 from diq.cli import diq as command
 from diq.encoders.embeddings import text_of
@@ -613,16 +612,15 @@ def test_options_of_gradients_have_no_place_with_a_rater(
         ["--validation-set", "a"],
         ["--max-length", "9"],
     ):
-        result = CliRunner().invoke(command, [*base, *extra])
-        assert isinstance(result.exception, UsageError)
-        assert f"{extra[0]} has no place with --rater" in result.exception.message
+        error = refused(command, *base, *extra)
+        assert isinstance(error, UsageError)
+        assert f"{extra[0]} has no place with --rater" in error.message
     assert not predictions(unscored)
-    result = CliRunner().invoke(command, [*base, "--model", "lm", "--batch-tokens", "100", "--json"])
-    assert result.exit_code == 0, result.exception
-    assert json.loads(result.stdout)["n_scored"] == 70
-    result = CliRunner().invoke(command, ["score", "influence", "pool", "--store", str(unscored)])
-    assert isinstance(result.exception, UsageError)
-    assert "neither a model nor a rater" in result.exception.message
+    printed = stdout_of(command, *base, "--model", "lm", "--batch-tokens", "100", "--json")
+    assert json.loads(printed)["n_scored"] == 70
+    error = refused(command, "score", "influence", "pool", "--store", unscored)
+    assert isinstance(error, UsageError)
+    assert "neither a model nor a rater" in error.message
 
 
 def test_train_prints_the_test_split(trained: tuple[Path, Path, RaterSummary], encoder: Path) -> None:
@@ -631,11 +629,10 @@ def test_train_prints_the_test_split(trained: tuple[Path, Path, RaterSummary], e
         "rater", "train", "pool", "--model", "lm", "--encoder", str(encoder), "--output", str(folder), "--store",
         str(store), "--epochs", "12", "--batch-size", "16", "--learning-rate", "3e-3", "--patience", "12",
     ]  # fmt: skip
-    result = CliRunner().invoke(command, arguments)
-    assert result.exit_code == 0, result.exception
+    printed = stdout_of(command, *arguments)
     for text in ("Already trained", "pooled", "Spearman, length alone"):
-        assert text in result.stdout
-    answer = json.loads(CliRunner().invoke(command, [*arguments, "--json"]).stdout)
+        assert text in printed
+    answer = json.loads(stdout_of(command, *arguments, "--json"))
     assert answer["already_trained"] is True
     assert set(answer["metrics"]) == {*SETS, "pooled"}
 

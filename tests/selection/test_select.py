@@ -19,9 +19,8 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
-from conftest import fill_store
+from conftest import fill_store, stdout_of
 from diq.base.errors import MissingScoresError, RunFailedError, StoreError, UsageError
 from diq.base.text import Ratio
 from diq.cli.status import status
@@ -284,10 +283,9 @@ def test_status_and_messages_count_a_sample_alike(tmp_path: Path) -> None:
             "(SELECT sample_id FROM dataset_samples WHERE position = 5)"
         )
         store.connection.execute("UPDATE run_datasets SET state = 'open'")
-    done = CliRunner().invoke(status, ["--json", "--store", str(path)])
     coverage = {
         (row["score"], row["validation_set"], row["dimension"]): (row["n_scored"], row["n_samples"])
-        for row in json.loads(done.output)["coverage"]
+        for row in json.loads(stdout_of(status, "--json", "--store", path))["coverage"]
     }
     assert coverage == {
         ("influence", "a", None): (4, 6),

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import diq
-from conftest import fill_store
+from conftest import fill_store, stdout_of
 from diq.base import config
 from diq.cli.status import status as command
 
@@ -23,8 +22,7 @@ def test_the_function_says_what_the_command_prints(tmp_path: Path, monkeypatch: 
     for scores in (False, True):
         found = diq.status(scores=scores)
         assert diq.status(store=str(path)).to_dict() == diq.status().to_dict()
-        printed = CliRunner().invoke(command, ["--json", *(["--scores"] if scores else [])])
-        shown = json.loads(printed.output)
+        shown = json.loads(stdout_of(command, "--json", *(["--scores"] if scores else [])))
         assert list(found.to_dict()) == list(shown)
         for name in ("store", "size_bytes", "validation_sets", "coverage"):
             assert found.to_dict()[name] == shown[name]

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner
 
 import diq
-from conftest import fill_store
+from conftest import fill_store, stdout_of
 from diq.base import config
 from diq.base.errors import StoreError, UsageError
 from diq.cli.sql import sql as command
@@ -36,8 +35,7 @@ def test_an_answer_is_an_arrow_table_and_what_the_command_prints() -> None:
     found = diq.sql(query)
     assert isinstance(found, pa.Table)
     assert found.num_rows == 2
-    printed = CliRunner().invoke(command, [query, "--json"])
-    assert found.to_pylist() == json.loads(printed.output)["rows"]
+    assert found.to_pylist() == json.loads(stdout_of(command, query, "--json"))["rows"]
 
 
 def test_values_are_bound_by_name_or_in_order(store: Path) -> None:

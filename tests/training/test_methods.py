@@ -567,7 +567,7 @@ def test_losses_on_the_way_are_kept_and_reported(
     assert [one.step for one in events.Scalars("eval/task_loss")] == [3, 6]
     assert [one.value for one in events.Scalars("eval/task_loss")] == pytest.approx([one["task"] for one in curve])
     assert len(events.Scalars("train/loss")) == 9
-    with pytest.raises(UsageError, match="there is no reporter `tensorbord`"):
+    with pytest.raises(UsageError, match="--report-to `tensorbord` is not known"):
         train("plain", store=store, output=tmp_path / "x", report_to=["tensorbord"])
 
 
