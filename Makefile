@@ -43,7 +43,7 @@ demo: $(VENV)/.extension ## run the whole pipeline offline on made-up data
 
 test: setup ## cargo tests, then pytest
 	@echo "==> cargo test"
-	@cargo test --quiet --no-default-features
+	@cargo test --quiet
 	@echo "==> pytest"
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=25
 
@@ -55,7 +55,7 @@ lint: setup ## ruff, mypy, stubtest, rustfmt, clippy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -m mypy.stubtest diq._core
+	@$(BIN)/python -m mypy.stubtest --mypy-config-file stubtest.ini diq._core
 	@cargo fmt --check
 	@cargo clippy --quiet --all-targets --all-features -- -D warnings
 
@@ -71,7 +71,7 @@ bench: setup ## every bench that needs no accelerator; each prints a table
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --group bench
 	@for bench in $(filter-out benches/bench_peers.py,$(wildcard benches/bench_*.py)); do \
 		echo "==> $$bench"; $(BIN)/python $$bench || exit 1; done
-	@cargo bench --quiet --no-default-features
+	@cargo bench --quiet --features bench
 
 peers: setup ## the bench against bergson, dattri and the LESS loop, in an environment of their own
 	@test -x .venv-peers/bin/python || bash benches/peers/setup.sh

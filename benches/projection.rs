@@ -2,7 +2,7 @@
 //! though it makes the signs, and one of a single gradient about twice as much; a fused sketch takes little more than
 //! the multiply-adds that form the gradient, and a sketch of a formed one a few reads of it.
 //!
-//! `cargo bench --no-default-features --bench projection`; `RAYON_NUM_THREADS` sets the threads. Each line stands next
+//! `cargo bench --features bench --bench projection`; `RAYON_NUM_THREADS` sets the threads. Each line stands next
 //! to its floor, measured in the same run: fused multiply-adds that wait for no memory, or one read of the gradients.
 //! The answer is checked before any time is taken.
 

@@ -1,6 +1,6 @@
 //! Claim: a selection from 10 million rows costs a few reads of the two columns of scores, not a sort of them.
 //!
-//! `cargo bench --bench selection`; `RAYON_NUM_THREADS` sets the threads. Each ratio is timed with both thresholds
+//! `cargo bench --features bench --bench selection`; `RAYON_NUM_THREADS` sets the threads. Each ratio is timed with both thresholds
 //! included, next to the floor (a plain read of the two columns) and to the naive rival (a full sort). The answer is
 //! checked before any time is taken. The second table has the same columns as a DuckDB result stream brings them, in chunks
 //! of 131,072 rows, without nulls and with a validity bitmap.

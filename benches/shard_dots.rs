@@ -1,6 +1,6 @@
 //! Claim: dots of stored gradients with one vector run at the speed of memory, and more vectors share the read.
 //!
-//! `cargo bench --bench shard_dots`; `RAYON_NUM_THREADS` sets the threads. Each table stands next to the floor (a plain
+//! `cargo bench --features bench --bench shard_dots`; `RAYON_NUM_THREADS` sets the threads. Each table stands next to the floor (a plain
 //! read of the mapped bytes) and the naive rival (widen, then one running sum). The answer is checked before any time is
 //! taken.
 
