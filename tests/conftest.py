@@ -242,15 +242,6 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
 # the command line --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def _logging_of_one_test() -> Iterator[None]:
-    """A command sets up diq's logging; the tests after it in the same process must not see it."""
-    logger = logging.getLogger("diq")
-    before = (list(logger.handlers), logger.level, logger.propagate)
-    yield
-    logger.handlers, logger.level, logger.propagate = before
-
-
 def invoke(command: Any, *arguments: object) -> Any:
     """A click command's result, in this process; an exception is kept in the result, as click's runner does."""
     from click.testing import CliRunner
@@ -525,14 +516,12 @@ def read_only() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before() -> Any:
-    """A command that ran in this process leaves its log handler behind; the next test must not meet it."""
-    import logging
-
+def _fresh_logging() -> None:
+    """What a command that ran in this process, in a test or a fixture of a module, did to diq's logging is undone."""
     logger = logging.getLogger("diq")
-    before = (list(logger.handlers), logger.level, logger.propagate)
-    yield
-    logger.handlers, logger.level, logger.propagate = before
+    logger.handlers, logger.propagate = [], True
+    # a plain assignment would leave what the loggers below it remember of the level
+    logger.setLevel(logging.NOTSET)
 
 
 _n_modules = 0

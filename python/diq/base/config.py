@@ -16,10 +16,6 @@ Dimension = Literal["knowledge", "reasoning", "overall"]
 DIFFICULTY_DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 LIKERT_LEVELS = 5
 
-# seconds that a command waits for another process that holds the store for a moment, and one in the midst of long work
-SHORT_WAIT_S = 10.0
-WAIT_S = 120.0
-
 MAX_LENGTH = 8192  # tokens; the paper's context length (arXiv 2508.01450, section 4.1)
 
 

@@ -21,7 +21,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
+from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
 from diq.base.draws import number_of
 from diq.base.errors import UsageError
 from diq.base.options import verb
@@ -40,6 +40,7 @@ from diq.judging.ask import (
     open_run,
 )
 from diq.judging.rubrics import load_rubric
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diq.base.config import DIFFICULTY_DIMENSIONS, WAIT_S
+from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.text import did_you_mean
 from diq.difficulty.options import ScoreDifficultyOptions
 from diq.scoring.job import ScoreJob, finish, open_run, read_dataset
 from diq.scoring.summary import ScoreSummary
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 # the counts of the query difficulty_ties, for expected values and for levels

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import orjson
 import torch
 
-from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS, WAIT_S
+from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import fingerprint_of, run_fingerprint
@@ -38,6 +38,7 @@ from diq.encoders.folder import RECORD, find_trained, save, save_together
 from diq.encoders.network import SPLITS
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_model
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diq.base.config import WAIT_S
 from diq.base.errors import RunFailedError, UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import canonical_json, run_fingerprint
@@ -32,6 +31,7 @@ from diq.evaluation.generations import Answers, Kept
 from diq.evaluation.options import EvaluateOptions
 from diq.evaluation.questions import Question, QuestionSet, load_questions
 from diq.judging.options import Server
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diq import _core
-from diq.base.config import WAIT_S
 from diq.base.files import disk_errors, whole_file
 from diq.evaluation.answers import SCORING, mark
 from diq.evaluation.questions import Question
+from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.summary import Summary
@@ -13,6 +12,7 @@ from diq.evaluation import generations
 from diq.evaluation.answers import SCORING
 from diq.evaluation.generations import Answers
 from diq.evaluation.options import RescoreOptions
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 import torch
@@ -31,6 +31,9 @@ from diq.models.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
+# what the server of workers has loaded when it makes one: a worker is ready in a moment, and what was loaded lies in
+# memory once. It must not touch a GPU, whose state does not survive a fork; loading these does not.
+_PRELOADED = ["torch", "transformers.modeling_utils", "diq.gradients.engine"]
 # batches that a worker holds: one that it computes, and one that waits so that the worker never does
 _IN_FLIGHT = 2
 
@@ -183,10 +186,10 @@ class _Worker:
     threads: int | None
     held: list[tuple[Any, Sequence[Tokens]]] = field(default_factory=list)
     pipe: Any = None
-    process: SpawnProcess | None = None
+    process: ForkServerProcess | None = None
 
     def __post_init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
             target=_serve, args=(theirs, self.settings, self.threads), name=f"diq-worker-{self.number}", daemon=True
@@ -230,6 +233,12 @@ class _Worker:
             self.process.kill()
             self.process.join()
         return self.process.exitcode
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
 
 
 def _serve(pipe: Any, settings: EngineSettings, threads: int | None) -> None:

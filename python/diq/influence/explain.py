@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from diq.base.config import MAX_LENGTH, WAIT_S
+from diq.base.config import MAX_LENGTH
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.base.options import verb
 from diq.base.progress import Progress
@@ -37,6 +37,7 @@ from diq.models.device import pick_device, pick_dtype
 from diq.models.memory import raise_if_out_of_memory
 from diq.models.source import find_adapter, find_model
 from diq.models.tokens import Tokenization, Tokens, collate, load_tokenization
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diq.base.config import WAIT_S
 from diq.base.progress import Progress
 from diq.base.sample import Message
 from diq.gradient_index.options import Element
@@ -24,6 +23,7 @@ from diq.models.tokens import Template, TokenFile, Tokenization, Tokens, load_to
 from diq.scoring.harness import Batch, Scorer
 from diq.scoring.job import RunModel, ScoreJob
 from diq.scoring.summary import ScoreSummary
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diq.base.config import MAX_LENGTH, WAIT_S
+from diq.base.config import MAX_LENGTH
 from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.gradients.adam_state import read_learning_rate
@@ -37,6 +37,7 @@ from diq.models.tokens import TokenFile, Tokenization
 from diq.scoring.harness import score_missing
 from diq.scoring.job import finish, read_request, read_samples
 from diq.scoring.summary import ScoreSummary
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)

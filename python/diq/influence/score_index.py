@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import begun, canonical_json
@@ -43,6 +42,7 @@ from diq.models.tokens import TokenFile, Tokenization
 from diq.scoring.harness import Shards, score_samples
 from diq.scoring.job import ScoreJob, bytes_of_ids, cached, column_of_ids, computing, finish, look_up, open_run
 from diq.scoring.summary import ScoreSummary
+from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)

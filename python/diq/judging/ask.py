@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from diq import _core
-from diq.base.config import WAIT_S
 from diq.base.errors import RunFailedError
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import NotedProgress
@@ -36,6 +35,7 @@ from diq.base.text import short
 from diq.judging.chat import Chat, Reply
 from diq.judging.options import Server
 from diq.judging.rubrics import Reading, Rubric, UnreadableReplyError
+from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from diq.base.config import WAIT_S
 from diq.base.draws import number_of
 from diq.base.errors import InputError, RunFailedError, UsageError
 from diq.base.fingerprint import canonical_json, fingerprint_of
@@ -35,6 +34,7 @@ from diq.judging.ask import AskSummary, Item, ask_missing, make_items, open_run
 from diq.judging.options import OUTPUT_COLUMNS, QUESTION_COLUMNS, JudgeOptions
 from diq.judging.rubrics import Rubric, load_rubric
 from diq.judging.statistics import CONFIDENCE, Scores, difference_of, mean_of
+from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)

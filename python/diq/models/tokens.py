@@ -93,8 +93,6 @@ def usable_length(model: ModelSource, max_length: int) -> int:
     return min(int(context), max_length)
 
 
-log = logging.getLogger(__name__)
-
 Template = Literal["auto", "none"]
 """``auto`` uses the tokenizer's chat template if there is one, ``none`` never does."""
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from diq.base.config import WAIT_S
 from diq.base.errors import ModelError, UsageError
 from diq.base.options import verb
 from diq.base.sample import Message
@@ -26,6 +25,7 @@ from diq.scoring.encoder import EncoderScorer
 from diq.scoring.harness import score_missing
 from diq.scoring.job import RunModel, ScoreJob, read_dataset
 from diq.scoring.summary import ScoreSummary
+from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
 
 

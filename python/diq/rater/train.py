@@ -20,7 +20,6 @@ import numpy.typing as npt
 import orjson
 import torch
 
-from diq.base.config import WAIT_S
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import fingerprint_of, run_fingerprint
@@ -41,6 +40,7 @@ from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_model
 from diq.rater.model import RatedSet, RaterRecord, Scale, Target, digest_of, half_width, predicted_dots
 from diq.rater.options import TrainRaterOptions
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)

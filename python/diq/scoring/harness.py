@@ -27,7 +27,6 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from diq.base.config import WAIT_S
 from diq.base.sample import Message
 from diq.models.tokens import plan_batches, temporary_disk
 from diq.scoring import summary as shards
@@ -43,6 +42,7 @@ from diq.scoring.job import (
     read_samples,
 )
 from diq.scoring.summary import ScoreSummary
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 

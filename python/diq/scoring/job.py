@@ -16,12 +16,12 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from diq.base.config import WAIT_S
 from diq.base.errors import RunFailedError, UsageError
 from diq.base.files import lock
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import Progress
 from diq.scoring.summary import ScoreSummary
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ import orjson
 import pyarrow as pa
 
 from diq import _core
-from diq.base.config import WAIT_S
 from diq.base.errors import InputError, RunFailedError, UsageError
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import Progress
@@ -32,6 +31,7 @@ from diq.formats import Reader, open_sources
 from diq.formats.rows import BadRow
 from diq.selection import guards
 from diq.selection.guards import ExactCopies, Exclusion, NearCopies, Overlaps, Question
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 DEDUPES = ("exact", "near")

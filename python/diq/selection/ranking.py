@@ -1,4 +1,8 @@
-"""The ranking of a strategy: made once, stored whole, and found again until the scores that it was made from change."""
+"""The ranking of a strategy: made once, stored whole, and found again until the scores that it was made from change.
+
+The order of the strategy `diq` itself is in ``rust/rank.rs`` (the macro ``02_diq_ranking.sql`` must agree); the others'
+are here.
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,9 @@ _HOLDER = re.compile(r"Conflicting lock is held in (?:(?P<program>.*?) \()?PID (
 _HERE = ("already held in current process", "different configuration than existing connections")
 _DENIED = ("Permission denied", "Read-only file system", "Operation not permitted")
 
+# seconds that a command waits for another process that holds the store for a moment, and one in the midst of long work
+SHORT_WAIT_S = 10.0
+WAIT_S = 120.0
 # seconds of waiting after which a log line says what for: beside a running scoring most waits are shorter
 TELL_S = 1.0
 _PAUSE_S = 0.05

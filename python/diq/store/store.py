@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from diq.base import config
 from diq.base.errors import DiqError, StoreError, UsageError
 from diq.base.text import did_you_mean, first_line
 from diq.store import queries
-from diq.store.connection import COPY_HINT, connect, missing, write_protected
+from diq.store.connection import COPY_HINT, SHORT_WAIT_S, connect, missing, write_protected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,7 +55,7 @@ class Store:
         *,
         read_only: bool = False,
         create: bool = False,
-        wait_s: float = config.SHORT_WAIT_S,
+        wait_s: float = SHORT_WAIT_S,
     ) -> None:
         self.path = Path(path)
         if not create and not self.path.exists():

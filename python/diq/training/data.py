@@ -17,7 +17,6 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from diq.base.config import WAIT_S
 from diq.base.errors import InputError, UsageError
 from diq.base.fingerprint import begun
 from diq.base.progress import Progress
@@ -27,6 +26,7 @@ from diq.formats import open_source
 from diq.formats.rows import BadRow
 from diq.models.saving import saving_errors
 from diq.models.tokens import Tokenization, Tokens
+from diq.store.connection import WAIT_S
 from diq.store.store import Store
 from diq.training.options import Method
 

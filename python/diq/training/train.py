@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from diq.base.config import WAIT_S
 from diq.base.errors import UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import canonical_json, run_fingerprint
@@ -32,6 +31,7 @@ from diq.models.device import describe_environment, pick_device, pick_dtype, qui
 from diq.models.network import load_causal_lm
 from diq.models.source import TRAINING_RECORD, ModelSource, find_adapter, find_model, is_adapter
 from diq.models.tokens import Tokenization, load_tokenization
+from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
 from diq.training.data import Origin, Texts, read_samples, read_validation_sets, tokenize
 from diq.training.network import find_start

@@ -1,3 +1,4 @@
+-- A change here is also the next migration (01_store.sql).
 -- Datasets and their samples, and the validation sets drawn from them.
 
 CREATE SEQUENCE dataset_ids;

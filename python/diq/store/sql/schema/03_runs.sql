@@ -1,3 +1,4 @@
+-- A change here is also the next migration (01_store.sql).
 -- Models, and the runs that score or train with them.
 
 CREATE SEQUENCE run_ids;

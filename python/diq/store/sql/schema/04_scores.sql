@@ -1,3 +1,4 @@
+-- A change here is also the next migration (01_store.sql).
 -- Scores. Big tables carry no primary key: an index on scores costs three times the size of the scores; uniqueness of
 -- (run, sample, validation set) is kept by the one writer, which inserts what an anti-join finds missing.
 

@@ -1,3 +1,4 @@
+-- A change here is also the next migration (01_store.sql).
 -- The gradient index of a projected run: which shard and row holds the projected gradient of a sample.
 
 CREATE TABLE gradient_indexes (

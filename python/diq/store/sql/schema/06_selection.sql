@@ -1,3 +1,4 @@
+-- A change here is also the next migration (01_store.sql).
 -- Rankings, the selections that are a range of one, and what guards leave out. Rankings are stored whole, so that every
 -- selection is a prefix read: 10 million rows take about 110 MB (ranks, ids and quadrants compress to almost nothing), and
 -- a selection takes one row instead of a copy of its samples.

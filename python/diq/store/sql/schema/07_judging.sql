@@ -1,3 +1,4 @@
+-- A change here is also the next migration (01_store.sql).
 -- What language models answer: annotations of difficulty and judgments of reasoning.
 
 CREATE SEQUENCE comparison_ids;

@@ -1,3 +1,4 @@
+-- A change here is also the next migration (01_store.sql).
 -- Which training a model came from.
 
 CREATE TABLE trained_models (

@@ -1,3 +1,4 @@
+-- A change here is also the next migration (01_store.sql).
 -- What models answered to the questions of benchmarks.
 
 CREATE TABLE evaluations (

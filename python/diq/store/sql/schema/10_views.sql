@@ -1,3 +1,4 @@
+-- A change here is also the next migration (01_store.sql).
 -- Views that answer the usual questions in any DuckDB client: coverage of scores, quadrants, difficulty levels, overlap
 -- and sources of selections. The one that calls a macro (ranking_states) is made beside the macros.
 -- Over 10 million rows each takes seconds unless it is filtered; the comments say by what.
