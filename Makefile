@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format docs bench peers wheel clean
+.PHONY: help setup demo test test-rust test-python test-fast lint format docs bench peers wheel clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -41,9 +41,13 @@ demo: $(VENV)/.extension ## run the whole pipeline offline on made-up data
 	@echo "==> diq demo"
 	@$(BIN)/diq demo
 
-test: setup ## cargo tests, then pytest
+test: test-rust test-python ## cargo tests, then pytest
+
+test-rust: setup
 	@echo "==> cargo test"
 	@cargo test --quiet
+
+test-python: setup
 	@echo "==> pytest"
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=25
 
