@@ -21,7 +21,7 @@ import duckdb
 import pytest
 
 from chat_server import ScriptedServer, Step, completion, teach, transformers_server
-from conftest import ROOT, SHARED, build_llama, build_tokenizer, save_model, write_jsonl
+from conftest import ROOT, SHARED, TESTS, build_llama, build_tokenizer, save_model, write_jsonl
 from diq.base.errors import InputError, ModelError, RunFailedError, UsageError
 from diq.evaluation import generations, protocol
 from diq.evaluation.answers import SCORING, mark
@@ -979,28 +979,8 @@ def test_a_question_that_ends_in_options_of_its_own_keeps_them() -> None:
         assert stem(question) == question
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason=f"the data pack is not at {SHARED}")
-@pytest.mark.parametrize(
-    ("name", "file", "n", "n_options"),
-    [
-        ("medqa", "bench/medqa/test.jsonl", 856, {4}),
-        ("medqa", "bench/medqa_5options/test.jsonl", 856, {5}),
-        ("medqa", "bench/medqa_medxpert_layout/test.jsonl", 856, {4}),
-        ("medmcqa", "bench/medmcqa/test.jsonl", 586, {4}),
-        ("medmcqa", "schema_mimic/medmcqa_hf_layout.jsonl", 400, {4}),
-        ("mmlu_pro", "bench/mmlu_pro_medical/test.jsonl", 354, {3, 4, 5, 6, 7, 8, 9, 10}),
-        ("hle", "schema_mimic/hle_biomed_layout.jsonl", 60, {5}),
-        ("medbullets4", "schema_mimic/medbullets_op4_layout.json", 60, {4}),
-        ("medbullets4", "schema_mimic/medbullets_op4_layout.csv", 60, {4}),
-        ("medxpertqa", "bench/medxpertqa_text/test.jsonl", 155, {10}),
-        ("medxpertqa", "bench/medxpertqa_text_medreason_layout/test.jsonl", 968, {10}),
-        ("medguide", "schema_mimic/medguide_layout.jsonl", 60, {4}),
-        ("metamedqa", "schema_mimic/metamedqa_layout.parquet", 100, {6}),
-        ("mmlu_medical", "bench/mmlu_medical/test.jsonl", 375, {4}),
-    ],
-)
-def test_real_layouts_have_no_bad_row(name: str, file: str, n: int, n_options: set[int]) -> None:
-    found = load_questions(benchmark(name), SHARED / file)
+def check_questions(name: str, path: Path, n: int, n_options: set[int]) -> None:
+    found = load_questions(benchmark(name), path)
     assert (len(found.questions), found.bad_rows, found.n_left_out) == (n, (), 0)
     assert {len(one.options) for one in found.questions} == n_options
     for one in found.questions:
@@ -1008,6 +988,36 @@ def test_real_layouts_have_no_bad_row(name: str, file: str, n: int, n_options: s
         # the options stand once in the prompt
         assert protocol.prompt(one).count(f"\n{one.right}. {one.options[one.right].strip()}\n") == 1
         assert "Answer Choices:" not in one.question
+
+
+# a benchmark, a file of tests/data/layouts, a real one and its questions, the numbers of options of both
+LAYOUTS: list[tuple[str, str, str, int, set[int]]] = [
+    ("medqa", "medqa.jsonl", "bench/medqa/test.jsonl", 856, {4}),
+    ("medqa", "medqa_5options.jsonl", "bench/medqa_5options/test.jsonl", 856, {5}),
+    ("medqa", "medqa_inline.jsonl", "bench/medqa_medxpert_layout/test.jsonl", 856, {4}),
+    ("medmcqa", "medmcqa_options.jsonl", "bench/medmcqa/test.jsonl", 586, {4}),
+    ("medmcqa", "medmcqa.jsonl", "schema_mimic/medmcqa_hf_layout.jsonl", 400, {4}),
+    ("mmlu_pro", "mmlu_pro.jsonl", "bench/mmlu_pro_medical/test.jsonl", 354, {3, 4, 5, 6, 7, 8, 9, 10}),
+    ("hle", "hle_biomed.jsonl", "schema_mimic/hle_biomed_layout.jsonl", 60, {5}),
+    ("medbullets4", "medbullets.json", "schema_mimic/medbullets_op4_layout.json", 60, {4}),
+    ("medbullets4", "medbullets.csv", "schema_mimic/medbullets_op4_layout.csv", 60, {4}),
+    ("medxpertqa", "medxpertqa.jsonl", "bench/medxpertqa_text/test.jsonl", 155, {10}),
+    ("medxpertqa", "medxpertqa_plain.jsonl", "bench/medxpertqa_text_medreason_layout/test.jsonl", 968, {10}),
+    ("medguide", "medguide.jsonl", "schema_mimic/medguide_layout.jsonl", 60, {4}),
+    ("metamedqa", "metamedqa.parquet", "schema_mimic/metamedqa_layout.parquet", 100, {6}),
+    ("mmlu_medical", "mmlu_medical.jsonl", "bench/mmlu_medical/test.jsonl", 375, {4}),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "n_options"), [(one[0], one[1], one[4]) for one in LAYOUTS])
+def test_made_up_files_in_real_layouts_have_no_bad_row(name: str, file: str, n_options: set[int]) -> None:
+    check_questions(name, TESTS / "data" / "layouts" / file, 50, n_options)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason=f"the data pack is not at {SHARED}")
+@pytest.mark.parametrize(("name", "file", "n", "n_options"), [(one[0], *one[2:]) for one in LAYOUTS])
+def test_real_files_have_no_bad_row(name: str, file: str, n: int, n_options: set[int]) -> None:
+    check_questions(name, SHARED / file, n, n_options)
 
 
 def test_the_log_of_lm_eval_is_quiet(
