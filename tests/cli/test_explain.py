@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from conftest import write_jsonl
+from conftest import ingest_rows
 from diq.cli import main
 from diq.cli.explain import visible
 from diq.influence.explain import TokenShare
-from diq.samples.ingest import ingest
 
 
 @pytest.fixture
@@ -22,10 +21,9 @@ def command(tmp_path: Path, tiny_llama_folder: Path, make_samples: Callable[...,
     store = tmp_path / "s.duckdb"
     user = {"role": "user", "content": "what treats fever"}
     answer = {"role": "assistant", "content": "aspirin daily\n\nbecause\tfever " + "and chest pain " * 10}
-    ingest([write_jsonl(tmp_path / "pool.jsonl", [{"messages": [user, answer]}])], dataset="pool", store=store)
+    ingest_rows(store, [[user, answer]])
     for name, n in (("a", 3), ("b", 1)):
-        rows = [{"messages": one} for one in make_samples(n, seed=n, longest=8)]
-        ingest([write_jsonl(tmp_path / f"{name}.jsonl", rows)], dataset=name, store=store, validation=True)
+        ingest_rows(store, make_samples(n, seed=n, longest=8), name, validation=True)
 
     def call(*options: str) -> int:
         fixed = ["--model", str(tiny_llama_folder), "--store", str(store), "--device", "cpu"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import build_llama, build_tokenizer, fill_store, save_model, write_jsonl
+from conftest import build_llama, build_tokenizer, fill_store, ingest_rows, save_model
 from diq.base.errors import ModelError, UsageError
 from diq.base.text import Ratio
 from diq.costs.account import FULL, Plan, account
@@ -458,10 +458,8 @@ def as_tuple(lengths: Lengths) -> tuple[float, ...]:
 
 @pytest.mark.parametrize("max_length", [8192, 50])
 def test_lengths_of_a_store_and_of_a_file_are_the_same(tmp_path: Path, rows: Any, max_length: int) -> None:
-    from diq.samples.ingest import ingest
-
-    path, store = write_jsonl(tmp_path / "pool.jsonl", rows), tmp_path / "s.duckdb"
-    ingest([path], dataset="pool", store=store)
+    store = tmp_path / "s.duckdb"
+    path = ingest_rows(store, rows)
     stored = read_lengths(store, "pool", model="m", max_length=max_length)
     read = read_file_lengths(str(path), max_length=max_length)
     assert as_tuple(stored) == pytest.approx(as_tuple(read))
@@ -473,11 +471,8 @@ def test_lengths_of_a_store_and_of_a_file_are_the_same(tmp_path: Path, rows: Any
 
 
 def test_both_answers_of_a_preference_pair_are_read(tmp_path: Path) -> None:
-    from diq.samples.ingest import ingest
-
-    row = {"prompt": "q" * 40, "chosen": "a" * 20, "rejected": "b" * 60}
-    path, store = write_jsonl(tmp_path / "pairs.jsonl", [row]), tmp_path / "s.duckdb"
-    ingest([path], dataset="pairs", store=store)
+    store = tmp_path / "s.duckdb"
+    path = ingest_rows(store, [{"prompt": "q" * 40, "chosen": "a" * 20, "rejected": "b" * 60}], "pairs")
     for found in (
         read_lengths(store, "pairs", model="m", max_length=8192),
         read_file_lengths(str(path), max_length=8192),
@@ -504,14 +499,10 @@ def test_rows_that_cannot_be_read_are_named(tmp_path: Path, rows: Any, caplog: p
 
 
 def test_a_plan_from_the_store(tmp_path: Path) -> None:
-    from diq.samples.ingest import ingest
-
     store = tmp_path / "s.duckdb"
-    pool = write_jsonl(tmp_path / "pool.jsonl", [{"messages": conversation(400 + i, 400)} for i in range(20)])
-    ingest([pool], dataset="pool", store=store)
+    ingest_rows(store, [conversation(400 + i, 400) for i in range(20)])
     for name in ("one", "two"):
-        validation = write_jsonl(tmp_path / f"{name}.jsonl", [{"messages": conversation(9, i + 1)} for i in range(4)])
-        ingest([validation], dataset=name, store=store, validation=True, sample=3)
+        ingest_rows(store, [conversation(9, i + 1) for i in range(4)], name, validation=True, sample=3)
     found = cost("pool", model="llama-3.1-8b", store=store)
     assert (found.plan.sets, found.plan.validation.n, found.plan.lengths.n) == (2, 6, 20)
     assert found.step("score difficulty").tokens == pytest.approx(found.plan.lengths.prompts)
@@ -547,10 +538,8 @@ def test_plans_that_make_no_sense_are_refused(options: dict[str, Any], message: 
 
 
 def test_what_a_step_of_python_may_leave_out(tmp_path: Path, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diq.samples.ingest import ingest
-
     monkeypatch.setenv("DIQ_STORE", str(tmp_path / "s.duckdb"))
-    ingest(write_jsonl(tmp_path / "pool.jsonl", rows), dataset="pool", store=tmp_path / "s.duckdb")
+    ingest_rows(tmp_path / "s.duckdb", rows)
     found = cost("pool", model="qwen3-8b", ratio=0.5)
     assert [step.name for step in found.steps][-2:] == ["train on 50 %", FULL]
     assert repr(found) == "Account(8 steps, 2 notes, ...)"

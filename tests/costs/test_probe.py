@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import write_jsonl
+from conftest import ingest_rows, write_jsonl
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.costs.account import FULL
 from diq.costs.cost import cost
@@ -19,7 +19,6 @@ from diq.costs.options import ProbeOptions
 from diq.costs.probe import Probe, Rate, _measure, _spread
 from diq.models.source import find_model
 from diq.models.tokens import Tokens, load_tokenization
-from diq.samples.ingest import ingest
 
 # diq.probe as an attribute is the verb
 probe: Any = importlib.import_module("diq.costs.probe")
@@ -41,8 +40,7 @@ def check(rate: Rate) -> None:
 @pytest.fixture
 def store(tmp_path: Path, make_samples: Any) -> Path:
     path = tmp_path / "s.duckdb"
-    rows = [{"messages": one} for one in make_samples(300, reasoning=True)]
-    ingest([write_jsonl(tmp_path / "pool.jsonl", rows)], dataset="pool", store=path)
+    ingest_rows(path, make_samples(300, reasoning=True))
     return path
 
 
@@ -75,7 +73,7 @@ def test_a_dataset_is_measured_and_hours_follow(
     )  # fmt: skip
     # its own ratio gives back the tokens that the tokenizer counts
     tokenization = load_tokenization(find_model(str(tiny_llama_folder)), max_length=512)
-    rows = [json.loads(line)["messages"] for line in (store.parent / "pool.jsonl").read_text().splitlines()]
+    rows = [json.loads(line)["messages"] for line in store.with_name("pool-0.jsonl").read_text().splitlines()]
     true = sum(len(one.ids) for one in tokenization.encode(rows) if isinstance(one, Tokens))
     assert found.plan.lengths.tokens == pytest.approx(true, rel=0.03)
     measured.fill(found)
@@ -118,7 +116,7 @@ def test_the_sample_is_spread_over_the_dataset(store: Path) -> None:
 
     from diq.store.store import Store
 
-    lines = [orjson.loads(line)["messages"] for line in (store.parent / "pool.jsonl").read_bytes().splitlines()]
+    lines = [orjson.loads(line)["messages"] for line in store.with_name("pool-0.jsonl").read_bytes().splitlines()]
     with Store(store, read_only=True) as opened:
         number = opened.dataset("pool")["dataset_id"]
         for n in (1, 7, 256, 299, 300, 1000):

@@ -26,7 +26,7 @@ from chat_server import (
     teach,
     transformers_server,
 )
-from conftest import stdout_of, wait_until, write_jsonl
+from conftest import ingest_rows, stdout_of, wait_until
 from diq.base.errors import RunFailedError, UsageError
 from diq.cli import diq as commands
 from diq.cli import main
@@ -61,7 +61,7 @@ def rate(body: dict[str, Any], _: int = 0) -> str:
 
 def ingest(tmp_path: Path, name: str, rows: list[dict[str, str]], store: Path | None = None) -> Path:
     path = store or tmp_path / "s.duckdb"
-    diq.ingest([str(write_jsonl(tmp_path / f"{name}.jsonl", rows))], dataset=name, store=path)
+    ingest_rows(path, rows, name)
     return path
 
 

@@ -17,8 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import diq
-from conftest import write_jsonl
+from conftest import ingest_rows
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import UsageError
 from diq.difficulty.classifier import find_classifier
@@ -31,8 +30,7 @@ Conversations = list[list[dict[str, str]]]
 
 def fill(tmp_path: Path, pool: Conversations, name: str = "s") -> Path:
     store = tmp_path / f"{name}.duckdb"
-    rows = [{"messages": one} for one in pool]
-    diq.ingest([write_jsonl(tmp_path / f"{name}.jsonl", rows)], dataset="pool", store=store)
+    ingest_rows(store, pool)
     return store
 
 
@@ -162,7 +160,7 @@ def test_ties_are_counted_for_values_and_levels(
 def test_ties_of_columns_that_came_with_the_data(tmp_path: Path, make_samples: Callable[..., Conversations]) -> None:
     rows = [{"messages": one, "level": i % 2 + 1} for i, one in enumerate(make_samples(10, seed=3))]
     store = tmp_path / "c.duckdb"
-    diq.ingest([write_jsonl(tmp_path / "c.jsonl", rows)], dataset="pool", store=store)
+    ingest_rows(store, rows)
     details = score_difficulty("pool", store=store, columns={"overall": "level"}).details
     assert details["distinct_values"] == {"overall": 2}
     # the median lies between the two values
@@ -195,7 +193,7 @@ def test_any_name_of_a_column_will_do(tmp_path: Path, make_samples: Callable[...
         for i, one in enumerate(make_samples(3, seed=3))
     ]
     store = tmp_path / "c.duckdb"
-    diq.ingest([write_jsonl(tmp_path / "c.jsonl", rows)], dataset="pool", store=store)
+    ingest_rows(store, rows)
     with Store(store) as opened:
         # no ingest keeps a column without a name, but a store may hold one
         opened.connection.execute("UPDATE dataset_samples SET attributes = replace(attributes, '\"0\":', '\"\":')")
@@ -221,7 +219,7 @@ def test_columns_cost_no_model_library(asked: str, tmp_path: Path, make_samples:
         for i, one in enumerate(make_samples(4, seed=3))
     ]
     store = tmp_path / "c.duckdb"
-    diq.ingest([write_jsonl(tmp_path / "c.jsonl", rows)], dataset="pool", store=store)
+    ingest_rows(store, rows)
     done = subprocess.run(
         [sys.executable, "-c", COLUMNS, asked, str(store)], capture_output=True, text=True, check=True
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import diq
-from conftest import SHARED, WORDS, stdout_of, write_jsonl
+from conftest import SHARED, WORDS, ingest_rows, stdout_of
 from diq.base.errors import MissingScoresError, ModelError, UsageError
 from diq.cli import diq as command_line
 from diq.encoders import network as encoders
@@ -31,12 +31,10 @@ def level_of(question: str) -> int:
     return 1 + DRUGS.index(question.split()[0])
 
 
-def fill(store: Path, folder: Path, labels: Sequence[dict[str, Any]], texts: Sequence[str], name: str = "pool") -> None:
+def fill(store: Path, labels: Sequence[dict[str, Any]], texts: Sequence[str]) -> None:
     """A dataset of questions with its labels as a score file."""
-    rows = [{"question": text, "answer": f"answer {i}"} for i, text in enumerate(texts)]
-    diq.ingest([str(write_jsonl(folder / f"{name}.jsonl", rows))], dataset=name, store=store)
-    scored = [{"position": i, **one} for i, one in enumerate(labels)]
-    diq.ingest([str(write_jsonl(folder / f"{name}-labels.jsonl", scored))], dataset=name, store=store, scores=True)
+    ingest_rows(store, [{"question": text, "answer": f"answer {i}"} for i, text in enumerate(texts)])
+    ingest_rows(store, [{"position": i, **one} for i, one in enumerate(labels)], scores=True)
 
 
 def three(level: int) -> dict[str, int]:
@@ -50,7 +48,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = questions(250)
     # the same questions again with other answers: other samples, the same questions
     texts += texts[:50]
-    fill(folder / "s.duckdb", folder, [three(level_of(text)) for text in texts], texts)
+    fill(folder / "s.duckdb", [three(level_of(text)) for text in texts], texts)
     return folder / "s.duckdb"
 
 
@@ -87,11 +85,7 @@ def test_the_folder_scores_a_dataset(trained: tuple[Path, Path, Any], tmp_path: 
     _, output, summary = trained
     store = tmp_path / "other.duckdb"
     texts = questions(100, seed=9)
-    diq.ingest(
-        [str(write_jsonl(tmp_path / "n.jsonl", [{"question": text, "answer": "a"} for text in texts]))],
-        dataset="new",
-        store=store,
-    )
+    ingest_rows(store, [{"question": text, "answer": "a"} for text in texts], "new")
     scored = diq.score_difficulty("new", store=store, model=str(output))
     assert scored.n_scored == 100
     with duckdb.connect(str(store), read_only=True) as connection:
@@ -192,7 +186,7 @@ def test_no_question_is_on_two_sides_and_conflicts_are_kept(
     texts = questions(100) * 2
     labels = [{"overall": level_of(text)} for text in texts]
     labels[100] = {"overall": labels[100]["overall"] % 5 + 1}
-    fill(tmp_path / "s.duckdb", tmp_path, labels, texts)
+    fill(tmp_path / "s.duckdb", labels, texts)
     summary = diq.train_difficulty(
         ["pool"], output=tmp_path / "o", store=tmp_path / "s.duckdb", encoder=[str(tiny_encoder_folder)], **FAST
     )
@@ -213,7 +207,7 @@ def test_one_dimension_alone_is_rated_alone(
     monkeypatch.chdir(tmp_path / "o")
     texts = questions(120)
     store = tmp_path / "s.duckdb"
-    fill(store, tmp_path, [{"reasoning": 2 if level_of(text) < 3 else 4} for text in texts], texts)
+    fill(store, [{"reasoning": 2 if level_of(text) < 3 else 4} for text in texts], texts)
     summary = diq.train_difficulty(
         ["pool"], output=Path("../o/"), store=store, encoder=[str(tiny_encoder_folder)], separate=separate, **FAST
     )
@@ -233,7 +227,7 @@ def test_questions_longer_than_the_context_are_counted(
     tmp_path: Path, tiny_encoder_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     texts = [text + " fever" * (60 if i < 7 else 0) for i, text in enumerate(questions(100))]
-    fill(tmp_path / "s.duckdb", tmp_path, [{"overall": level_of(text)} for text in texts], texts)
+    fill(tmp_path / "s.duckdb", [{"overall": level_of(text)} for text in texts], texts)
     summary = diq.train_difficulty(
         ["pool"], output=tmp_path / "o", store=tmp_path / "s.duckdb", encoder=[str(tiny_encoder_folder)], **FAST
     )
@@ -257,7 +251,7 @@ def test_labels_that_are_no_levels(
     rows = [{"overall": level_of(text), "knowledge": None} for text in texts]
     for row, value in zip(rows, labels, strict=False):
         row["overall"] = value  # type: ignore[assignment]
-    fill(tmp_path / "s.duckdb", tmp_path, rows, texts)
+    fill(tmp_path / "s.duckdb", rows, texts)
     with pytest.raises(UsageError, match=message):
         diq.train_difficulty(
             ["pool"], output=tmp_path / "o", store=tmp_path / "s.duckdb", encoder=[str(tiny_encoder_folder)], **FAST
@@ -270,7 +264,7 @@ def test_a_level_that_only_other_splits_hold(tmp_path: Path, tiny_encoder_folder
     split = encoders.split_of(texts, seed=0)
     first = int(np.flatnonzero(split == 2)[0])
     labels = [{"overall": 5 if i == first else 1 + i % 2} for i in range(100)]
-    fill(tmp_path / "s.duckdb", tmp_path, labels, texts)
+    fill(tmp_path / "s.duckdb", labels, texts)
     call: dict[str, Any] = {"store": tmp_path / "s.duckdb", "encoder": [str(tiny_encoder_folder)], **FAST}
     with pytest.raises(UsageError, match="level 5 of overall is absent from the training split: its 1 labels"):
         diq.train_difficulty(["pool"], output=tmp_path / "o", **call)
@@ -283,7 +277,7 @@ def test_which_labels_are_meant(trained: tuple[Path, Path, Any], tmp_path: Path,
     store = tmp_path / "s.duckdb"
     call: dict[str, Any] = {"output": tmp_path / "o", "store": store, "encoder": [str(tiny_encoder_folder)], **FAST}
     rows = [{"question": text, "answer": "a", "level": level_of(text)} for text in texts]
-    diq.ingest([str(write_jsonl(tmp_path / "p.jsonl", rows))], dataset="pool", store=store)
+    ingest_rows(store, rows)
     with pytest.raises(MissingScoresError, match="found 0 of 60 samples") as error:
         diq.train_difficulty(["pool"], **call)
     assert "diq difficulty annotate pool" in error.value.hint
@@ -293,8 +287,7 @@ def test_which_labels_are_meant(trained: tuple[Path, Path, Any], tmp_path: Path,
         diq.train_difficulty(["pool"], **call)
     by_column = diq.score_difficulty("pool", store=store, columns={"overall": "level"})
     assert diq.train_difficulty(["pool"], **call).label_runs == {"pool": by_column.run_id}
-    labels = [{"position": i, "overall": 1 + i % 3} for i in range(60)]
-    diq.ingest([str(write_jsonl(tmp_path / "l.jsonl", labels))], dataset="pool", store=store, scores=True)
+    ingest_rows(store, [{"position": i, "overall": 1 + i % 3} for i in range(60)], scores=True)
     with pytest.raises(MissingScoresError, match="labels from 2 runs") as error:
         diq.train_difficulty(["pool"], **call)
     assert "--difficulty-run" in error.value.hint
@@ -339,7 +332,7 @@ def test_a_pretrained_encoder_on_real_labels(tmp_path: Path) -> None:
     chosen = [row for pair in zip(*by_type.values(), strict=False) for row in pair]
     texts = [row["question"][-120:] for row in chosen]
     labels = [{"reasoning": {"Understanding": 2, "Reasoning": 4}[row["question_type"]]} for row in chosen]
-    fill(tmp_path / "s.duckdb", tmp_path, labels, texts)
+    fill(tmp_path / "s.duckdb", labels, texts)
     summary = diq.train_difficulty(
         ["pool"],
         output=tmp_path / "o",

@@ -15,15 +15,14 @@ from diq.influence.check_index import check_index, overlap
 from diq.influence.meters import spearman
 from diq.influence.score import score_influence
 from diq.store.store import Store
-from influence.test_score import Conversations, fill
+from influence.conftest import Conversations, fill
 from influence.test_score_methods import save_adapter
 
 
-@pytest.fixture
-def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
-    store = tmp_path / "s.duckdb"
-    fill(store, make_samples(60, seed=1), {"a": make_samples(6, seed=2), "b": make_samples(3, seed=3)}, tmp_path)
-    return store
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., Conversations]) -> Path:
+    sets = {"a": make_samples(6, seed=2), "b": make_samples(3, seed=3)}
+    return fill(tmp_path_factory.mktemp("made") / "s.duckdb", make_samples(60, seed=1), sets)
 
 
 def test_a_check_says_what_the_stored_scores_say(filled: Path, tiny_llama_folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from conftest import build_llama, build_tokenizer, save_model, write_jsonl
+from conftest import build_llama, build_tokenizer, ingest_rows, save_model
 from diq import explain
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.influence.explain import Explanation, token_texts
@@ -22,18 +22,16 @@ from diq.models.layers import linear_modules
 from diq.models.network import load_causal_lm
 from diq.models.source import find_model
 from diq.models.tokens import Tokenization, Tokens
-from diq.samples.ingest import ingest
 from diq.store.store import Store
-from influence.test_score import Conversations, fill
+from influence.conftest import Conversations, fill
 from influence.test_score_methods import save_adapter
 
 
-@pytest.fixture
-def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
-    store = tmp_path / "s.duckdb"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., Conversations]) -> Path:
     pool = make_samples(12, seed=1, reasoning=True)
-    fill(store, pool, {"a": make_samples(4, seed=2), "b": make_samples(2, seed=3)}, tmp_path)
-    return store
+    sets = {"a": make_samples(4, seed=2), "b": make_samples(2, seed=3)}
+    return fill(tmp_path_factory.mktemp("made") / "s.duckdb", pool, sets)
 
 
 def ids(store: Path) -> list[str]:
@@ -175,7 +173,7 @@ def test_a_term_is_where_the_gradient_enters(
 # which sample, which runs ------------------------------------------------------------------------------------------
 
 
-def test_a_sample_is_named_by_id_prefix_or_position(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
+def test_a_sample_is_named_by_id_prefix_or_position(filled: Path, tiny_llama_folder: Path) -> None:
     model = str(tiny_llama_folder)
     sample = ids(filled)[3]
     whole = explain(sample, model=model, store=filled)
@@ -187,8 +185,7 @@ def test_a_sample_is_named_by_id_prefix_or_position(filled: Path, tiny_llama_fol
     # a row that repeats an earlier one is the same sample
     with Store(filled, read_only=True) as opened:
         (messages,) = opened.connection.execute("SELECT messages FROM samples WHERE sample_id = ?", [sample]).fetchone()
-    path = write_jsonl(tmp_path / "again.jsonl", [{"messages": json.loads(messages)}] * 2)
-    ingest([path], dataset="again", store=filled)
+    ingest_rows(filled, [json.loads(messages)] * 2, "again")
     again = explain(model=model, store=filled, dataset="again", position=1)
     assert again.sample_id == sample
     assert again.places == [{"dataset": "pool", "position": 3}, {"dataset": "again", "position": 0}]
@@ -297,8 +294,7 @@ def test_an_ambiguous_prefix_lists_what_it_fits(filled: Path, tiny_llama_folder:
 def test_a_store_without_validation_sets_is_told(
     tmp_path: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations]
 ) -> None:
-    store = tmp_path / "s.duckdb"
-    fill(store, make_samples(2), {}, tmp_path)
+    store = fill(tmp_path / "s.duckdb", make_samples(2), {})
     with pytest.raises(UsageError, match="there is no validation set"):
         explain(model=str(tiny_llama_folder), store=store, dataset="pool", position=0)
 
@@ -306,10 +302,9 @@ def test_a_store_without_validation_sets_is_told(
 def test_a_sample_without_a_dot_says_why(
     tmp_path: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations]
 ) -> None:
-    store = tmp_path / "s.duckdb"
     long = [{"role": "user", "content": "blood pressure " * 200}, {"role": "assistant", "content": "high"}]
     system = [{"role": "system", "content": "x"}, *make_samples(1, seed=5)[0]]
-    fill(store, [long, system], {"a": make_samples(2, seed=2, longest=8)}, tmp_path)
+    store = fill(tmp_path / "s.duckdb", [long, system], {"a": make_samples(2, seed=2, longest=8)})
     with pytest.raises(UsageError, match="has no dot: no answer token is left within the maximum length of 100 tokens"):
         explain(model=str(tiny_llama_folder), store=store, dataset="pool", position=0, max_length=100)
     tokenizer = build_tokenizer(chat=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import Commit, build_llama, build_tokenizer, run_killed, save_model, write_jsonl
+from conftest import Commit, build_llama, build_tokenizer, ingest_rows, run_killed, save_model
 from diq.base.errors import ModelError, RunFailedError, StoreError, UsageError
 from diq.difficulty.score import score_difficulty
 from diq.gradients.backward import score_batch
@@ -24,27 +24,15 @@ from diq.models.layers import linear_modules
 from diq.models.network import load_causal_lm
 from diq.models.source import find_model
 from diq.models.tokens import Tokenization, Tokens, collate
-from diq.samples.ingest import ingest
 from diq.store.store import Store
-
-Conversations = list[list[dict[str, str]]]
-
-
-def fill(store: Path, pool: Conversations, validation: dict[str, Conversations], folder: Path) -> None:
-    """Ingest a pool and validation sets."""
-    rows = [{"messages": messages, "level": i % 5 + 1, "tag": "x"} for i, messages in enumerate(pool)]
-    ingest([write_jsonl(folder / "pool.jsonl", rows)], dataset="pool", store=store)
-    for name, conversations in validation.items():
-        path = write_jsonl(folder / f"{name}.jsonl", [{"messages": messages} for messages in conversations])
-        ingest([path], dataset=name, store=store, validation=True)
+from influence.conftest import Conversations, fill
 
 
-@pytest.fixture
-def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
-    store = tmp_path / "s.duckdb"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., Conversations]) -> Path:
     pool = make_samples(60, seed=1, reasoning=True)
-    fill(store, pool, {"a": make_samples(5, seed=2), "b": make_samples(3, seed=3)}, tmp_path)
-    return store
+    sets = {"a": make_samples(5, seed=2), "b": make_samples(3, seed=3)}
+    return fill(tmp_path_factory.mktemp("made") / "s.duckdb", pool, sets)
 
 
 def influence_rows(store: Path) -> list[tuple[Any, ...]]:
@@ -103,12 +91,11 @@ def test_the_same_command_again_scores_nothing(filled: Path, tiny_llama_folder: 
 
 
 def test_a_grown_dataset_and_a_further_validation_set_compute_what_is_missing(
-    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations]
 ) -> None:
     score_influence("pool", model=str(tiny_llama_folder), store=filled, validation_set=["a"])
     before = {row[1]: row for row in influence_rows(filled)}
-    more = write_jsonl(tmp_path / "more.jsonl", [{"messages": one} for one in make_samples(7, seed=9)])
-    ingest([more], dataset="pool", store=filled)
+    ingest_rows(filled, make_samples(7, seed=9))
     grown = score_influence("pool", model=str(tiny_llama_folder), store=filled, validation_set=["a"])
     assert (grown.n_samples, grown.n_scored, grown.n_cached) == (67, 7, 60)
     rows = influence_rows(filled)
@@ -118,7 +105,7 @@ def test_a_grown_dataset_and_a_further_validation_set_compute_what_is_missing(
     rows = influence_rows(filled)
     assert len(rows) == len({(row[1], row[2]) for row in rows}) == 134
     # a second dataset that shares samples finds their scores
-    ingest([more], dataset="other", store=filled)
+    ingest_rows(filled, make_samples(7, seed=9), "other")
     assert score_influence("other", model=str(tiny_llama_folder), store=filled).n_cached == 7
     with Store(filled, read_only=True) as store:
         states = store.connection.execute(
@@ -209,7 +196,7 @@ def test_killed_at_any_shard_it_ends_with_the_same_rows(
     monkeypatch.setattr("diq.scoring.summary.READ_ROWS", 20)
     model = str(tiny_llama_folder if mode == "influence" else tiny_classifier_folder)
     undisturbed, killed = tmp_path / "u.duckdb", tmp_path / "k.duckdb"
-    fill(undisturbed, make_samples(80, seed=1), {"a": make_samples(4, seed=2)}, tmp_path)
+    fill(undisturbed, make_samples(80, seed=1), {"a": make_samples(4, seed=2)})
     shutil.copy(undisturbed, killed)
     call: Callable[..., Any] = score_influence if mode == "influence" else score_difficulty
     options: dict[str, Any] = {"model": model, "batch_tokens": 64, "device": "cpu"}

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import Commit, build_llama, build_tokenizer, run_killed, save_model, write_jsonl
+from conftest import Commit, build_llama, build_tokenizer, ingest_rows, run_killed, save_model
 from diq.base.errors import InputError, UsageError
 from diq.base.fingerprint import run_fingerprint
 from diq.gradient_index.index import GradientIndex, ShardRecord
 from diq.influence.score import score_influence
-from diq.samples.ingest import ingest
 from diq.store.store import Store
-from influence.test_score import Conversations, fill, influence_rows
+from influence.conftest import Conversations, fill
+from influence.test_score import influence_rows
 from influence.test_score_methods import column, scores_of
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -28,13 +28,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sparse": {"kind": "sparse", "dim": 16384},
     "subspace": {"kind": "subspace", "rank": 32},
 }
-
-
-@pytest.fixture
-def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
-    store = tmp_path / "s.duckdb"
-    fill(store, make_samples(40, seed=1), {"a": make_samples(6, seed=2), "b": make_samples(3, seed=3)}, tmp_path)
-    return store
 
 
 def index_run_of(opened: Store, run_id: int) -> int:
@@ -146,10 +139,9 @@ def test_an_index_is_scored_from_another_store(
     folder, _ = index_of(filled, original.run_id)
     copy = tmp_path / "copy"
     shutil.copytree(folder.folder, copy)
-    elsewhere = tmp_path / "elsewhere.duckdb"
     more = make_samples(40, seed=1) + make_samples(3, seed=77)
-    (tmp_path / "e").mkdir()
-    fill(elsewhere, more, {"a": make_samples(6, seed=2), "new": make_samples(4, seed=9)}, tmp_path / "e")
+    sets = {"a": make_samples(6, seed=2), "new": make_samples(4, seed=9)}
+    elsewhere = fill(tmp_path / "elsewhere.duckdb", more, sets)
     monkeypatch.setattr("diq.gradients.engine.Engine.score", never)
     summary = score_influence("pool", model=model, store=elsewhere, from_index=copy)
     assert (summary.n_scored, summary.n_samples, summary.details["not_in_the_index"]) == (40, 43, 3)
@@ -278,12 +270,11 @@ def test_a_kill_before_the_basis_was_written_does_no_harm(filled: Path, tiny_lla
 
 
 def test_a_grown_dataset_adds_its_new_samples(
-    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations]
 ) -> None:
     options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": filled, "method": "projected", "dim": 64}
     score_influence("pool", **options)
-    more = write_jsonl(tmp_path / "more.jsonl", [{"messages": one} for one in make_samples(7, seed=9)])
-    ingest([more], dataset="pool", store=filled)
+    ingest_rows(filled, make_samples(7, seed=9))
     grown = score_influence("pool", **options)
     assert (grown.n_scored, grown.n_cached) == (7, 40)
     _, records = index_of(filled, grown.run_id)
@@ -295,14 +286,8 @@ def test_a_grown_dataset_adds_its_new_samples(
 
 @pytest.fixture
 def small(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
-    store = tmp_path / "small.duckdb"
-    fill(
-        store,
-        make_samples(12, seed=1, longest=10),
-        {"a": make_samples(6, seed=2), "b": make_samples(3, seed=3)},
-        tmp_path,
-    )
-    return store
+    sets = {"a": make_samples(6, seed=2), "b": make_samples(3, seed=3)}
+    return fill(tmp_path / "small.duckdb", make_samples(12, seed=1, longest=10), sets)
 
 
 def fold_counts(store: Path) -> dict[int, set[tuple[str, int]]]:
@@ -322,7 +307,6 @@ def test_other_folds_are_another_run_from_the_same_index(
     small: Path,
     tiny_llama_folder: Path,
     make_samples: Callable[..., Conversations],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": small, "method": "projected", "dim": 64}
@@ -335,8 +319,7 @@ def test_other_folds_are_another_run_from_the_same_index(
     assert len({two.run_id, four.run_id, three.run_id}) == 3
     assert (four.n_scored, three.n_scored) == (12, 12)
     assert index_of(small, four.run_id)[0].folder == index_of(small, three.run_id)[0].folder == index.folder
-    more = write_jsonl(tmp_path / "more.jsonl", [{"messages": one} for one in make_samples(5, seed=9)])
-    ingest([more], dataset="pool", store=small)
+    ingest_rows(small, make_samples(5, seed=9))
     assert score_influence("pool", **options, folds=4).n_scored == 5
     assert fold_counts(small) == {
         two.run_id: {("a", 2), ("b", 2)}, four.run_id: {("a", 4), ("b", 3)}, three.run_id: {("a", 3), ("b", 3)}
@@ -362,12 +345,11 @@ def as_the_first_release_wrote_it(store: Path, run_id: int) -> int:
 
 
 def test_a_run_of_the_first_release_counts_for_the_folds_that_it_recorded(
-    small: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+    small: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations]
 ) -> None:
     options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": small, "method": "projected", "dim": 64}
     old = as_the_first_release_wrote_it(small, score_influence("pool", **options, folds=4).run_id)
-    more = write_jsonl(tmp_path / "more.jsonl", [{"messages": one} for one in make_samples(2, seed=9)])
-    ingest([more], dataset="pool", store=small)
+    ingest_rows(small, make_samples(2, seed=9))
     four = score_influence("pool", **options, folds=4)
     assert (four.run_id, four.n_scored, four.n_cached) == (old, 2, 12)
     two = score_influence("pool", **options, folds=2)
@@ -405,11 +387,9 @@ def test_checkpoints_of_other_folds_are_not_added_up(small: Path, tiny_llama_fol
 
 
 @pytest.mark.slow
-def test_samples_without_a_gradient_have_a_reason(
-    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
-) -> None:
+def test_samples_without_a_gradient_have_a_reason(filled: Path, tiny_llama_folder: Path) -> None:
     long = [{"role": "user", "content": "what is the cause " * 300}, {"role": "assistant", "content": "aspirin"}]
-    ingest([write_jsonl(tmp_path / "l.jsonl", [{"messages": long}])], dataset="pool", store=filled)
+    ingest_rows(filled, [long])
     for options in ({}, {"devices": 2, "device": "cpu", "seed": 1}):
         summary = score_influence(
             "pool", model=str(tiny_llama_folder), store=filled, method="projected", dim=64, **options  # type: ignore[arg-type]
@@ -433,8 +413,8 @@ def test_killed_at_any_shard_the_index_ends_with_every_sample_once(
     tmp_path: Path, make_samples: Callable[..., Conversations], tiny_llama_folder: Path
 ) -> None:
     undisturbed, killed = tmp_path / "u.duckdb", tmp_path / "k.duckdb"
-    for store in (undisturbed, killed):
-        fill(store, make_samples(80, seed=1), {"a": make_samples(4, seed=2)}, tmp_path)
+    fill(undisturbed, make_samples(80, seed=1), {"a": make_samples(4, seed=2)})
+    shutil.copy(undisturbed, killed)
     options: dict[str, Any] = {
         "model": str(tiny_llama_folder), "batch_tokens": 64, "method": "projected", "dim": 64, "device": "cpu",
     }  # fmt: skip

@@ -24,16 +24,10 @@ from conftest import ROOT, build_llama, build_tokenizer, run_killed, save_model
 from diq.base.errors import DiqError, ModelError, UsageError
 from diq.influence.score import score_influence
 from diq.store.store import Store
-from influence.test_score import Conversations, fill, influence_rows
+from influence.conftest import Conversations, fill
+from influence.test_score import influence_rows
 
 COLUMNS = ("dot", "fold_dots", "gradient_norm", "loss", "answer_tokens", "reason")
-
-
-@pytest.fixture
-def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
-    store = tmp_path / "s.duckdb"
-    fill(store, make_samples(40, seed=1), {"a": make_samples(6, seed=2), "b": make_samples(3, seed=3)}, tmp_path)
-    return store
 
 
 def scores_of(store: Path, run_id: int) -> dict[str, dict[str, dict[str, Any]]]:
@@ -263,7 +257,7 @@ def test_a_killed_worker_is_replaced_by_the_others_and_a_killed_parent_resumes(
     tmp_path: Path, make_samples: Callable[..., Conversations], tiny_llama_folder: Path
 ) -> None:
     undisturbed, disturbed = tmp_path / "u.duckdb", tmp_path / "d.duckdb"
-    fill(undisturbed, make_samples(200, seed=1), {"a": make_samples(4, seed=2)}, tmp_path)
+    fill(undisturbed, make_samples(200, seed=1), {"a": make_samples(4, seed=2)})
     shutil.copy(undisturbed, disturbed)
     options: dict[str, Any] = {"model": str(tiny_llama_folder), "batch_tokens": 64, "device": "cpu"}
     # the parent dies between two shards: its workers end with it
@@ -326,8 +320,7 @@ def test_a_sample_that_does_not_fit_into_memory_is_one_line(
     tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
 ) -> None:
     """A real limit on memory in a process of its own: halving the batch does not help one sample."""
-    store = tmp_path / "s.duckdb"
-    fill(store, make_samples(8, seed=1), {"a": make_samples(2, seed=2)}, tmp_path)
+    store = fill(tmp_path / "s.duckdb", make_samples(8, seed=1), {"a": make_samples(2, seed=2)})
     torch.manual_seed(0)
     folder = save_model(tmp_path / "wide", build_llama(vocabulary=400), build_tokenizer())
     code = """

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import diq
-from conftest import refused, save_model, sentence, stdout_of, write_jsonl
+from conftest import ingest_rows, refused, save_model, sentence, stdout_of
 from diq.base.errors import DiqError, MissingScoresError, ModelError, UsageError
 from diq.cli import diq as command
 from diq.encoders.embeddings import text_of
@@ -123,12 +123,10 @@ def true_dots(pool: Conversations) -> Floats:
 
 def make_store(path: Path, pool: Conversations, dots: Floats | None = None, *, method: str = "exact") -> Path:
     """A store with a pool, the validation sets a and b, and a run of dots."""
-    folder = path.parent
     if not path.exists():
-        diq.ingest([write_jsonl(folder / "p.jsonl", [{"messages": one} for one in pool])], dataset="pool", store=path)
+        ingest_rows(path, pool)
         for seed, name in enumerate(SETS):
-            rows = [{"messages": one} for one in conversations(4 + 2 * seed, seed=90 + seed)]
-            diq.ingest([write_jsonl(folder / f"{name}.jsonl", rows)], dataset=name, store=path, validation=True)
+            ingest_rows(path, conversations(4 + 2 * seed, seed=90 + seed), name, validation=True)
     dots = true_dots(pool) if dots is None else dots
     with Store(path) as opened, opened.transaction():
         data = opened.dataset("pool")
@@ -198,8 +196,7 @@ def trained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def unscored(tmp_path: Path) -> Path:
     """A store with another pool and no dots."""
     store = tmp_path / "u.duckdb"
-    rows = [{"messages": one} for one in conversations(70, seed=5)]
-    diq.ingest([write_jsonl(tmp_path / "u.jsonl", rows)], dataset="pool", store=store)
+    ingest_rows(store, conversations(70, seed=5))
     return store
 
 
@@ -440,10 +437,9 @@ def test_validation_sets_are_found_by_name_and_others_of_that_name_are_refused(
     with Store(own, read_only=True) as opened:
         assert len(opened.rows("store/list_validation_sets")) == 2
     other = tmp_path / "other.duckdb"
-    rows = [{"messages": one} for one in conversations(70, seed=5)]
-    diq.ingest([tmp_path / "u.jsonl"], dataset="pool", store=other)
+    ingest_rows(other, conversations(70, seed=5))
     # as many samples as the rater's set, but not the same
-    diq.ingest([write_jsonl(tmp_path / "a.jsonl", rows[:4])], dataset="a", store=other, validation=True)
+    ingest_rows(other, conversations(70, seed=5)[:4], "a", validation=True)
     with pytest.raises(UsageError, match=r"the validation set `a` of this store .* is not the one"):
         diq.score_rater("pool", rater=folder, store=other)
     with Store(other, read_only=True) as opened:

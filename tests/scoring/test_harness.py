@@ -13,8 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-import diq
-from conftest import fill_store, write_jsonl
+from conftest import fill_store, ingest_rows
 from diq.base.errors import RunFailedError
 from diq.base.sample import Message
 from diq.models.tokens import TokenFile, Tokens
@@ -98,9 +97,9 @@ def levels(store: Path) -> list[tuple[int, float | None, str | None]]:
         ).fetchall()
 
 
-def ingest(store: Path, texts: Sequence[str]) -> None:
-    rows = [{"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": "a"}]} for one in texts]
-    diq.ingest([write_jsonl(store.with_name(f"{len(texts)}.jsonl"), rows)], dataset="pool", store=store)
+def ask(store: Path, texts: Sequence[str]) -> None:
+    """Ingest these prompts."""
+    ingest_rows(store, [[{"role": "user", "content": one}, {"role": "assistant", "content": "a"}] for one in texts])
 
 
 TEXTS = ["x" * (i % 11 + 1) + str(i) for i in range(20)]
@@ -112,7 +111,7 @@ def test_blocks_without_a_missing_sample_are_not_read_and_the_batches_are_the_sa
     monkeypatch.setattr("diq.scoring.summary.READ_ROWS", 5)
     store = tmp_path / "s.duckdb"
     # rows that repeat others have positions too
-    ingest(store, [*TEXTS[:7], TEXTS[0], TEXTS[1], *TEXTS[7:]])
+    ask(store, [*TEXTS[:7], TEXTS[0], TEXTS[1], *TEXTS[7:]])
     first = Lengths()
     summary = score_missing(job_of(store), lambda: nullcontext(first))
     assert (summary.n_scored, summary.n_cached, summary.tokens) == (20, 0, sum(map(len, TEXTS)))
@@ -141,7 +140,7 @@ def test_a_shard_is_one_transaction_and_an_error_keeps_those_before(
 ) -> None:
     monkeypatch.setattr("diq.scoring.summary.SHARD_SECONDS", 0.0)
     store = tmp_path / "s.duckdb"
-    ingest(store, [*TEXTS, "no"])
+    ask(store, [*TEXTS, "no"])
 
     class Failing(Lengths):
         def score(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, list[int]]]:

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from conftest import write_jsonl
+from conftest import ingest_rows
 from diq.influence.score import score_influence
-from diq.samples.ingest import ingest
 from diq.store.store import Store
-from influence.test_score import Conversations, fill, influence_rows
+from influence.conftest import Conversations, fill
+from influence.test_score import influence_rows
 from influence.test_score_index import index_of
 
 # another process, which stops at a given report of its progress until it is told to go on
@@ -49,9 +49,7 @@ print(summary.n_scored, flush=True)
 
 @pytest.fixture
 def filled(tmp_path: Path, make_samples: Callable[..., Conversations]) -> Path:
-    store = tmp_path / "s.duckdb"
-    fill(store, make_samples(16, seed=1, longest=10), {"a": make_samples(3, seed=2)}, tmp_path)
-    return store
+    return fill(tmp_path / "s.duckdb", make_samples(16, seed=1, longest=10), {"a": make_samples(3, seed=2)})
 
 
 @contextmanager
@@ -120,11 +118,10 @@ def test_what_a_killed_process_leaves_is_computed_by_who_waits(filled: Path, tin
 
 
 def test_two_datasets_go_into_one_index_without_work_done_twice(
-    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
+    filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations]
 ) -> None:
     """The second half of the one is the first half of the other."""
-    both = [{"messages": one} for one in make_samples(16, seed=1, longest=10)[8:] + make_samples(8, seed=4, longest=10)]
-    ingest([write_jsonl(tmp_path / "other.jsonl", both)], dataset="other", store=filled)
+    ingest_rows(filled, make_samples(16, seed=1, longest=10)[8:] + make_samples(8, seed=4, longest=10), "other")
     options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": filled, "method": "projected", "dim": 64}
     asked = ("projecting", "1", '{"method": "projected", "dim": 64}')
     with other_process("pool", str(filled), str(tiny_llama_folder), *asked) as child:

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from conftest import SHARED, write_jsonl
+from conftest import SHARED, ingest_rows, write_jsonl
 from diq.base.errors import InputError, RunFailedError, UsageError
 from diq.samples.ingest import ingest
 from diq.selection import exclusions
@@ -31,13 +31,6 @@ def chat(prompt: str, answer: str = "rest", *, system: str = "") -> dict[str, An
     return {
         "messages": [*first, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}],
     }
-
-
-def fill(store: Path, rows: Sequence[dict[str, Any]], dataset: str = "pool", **options: Any) -> Path:
-    """A dataset of the store from chat rows; returns the file."""
-    file = write_jsonl(store.parent / f"{dataset}-{len(rows)}.jsonl", rows)
-    ingest(file, dataset=dataset, store=store, **options)
-    return file
 
 
 def contents(store: Path) -> dict[str, list[Any]]:
@@ -83,7 +76,7 @@ def test_exact_repeats(store: Path) -> None:
         chat("What is gout?", "pain"),
         chat("X"),
     ]
-    fill(store, rows)
+    ingest_rows(store, rows)
     (guard,) = find_exclusions(store, "pool", dedupe="exact")
     assert (guard.method, guard.n_excluded) == ("exact", 2)
     assert guard.details["n_groups"] == 2
@@ -96,7 +89,7 @@ def test_exact_repeats(store: Path) -> None:
 
 
 def test_near_repeats(store: Path) -> None:
-    fill(store, [chat(LONG), chat("unlike " + OTHER), chat(LONG + "!", "Rest."), chat(LONG + " today")])
+    ingest_rows(store, [chat(LONG), chat("unlike " + OTHER), chat(LONG + "!", "Rest."), chat(LONG + " today")])
     (guard,) = find_exclusions(store, "pool", dedupe="near", near_threshold=0.6)
     assert guard.details["n_samples"] == 4
     assert guard.details["recall_at_threshold"] >= 0.99
@@ -111,13 +104,15 @@ def test_preference_pairs_that_share_the_chosen_answer_stay(store: Path) -> None
     def pair(refused: str) -> dict[str, Any]:
         return {"prompt": LONG, "chosen": "aspirin and heparin", "rejected": refused}
 
-    fill(store, [pair("nothing at all"), pair("wait and see"), pair("Wait  and see")])
+    ingest_rows(store, [pair("nothing at all"), pair("wait and see"), pair("Wait  and see")])
     assert positions(store, find_exclusions(store, "pool", dedupe="exact")) == [2]
 
 
 def test_questions_of_datasets_validation_sets_and_files(store: Path, tmp_path: Path) -> None:
-    fill(store, [chat("filler one"), chat(LONG), chat(f"Q: {OTHER}? Discuss."), chat("no", f"It was {LONG.upper()}.")])
-    fill(store, [chat("skip"), chat(LONG)], "medqa", validation=True)
+    ingest_rows(
+        store, [chat("filler one"), chat(LONG), chat(f"Q: {OTHER}? Discuss."), chat("no", f"It was {LONG.upper()}.")]
+    )
+    ingest_rows(store, [chat("skip"), chat(LONG)], "medqa", validation=True)
     (guard,) = find_exclusions(store, "pool", decontaminate=["medqa"])
     assert [one[0] for one in recorded(store, guard)] == [1, 3]
     assert recorded(store, guard)[0][1:3] == (
@@ -146,7 +141,9 @@ def test_questions_of_datasets_validation_sets_and_files(store: Path, tmp_path: 
 
 
 def test_a_question_is_all_messages_before_the_answer(store: Path, tmp_path: Path) -> None:
-    fill(store, [chat("x", OTHER), chat("y", LONG), chat("z", "an answer that is quite long and that no question has")])
+    ingest_rows(
+        store, [chat("x", OTHER), chat("y", LONG), chat("z", "an answer that is quite long and that no question has")]
+    )
     first = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": LONG}]
     answer = {"role": "assistant", "content": "an answer that is quite long and that no question has at all, or does"}
     file = write_jsonl(tmp_path / "b.jsonl", [{"messages": [*first, {"role": "user", "content": OTHER}, answer]}])
@@ -155,7 +152,7 @@ def test_a_question_is_all_messages_before_the_answer(store: Path, tmp_path: Pat
 
 def test_a_common_system_prompt_marks_nothing(store: Path, tmp_path: Path) -> None:
     system = "You are a careful doctor who thinks step by step and answers with the letter of the one best option"
-    fill(store, [chat("one", system=system), chat("two", system=system), chat(LONG, system=system)])
+    ingest_rows(store, [chat("one", system=system), chat("two", system=system), chat(LONG, system=system)])
     file = write_jsonl(tmp_path / "b.jsonl", [chat(LONG, system=system), chat(OTHER, system=system)])
     (guard,) = find_exclusions(store, "pool", decontaminate=[str(file)])
     assert positions(store, [guard]) == [2]
@@ -163,7 +160,7 @@ def test_a_common_system_prompt_marks_nothing(store: Path, tmp_path: Path) -> No
 
 
 def test_both_guards_at_once(store: Path, tmp_path: Path) -> None:
-    fill(store, [chat(LONG), chat(LONG.upper()), chat("a"), chat("A")])
+    ingest_rows(store, [chat(LONG), chat(LONG.upper()), chat("a"), chat("A")])
     file = write_jsonl(tmp_path / "b.jsonl", [chat(LONG)])
     seen: list[tuple[str, int, int]] = []
     found = find_exclusions(
@@ -181,8 +178,8 @@ def test_both_guards_at_once(store: Path, tmp_path: Path) -> None:
 
 
 def test_a_guard_of_one_dataset_touches_no_other(store: Path) -> None:
-    fill(store, [chat("a"), chat("A")])
-    fill(store, [chat("A"), chat("b")], "second")
+    ingest_rows(store, [chat("a"), chat("A")])
+    ingest_rows(store, [chat("A"), chat("b")], "second")
     first = find_exclusions(store, "pool", dedupe="exact")
     second = find_exclusions(store, "second", dedupe="exact")
     assert (positions(store, first), positions(store, second, "second")) == ([1], [])
@@ -202,7 +199,7 @@ def everything(store: Path, file: Path, **options: Any) -> list[Guard]:
 def test_a_second_call_reads_no_text_and_writes_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(store, [chat(LONG), chat(LONG.upper()), chat(OTHER)])
+    ingest_rows(store, [chat(LONG), chat(LONG.upper()), chat(OTHER)])
     file = write_jsonl(tmp_path / "b.jsonl", [chat(OTHER)])
     first = everything(store, file)
     before = contents(store)
@@ -228,9 +225,9 @@ def test_a_second_call_reads_no_text_and_writes_nothing(
     ],
 )
 def test_another_setting_is_another_run(store: Path, options: dict[str, Any]) -> None:
-    fill(store, [chat(LONG), chat(OTHER)])
-    fill(store, [chat(LONG)], "bench")
-    fill(store, [chat(OTHER)], "more")
+    ingest_rows(store, [chat(LONG), chat(OTHER)])
+    ingest_rows(store, [chat(LONG)], "bench")
+    ingest_rows(store, [chat(OTHER)], "more")
     known = [
         *find_exclusions(store, "pool", dedupe="near"),
         *find_exclusions(store, "pool", decontaminate=["bench"]),
@@ -240,23 +237,23 @@ def test_another_setting_is_another_run(store: Path, options: dict[str, Any]) ->
 
 
 def test_grown_data_are_checked_again(store: Path, tmp_path: Path) -> None:
-    fill(store, [chat(LONG), chat(LONG.upper())])
+    ingest_rows(store, [chat(LONG), chat(LONG.upper())])
     file = write_jsonl(tmp_path / "b.jsonl", [chat(OTHER)])
     first = everything(store, file)
-    fill(store, [chat(OTHER), chat(OTHER.upper()), chat("new")])
+    ingest_rows(store, [chat(OTHER), chat(OTHER.upper()), chat("new")])
     second = everything(store, file)
     assert not {guard.run_id for guard in first} & {guard.run_id for guard in second}
     assert [guard.n_excluded for guard in first] == [1, 0, 1]
     assert [guard.n_excluded for guard in second] == [2, 2, 2]
     # a new validation set changes what is looked for, and nothing else
-    fill(store, [chat(LONG)], "validation", validation=True)
+    ingest_rows(store, [chat(LONG)], "validation", validation=True)
     third = everything(store, file)
     assert [guard.run_id for guard in third][::2] == [guard.run_id for guard in second][::2]
     assert third[1].n_excluded == 4
 
 
 def test_a_dataset_without_samples(store: Path, tmp_path: Path) -> None:
-    fill(store, [chat(LONG)], "bench")
+    ingest_rows(store, [chat(LONG)], "bench")
     with Store(store) as opened:
         opened.connection.execute("INSERT INTO datasets VALUES (99, 'pool', 'training', TIMESTAMP '2026-01-01')")
     file = write_jsonl(tmp_path / "b.jsonl", [chat(OTHER)])
@@ -266,7 +263,7 @@ def test_a_dataset_without_samples(store: Path, tmp_path: Path) -> None:
 
 
 def test_no_guard_is_asked_for(store: Path) -> None:
-    fill(store, [chat("a")])
+    ingest_rows(store, [chat("a")])
     assert find_exclusions(store, "pool") == []
 
 
@@ -288,8 +285,8 @@ def test_no_guard_is_asked_for(store: Path) -> None:
     ],
 )
 def test_wrong_use_is_told(store: Path, options: dict[str, Any], message: str, hint: str) -> None:
-    fill(store, [chat(LONG)])
-    fill(store, [chat(OTHER)], "medqa")
+    ingest_rows(store, [chat(LONG)])
+    ingest_rows(store, [chat(OTHER)], "medqa")
     with Store(store) as opened:
         opened.connection.execute(
             "INSERT INTO validation_sets VALUES (99, 'elsewhere', NULL, 3, NULL, TIMESTAMP '2026-01-01')"
@@ -304,14 +301,14 @@ def test_wrong_use_is_told(store: Path, options: dict[str, Any], message: str, h
 
 
 def test_an_unknown_dataset_is_told(store: Path) -> None:
-    fill(store, [chat("a")])
+    ingest_rows(store, [chat("a")])
     for options in ({"dedupe": "exact"}, {"decontaminate": ["pool"]}):
         with pytest.raises(UsageError, match="no dataset named `pol`"):
             find_exclusions(store, "pol", **options)
 
 
 def test_the_file_of_the_dataset_is_refused_as_a_benchmark(store: Path, tmp_path: Path) -> None:
-    file = fill(store, [chat(LONG)])
+    file = ingest_rows(store, [chat(LONG)])
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(file.read_bytes())
     for path in (file, copy):
@@ -320,7 +317,7 @@ def test_the_file_of_the_dataset_is_refused_as_a_benchmark(store: Path, tmp_path
 
 
 def test_a_benchmark_that_cannot_be_read(store: Path, tmp_path: Path) -> None:
-    fill(store, [chat(LONG)])
+    ingest_rows(store, [chat(LONG)])
     broken = tmp_path / "broken.jsonl"
     for content in (b"", b"\x00\xff\x00\xff", b'{"no": "known columns"}\n'):
         broken.write_bytes(content)
@@ -335,7 +332,7 @@ def test_a_benchmark_that_cannot_be_read(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("query", ["selection/insert_exclusions", "store/update_run_result", "store/seal_run_dataset"])
 def test_a_failure_while_writing_leaves_nothing(store: Path, query: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(store, [chat("a"), chat("A"), chat("b")])
+    ingest_rows(store, [chat("a"), chat("A"), chat("b")])
     before = contents(store)
 
     def failing(real: Any) -> Any:
@@ -356,7 +353,7 @@ def test_a_failure_while_writing_leaves_nothing(store: Path, query: str, monkeyp
 
 
 def test_a_kill_while_writing_leaves_nothing(store: Path) -> None:
-    fill(store, [chat("a"), chat("A"), chat("b")])
+    ingest_rows(store, [chat("a"), chat("A"), chat("b")])
     before = contents(store)
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom diq.selection import exclusions\n"
@@ -369,12 +366,12 @@ def test_a_kill_while_writing_leaves_nothing(store: Path) -> None:
 
 
 def test_a_dataset_that_grows_meanwhile_is_noticed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(store, [chat("a"), chat("A")])
+    ingest_rows(store, [chat("a"), chat("A")])
     real = exclusions._find_copies
 
     def slow(*arguments: Any, **options: Any) -> Any:
         found = real(*arguments, **options)
-        fill(store, [chat("x"), chat("y"), chat("z")])
+        ingest_rows(store, [chat("x"), chat("y"), chat("z")])
         return found
 
     monkeypatch.setattr(exclusions, "_find_copies", slow)
@@ -385,7 +382,7 @@ def test_a_dataset_that_grows_meanwhile_is_noticed(store: Path, monkeypatch: pyt
 
 
 def test_another_process_that_was_faster_is_believed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(store, [chat("a"), chat("A")])
+    ingest_rows(store, [chat("a"), chat("A")])
     real = exclusions._find_copies
 
     def slow(*arguments: Any, **options: Any) -> Any:

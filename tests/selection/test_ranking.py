@@ -12,10 +12,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from conftest import fill_store, write_jsonl
+from conftest import fill_store, ingest_rows
 from diq import _core
 from diq.base.errors import MissingScoresError, UsageError
-from diq.samples.ingest import ingest
 from diq.selection.select import Selection
 from diq.selection.select import select as run
 from diq.store.store import Store
@@ -382,16 +381,14 @@ def test_guards_leave_samples_out_of_the_pool_and_say_why(tmp_path: Path) -> Non
     texts[20] = texts[3].upper().replace(" ", "  ")
     texts[21] = texts[4] + " anew"
     texts[30] = f"as they say, {question}, and so on"
-    rows = [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "a"}]} for text in texts]
-    benchmark = [{"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "B"}]}]
     path = tmp_path / "s.duckdb"
-    ingest([write_jsonl(tmp_path / "pool.jsonl", rows)], dataset="pool", store=path)
-    ingest([write_jsonl(tmp_path / "exam.jsonl", benchmark)], dataset="exam", store=path)
+    ingest_rows(path, [[{"role": "user", "content": text}, {"role": "assistant", "content": "a"}] for text in texts])
+    ingest_rows(path, [[{"role": "user", "content": question}, {"role": "assistant", "content": "B"}]], "exam")
     level, dot = rng.integers(1, 6, 60).astype(float), rng.integers(-3, 4, 60).astype(float)
     # what is left out would move both thresholds if it counted
     dot[[20, 21, 30]], level[[20, 21, 30]] = 99, 5
     scores = [{"position": i, "overall": level[i], "dot": dot[i]} for i in range(60)]
-    ingest([write_jsonl(tmp_path / "scores.jsonl", scores)], dataset="pool", store=path, scores=True, model="model")
+    ingest_rows(path, scores, scores=True, model="model")
 
     plain = select(path, "1")
     found = {}

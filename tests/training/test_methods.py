@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import diq
-from conftest import ROOT, build_tokenizer, save_model, sentence, write_jsonl
+from conftest import ROOT, build_tokenizer, ingest_rows, save_model, sentence, write_jsonl
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.models.network import load_causal_lm
 from diq.models.source import find_adapter, find_model
@@ -253,8 +253,7 @@ def test_a_validation_set_that_comes_later_is_measured_from_the_same_start(
     store = tmp_path / "s.duckdb"
     diq.ingest([str(selection)], dataset="plain", store=store)
     for name, seed in (("early", 5), ("late", 6)):
-        path = write_jsonl(tmp_path / f"{name}.jsonl", [{"messages": one} for one in make_samples(4, seed=seed)])
-        diq.ingest([str(path)], dataset=name, store=store, validation=True)
+        ingest_rows(store, make_samples(4, seed=seed), name, validation=True)
     train("plain", store=store, output=tmp_path / "sft")
     options: dict[str, Any] = {"method": "dpo", "adapter": str(tmp_path / "sft"), "store": store}
     whole = train(preferences, output=tmp_path / "whole", validation_set=["early", "late"], **options)
@@ -476,9 +475,8 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(train: Any, selection: Path, tmp_path: Path, make_samples: Any) -> None:
     store = tmp_path / "s.duckdb"
-    validation = write_jsonl(tmp_path / "v.jsonl", [{"messages": one} for one in make_samples(4, seed=5)])
     diq.ingest([str(selection)], dataset="plain", store=store)
-    diq.ingest([str(validation)], dataset="task", store=store, validation=True)
+    ingest_rows(store, make_samples(4, seed=5), "task", validation=True)
     said: list[tuple[str, int, int]] = []
     one = train("plain", store=store, output=tmp_path / "one", micro_batch_size=1, validation_set=["task"])
     two = train(
@@ -550,9 +548,8 @@ def test_losses_on_the_way_are_kept_and_reported(
     train: Any, selection: Path, tmp_path: Path, make_samples: Any
 ) -> None:
     store = tmp_path / "s.duckdb"
-    validation = write_jsonl(tmp_path / "v.jsonl", [{"messages": one} for one in make_samples(4, seed=5)])
     diq.ingest([str(selection)], dataset="plain", store=store)
-    diq.ingest([str(validation)], dataset="task", store=store, validation=True)
+    ingest_rows(store, make_samples(4, seed=5), "task", validation=True)
     train("plain", store=store, epochs=3, validation_set=["task"], report_to=["tensorboard"])
     record = json.loads((tmp_path / "out" / "diq_run.json").read_text())
     curve = record["result"]["validation_curve"]
@@ -578,12 +575,10 @@ def test_a_selection_whose_dataset_was_made_anew_is_refused(
     train: Any, tmp_path: Path, make_samples: Any, caplog: Any
 ) -> None:
     store = tmp_path / "s.duckdb"
-    first = write_jsonl(tmp_path / "a.jsonl", [{"messages": one} for one in make_samples(10, seed=1)])
-    diq.ingest([str(first)], dataset="pool", store=store)
+    ingest_rows(store, make_samples(10, seed=1))
     made = diq.select("pool", strategy="random", ratio="0.4", store=store, name="best", output=tmp_path / "best.jsonl")
     # a dataset that only grew holds what was selected, and the log says that there is more
-    more = write_jsonl(tmp_path / "b.jsonl", [{"messages": one} for one in make_samples(5, seed=2)])
-    diq.ingest([str(more)], dataset="pool", store=store)
+    ingest_rows(store, make_samples(5, seed=2))
     with caplog.at_level("WARNING", logger="diq"):
         train("best", store=store, epochs=1)
     assert "has grown from 10 to 15 samples since selection" in caplog.text

@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from conftest import KillAt, build_tokenizer, run_killed, save_model, sentence, write_jsonl
+from conftest import KillAt, build_tokenizer, ingest_rows, run_killed, save_model, sentence, write_jsonl
 from diq.base.errors import DiqError, InputError, ModelError, RunFailedError, UsageError
-from diq.base.fingerprint import canonical_json
 from diq.gradients.losses import token_losses
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, find_adapter, find_model
@@ -90,46 +88,28 @@ def fill(
     path: Path, pool: Conversations, *, validation: dict[str, Conversations] | None = None, chosen: Sequence[int] = ()
 ) -> None:
     """A store with the dataset `pool`, validation sets, and the selection `best` of some positions."""
-    with Store(path, create=True) as store, store.transaction():
+    ingest_rows(path, pool)
+    for name, samples in (validation or {}).items():
+        ingest_rows(path, samples, name, validation=True)
+    if not chosen:
+        return
+    with Store(path) as store, store.transaction():
         connection = store.connection
-
-        def add(messages: Any) -> str:
-            text = canonical_json(messages)
-            sample_id = str(uuid.uuid5(uuid.NAMESPACE_OID, text))
+        connection.execute(
+            "INSERT INTO rankings "
+            "(ranking_id, dataset_id, strategy, fingerprint, config, n_scored, n_unscored, created_at)"
+            " VALUES (1, 1, 'random', 'f', '{}', ?, 0, now())",
+            [len(pool)],
+        )
+        connection.execute(
+            "INSERT INTO selections (selection_id, name, ranking_id, ratio, n_target, n, created_at, strategy)"
+            " VALUES (7, 'best', 1, '0.5', ?, ?, now(), 'random')",
+            [len(chosen), len(chosen)],
+        )
+        for rank, position in enumerate(chosen):
             connection.execute(
-                "INSERT INTO samples SELECT $id, $text, NULL WHERE $id::UUID NOT IN (SELECT sample_id FROM samples)",
-                {"id": sample_id, "text": text},
+                "INSERT INTO ranking_samples (ranking_id, rank, position) VALUES (1, ?, ?)", [rank, position]
             )
-            return sample_id
-
-        connection.execute("INSERT INTO datasets VALUES (1, 'pool', 'training', now())")
-        ids = [add(messages) for messages in pool]
-        for position, sample_id in enumerate(ids):
-            connection.execute(
-                "INSERT INTO dataset_samples VALUES (1, ?, ?, 1, 1, 'train', NULL)", [position, sample_id]
-            )
-        for number, (name, samples) in enumerate((validation or {}).items(), start=1):
-            connection.execute(
-                "INSERT INTO validation_sets VALUES (?, ?, NULL, ?, NULL, now())", [number, name, len(samples)]
-            )
-            for position, messages in enumerate(samples):
-                connection.execute("INSERT INTO validation_samples VALUES (?, ?, ?)", [number, add(messages), position])
-        if chosen:
-            connection.execute(
-                "INSERT INTO rankings "
-                "(ranking_id, dataset_id, strategy, fingerprint, config, n_scored, n_unscored, created_at)"
-                " VALUES (1, 1, 'random', 'f', '{}', ?, 0, now())",
-                [len(pool)],
-            )
-            connection.execute(
-                "INSERT INTO selections (selection_id, name, ranking_id, ratio, n_target, n, created_at, strategy)"
-                " VALUES (7, 'best', 1, '0.5', ?, ?, now(), 'random')",
-                [len(chosen), len(chosen)],
-            )
-            for rank, position in enumerate(chosen):
-                connection.execute(
-                    "INSERT INTO ranking_samples (ranking_id, rank, position) VALUES (1, ?, ?)", [rank, position]
-                )
 
 
 @pytest.fixture
@@ -712,7 +692,9 @@ def test_bad_settings(train: Any, tmp_path: Path, options: dict[str, Any], messa
 
 def test_unknown_names_get_a_suggestion(train: Any, tmp_path: Path, conversations: Conversations) -> None:
     store = tmp_path / "s.duckdb"
-    fill(store, conversations, validation={"task": conversations[:1], "empty": []}, chosen=[0])
+    fill(store, conversations, validation={"task": conversations[:1]}, chosen=[0])
+    with Store(store) as opened:
+        opened.connection.execute("INSERT INTO validation_sets VALUES (9, 'empty', NULL, 0, NULL, now())")
     for name, hint in (("pol", "`pool`"), ("bset", "`best`"), ("99", "known: `best`, `pool`")):
         with pytest.raises(UsageError, match=f"`{name}` is no file, and no selection or dataset") as caught:
             train(name, store=store)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import diq
-from conftest import refused, stdout_of, write_jsonl
+from conftest import ingest_rows, refused, stdout_of
 from diq.base.errors import RunFailedError, UsageError
 from diq.cli import diq as command
 from diq.gradients.adam_state import read_adam_moments, read_learning_rate
@@ -31,10 +31,8 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def store(tmp_path: Path, make_samples: Callable[..., Any]) -> Path:
     path = tmp_path / "diq.duckdb"
-    pool = write_jsonl(tmp_path / "pool.jsonl", [{"messages": one} for one in make_samples(40, seed=1)])
-    task = write_jsonl(tmp_path / "task.jsonl", [{"messages": one} for one in make_samples(6, seed=2)])
-    diq.ingest([str(pool)], dataset="pool", store=path)
-    diq.ingest([str(task)], dataset="task", store=path, validation=True)
+    ingest_rows(path, make_samples(40, seed=1))
+    ingest_rows(path, make_samples(6, seed=2), "task", validation=True)
     return path
 
 
