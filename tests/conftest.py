@@ -10,10 +10,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -390,10 +392,88 @@ def fill_store(
     return ids
 
 
-# kill -9 -------------------------------------------------------------------------------------------------------------
+# processes -----------------------------------------------------------------------------------------------------------
 
-# what a process that will be killed has loaded already: it is forked from a server, which imports this once
-PRELOADED = ["pytest", "torch", "transformers", "peft", "diq.influence.score", "diq.samples.ingest"]
+# what a process that a test starts has loaded already: it is forked from a server, which imports this once
+PRELOADED = [
+    "pytest",
+    "torch",
+    "transformers",
+    "peft",
+    "openai",
+    "diq.samples.ingest",
+    "diq.influence.score",
+    "diq.training.train",
+    "diq.difficulty.annotate",
+    "diq.evaluation.evaluate",
+]
+
+# there is one such server, and the stage or the test that comes first starts it
+_set_preload = forkserver.set_forkserver_preload
+_set_preload(PRELOADED)
+forkserver.set_forkserver_preload = lambda names: _set_preload([*PRELOADED, *names])  # type: ignore[assignment]
+
+
+class Forked:
+    """A process of its own that calls a function, and what it says: as a program does, but for the seconds of imports.
+
+    Args:
+        call: a function of a module; what it returns is lost.
+        folder: the working folder, where files of its output are put.
+        stdin: what it can read.
+        variables: of the environment, beside those of this process.
+    """
+
+    def __init__(
+        self, call: Callable[..., Any], *arguments: Any, folder: Path, stdin: str = "", **variables: str
+    ) -> None:
+        self._said = [folder / f".{name}" for name in ("stdin", "stdout", "stderr")]
+        self._said[0].write_text(stdin)
+        life = (call, arguments, folder, self._said, {**os.environ, **variables})
+        self._process = multiprocessing.get_context("forkserver").Process(target=_speak, args=life)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """It has not ended yet."""
+        return self._process.is_alive()
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """What came of it, once it has ended."""
+        self._process.join()
+        code = self._process.exitcode
+        self._process.close()
+        assert code is not None
+        stdout, stderr = (path.read_text() for path in self._said[1:])
+        for path in self._said:
+            path.unlink()
+        return subprocess.CompletedProcess([], code, stdout, stderr)
+
+
+def run_forked(call: Callable[..., Any], *arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    """What comes of a `Forked` process."""
+    return Forked(call, *arguments, **options).wait()
+
+
+def _speak(
+    call: Callable[..., Any], arguments: Sequence[Any], folder: Path, said: Sequence[Path], variables: dict[str, str]
+) -> None:
+    """The life of a process that is no child of a terminal."""
+    import torch
+
+    for number, (path, flags) in enumerate(zip(said, (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT] * 2), strict=True)):
+        opened = os.open(path, flags, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    call(*arguments)
 
 
 @dataclass
@@ -468,9 +548,8 @@ def run_killed(
         commit: the moment; without it ``options`` hold a ``progress=KillAt(...)``.
         patches: dotted names that have another value in that process.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_call, args=(call, arguments, options, commit, patches or {}))
+    life = (call, arguments, options, commit, patches or {})
+    process = multiprocessing.get_context("forkserver").Process(target=_call, args=life)
     process.start()
     process.join()
     code = process.exitcode
@@ -487,8 +566,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
     """Makes a folder on a real file system of a few kilobytes, which soon is full."""
-    import subprocess
-
     mounted: list[Path] = []
 
     def make(kilobytes: int) -> Path:
@@ -508,8 +585,6 @@ def small_disk(tmp_path: Path) -> Any:
 @pytest.fixture
 def read_only() -> Any:
     """Makes a folder and what lies in it read-only for this user, as a colleague's folder is."""
-    import subprocess
-
     mounted: list[Path] = []
     changed: list[Path] = []
 

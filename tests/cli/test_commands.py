@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +13,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from conftest import fill_store, write_jsonl
+from conftest import fill_store, run_forked, write_jsonl
+from diq.cli import main
 
 Diq = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -23,25 +24,22 @@ def diq(tmp_path: Path) -> Diq:
     """Runs ``diq`` in a folder of its own."""
 
     def run(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "diq", *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            input=stdin,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-            check=False,
-        )
+        return run_forked(main, arguments, folder=tmp_path, stdin=stdin, **variables)
 
     return run
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
-    path = tmp_path / "diq.duckdb"
+    path = tmp_path_factory.mktemp("filled") / "diq.duckdb"
     fill_store(path, dots={"a": rng.normal(size=100)}, difficulty=rng.integers(1, 6, 100))
     return path
+
+
+@pytest.fixture
+def store(filled: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(filled, tmp_path))
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:
