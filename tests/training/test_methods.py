@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import diq
-from conftest import ROOT, build_tokenizer, ingest_rows, save_model, sentence, write_jsonl
+from conftest import ROOT, build_tokenizer, ingest_rows, run_forked, save_model, sentence, write_jsonl
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.models.network import load_causal_lm
 from diq.models.source import find_adapter, find_model
@@ -429,9 +431,24 @@ def test_packed_is_padded_up_to_rounding(
 # memory ------------------------------------------------------------------------------------------------------------
 
 
+def train_within(megabytes: int, path: str, output: Path, model: str) -> None:
+    """A training that gets so much memory more than its process has."""
+    logging.basicConfig()
+    status = Path("/proc/self/status").read_text()
+    limit = int(status.partition("VmData:")[2].split()[0]) * 1024 + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    made = train_long(path, output, model)
+    print(made.micro_batch_size, made.steps)
+
+
+def train_long(path: str, output: Path, model: str) -> Any:
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 16, "micro_batch_size": 16, "learning_rate": 1e-3}
+    return run(path, model=model, output=output, store=output.with_name("none.duckdb"), device="cpu", **options)
+
+
 @pytest.mark.slow
 def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(
-    tmp_path: Path, selection: Path, tiny_llama_folder: Path
+    tmp_path: Path, tiny_llama_folder: Path
 ) -> None:
     rng = random.Random(0)
     rows = [
@@ -439,33 +456,14 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(
         for _ in range(16)
     ]
     path = write_jsonl(tmp_path / "long.jsonl", [{"messages": one} for one in rows])
-    # the resource limit counts the memory of the process from its start: found out where it stands first
-    code = (
-        "import sys, resource, torch, diq, pathlib, logging\n"
-        "from diq.training.train import train as run\n"
-        "logging.basicConfig()\n"
-        "torch.set_num_threads(1)\n"
-        "if sys.argv[3] != '0':\n"
-        "    used = int(next(l for l in open('/proc/self/status') if l.startswith('VmData')).split()[1]) * 1024\n"
-        "    limit = used + int(sys.argv[3]) * 2**20\n"
-        "    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))\n"
-        "made = run(sys.argv[1], model=sys.argv[4], output=pathlib.Path(sys.argv[2]),"
-        " store=pathlib.Path('none.duckdb'), epochs=1, batch_size=16, micro_batch_size=16, device='cpu',"
-        " learning_rate=1e-3)\n"
-        "print(made.micro_batch_size, made.steps)\n"
-    )
-    done = {}
-    for name, megabytes in (("free", 0), ("tight", 350)):
-        done[name] = subprocess.run(
-            [sys.executable, "-c", code, str(path), str(tmp_path / name), str(megabytes), str(tiny_llama_folder)],
-            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done[name].returncode == 0, done[name].stderr[-2000:]
-    assert done["free"].stdout.split() == ["16", "1"]
-    size, steps = map(int, done["tight"].stdout.split())
+    free = train_long(str(path), tmp_path / "free", str(tiny_llama_folder))
+    assert (free.micro_batch_size, free.steps) == (16, 1)
+    tight = run_forked(train_within, 350, str(path), tmp_path / "tight", str(tiny_llama_folder), folder=tmp_path)
+    assert tight.returncode == 0, tight.stderr[-2000:]
+    size, steps = map(int, tight.stdout.split())
     assert size < 16
     assert steps == 1
-    assert "out of memory with 16 samples at a time: going on with 8" in done["tight"].stderr
+    assert "out of memory with 16 samples at a time: going on with 8" in tight.stderr
     assert distance(tmp_path / "tight", tmp_path / "free") < 1e-3
 
 
@@ -473,52 +471,16 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does(train: Any, selection: Path, tmp_path: Path, make_samples: Any) -> None:
+def test_two_processes_one_of_them_killed_train_what_one_does(
+    train: Any, selection: Path, tmp_path: Path, make_samples: Any
+) -> None:
     store = tmp_path / "s.duckdb"
     diq.ingest([str(selection)], dataset="plain", store=store)
     ingest_rows(store, make_samples(4, seed=5), "task", validation=True)
+    options: dict[str, Any] = {"store": store, "epochs": 8, "micro_batch_size": 1, "validation_set": ["task"]}
+    one = train("plain", output=tmp_path / "one", **options)
+    options |= {"output": tmp_path / "two", "devices": 2, "save_steps": 1}
     said: list[tuple[str, int, int]] = []
-    one = train("plain", store=store, output=tmp_path / "one", micro_batch_size=1, validation_set=["task"])
-    two = train(
-        "plain", store=store, output=tmp_path / "two", micro_batch_size=1, devices=2, validation_set=["task"],
-        progress=lambda *what: said.append(what),
-    )  # fmt: skip
-    assert (two.devices, two.micro_batch_size, two.steps) == (2, 1, one.steps)
-    assert two.loss_first == pytest.approx(one.loss_first, rel=1e-5)
-    assert two.loss_mean == pytest.approx(one.loss_mean, rel=1e-3)
-    assert distance(tmp_path / "one", tmp_path / "two") < 1e-2
-    assert two.validation["task"]["after"] == pytest.approx(one.validation["task"]["after"], rel=1e-3)
-    assert ("training", 6, 6) in said
-    assert two.run_id == one.run_id
-    with pytest.raises(UsageError, match="--batch-size 4 cannot be shared by 3 devices"):
-        train("plain", store=store, output=tmp_path / "three", devices=3)
-
-
-@pytest.mark.slow
-def test_torchrun_starts_the_processes(train: Any, selection: Path, tmp_path: Path, tiny_llama_folder: Path) -> None:
-    train(selection, output=tmp_path / "alone")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diq", "train",
-        str(selection), "--model", str(tiny_llama_folder), "--output", str(tmp_path / "both"),
-        "--store", str(tmp_path / "none.duckdb"), "--epochs", "2", "--batch-size", "4", "--micro-batch-size", "1",
-        "--learning-rate", "1e-2", "--device", "cpu", "--quiet", "--json",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert distance(tmp_path / "alone", tmp_path / "both") < 1e-2
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert again.returncode == 0, again.stderr[-3000:]
-    # the first process alone speaks
-    assert json.loads(again.stdout)["already_trained"]
-
-
-@pytest.mark.slow
-def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
-    train: Any, selection: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "cut"
-    options: dict[str, Any] = {"epochs": 8, "micro_batch_size": 1, "devices": 2, "save_steps": 1}
     workers: list[int] = []
 
     def kill(what: str, done: int, total: int) -> None:
@@ -530,14 +492,57 @@ def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
             os.kill(workers[1], signal.SIGKILL)
 
     with pytest.raises(RunFailedError, match=r"killed by signal 9|training process"):
-        train(selection, output=output, progress=kill, **options)
+        train("plain", progress=kill, **options)
     assert len(workers) == 2
     # nobody is left behind
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    summary = train(selection, output=output, **options)
-    assert summary.steps == 24
-    assert summary.resumed_from is not None
-    assert summary.resumed_from >= 2
+    two = train("plain", progress=lambda *what: said.append(what), **options)
+    assert (two.devices, two.micro_batch_size, two.steps) == (2, 1, one.steps)
+    assert two.steps == 24
+    assert two.resumed_from is not None
+    assert two.resumed_from >= 2
+    assert ("training", 24, 24) in said
+    # the steps before the kill and those after it
+    assert two.loss_first == pytest.approx(one.loss_first, rel=1e-5)
+    assert two.loss_mean == pytest.approx(one.loss_mean, rel=1e-3)
+    assert distance(tmp_path / "one", tmp_path / "two") < 1e-2
+    assert two.validation["task"]["after"] == pytest.approx(one.validation["task"]["after"], rel=1e-3)
+    assert two.run_id == one.run_id
+    with pytest.raises(UsageError, match="--batch-size 4 cannot be shared by 3 devices"):
+        train("plain", store=store, output=tmp_path / "three", devices=3)
+
+
+# the command, and once more, in the processes that are there
+TWICE = """
+import runpy
+for time in range(2):
+    try:
+        runpy.run_module("diq", run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, end.code
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes(train: Any, selection: Path, tmp_path: Path, tiny_llama_folder: Path) -> None:
+    train(selection, output=tmp_path / "alone")
+    (tmp_path / "twice.py").write_text(TWICE)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        str(tmp_path / "twice.py"), "train",
+        str(selection), "--model", str(tiny_llama_folder), "--output", str(tmp_path / "both"),
+        "--store", str(tmp_path / "none.duckdb"), "--epochs", "2", "--batch-size", "4", "--micro-batch-size", "1",
+        "--learning-rate", "1e-2", "--device", "cpu", "--quiet", "--json",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert distance(tmp_path / "alone", tmp_path / "both") < 1e-2
+    # the first process alone speaks
+    first, again = map(json.loads, done.stdout.splitlines())
+    assert not first["already_trained"]
+    assert again["already_trained"]
 
 
 # reports -----------------------------------------------------------------------------------------------------------

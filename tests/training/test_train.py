@@ -770,11 +770,19 @@ def test_answers_that_are_cut_off(train: Any, tmp_path: Path, caplog: Any) -> No
     assert f"{summary.n_left_out} of 10 samples are left out" in caplog.text
 
 
-def test_without_trl_the_message_says_what_to_install() -> None:
+@pytest.mark.slow
+def test_without_trl_the_message_says_what_to_install_and_the_libraries_load_quietly() -> None:
     code = (
         "import sys; sys.modules['trl'] = None\nimport diq\n"
-        "try:\n    diq.train\nexcept diq.DiqError as error:\n    print(error.message, error.hint)"
+        "try:\n    diq.train\nexcept diq.DiqError as error:\n    print(error.message, error.hint)\n"
+        "del sys.modules['trl']\n"
+        "from diq.cli import main; main(['train', 'nothing.jsonl', '--model', 'm', '--output', 'o'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "`train` needs the package `trl`, which is not installed" in done.stdout
     assert "pip install 'diq[train]'" in done.stdout
+    assert done.returncode == 2
+    first, *hint = [line for line in done.stderr.splitlines() if line]
+    assert first.startswith("Error: ")
+    assert "nothing.jsonl" in first
+    assert [line.partition(":")[0] for line in hint] == ["hint"]
