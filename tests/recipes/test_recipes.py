@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -200,7 +201,8 @@ def test_wrong_settings_are_told() -> None:
 
 def test_loops_cannot_explode() -> None:
     loops = ", ".join(f"{name}: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]" for name in "abcdefgh")
-    assert problems(f"steps: [{{for: {{{loops}}}, train: {{selection: s, model: m, output: 'o{{a}}'}}}}]")
+    found = read(f"steps: [{{for: {{{loops}}}, train: {{selection: s, model: m, output: 'o{{a}}'}}}}]").problems.found
+    assert any("the loops make more than 10,000 steps" in str(one) for one in found)
 
 
 # verbs -------------------------------------------------------------------------------------------------------------
@@ -405,16 +407,13 @@ steps:
 BOTH = "trained=[diq-0.25, random-0.25]"
 
 
-@pytest.fixture
-def files(tmp_path: Path, make_samples: SamplesMaker) -> dict[str, Path]:
+def write_files(folder: Path, make_samples: SamplesMaker) -> dict[str, Path]:
     """A pool with levels, a validation file and the recipe."""
     rows = [{"messages": one, "level": 1 + i % 5} for i, one in enumerate(make_samples(24, seed=1, longest=12))]
     return {
-        "data": write_jsonl(tmp_path / "pool.jsonl", rows),
-        "tasks": write_jsonl(
-            tmp_path / "task.jsonl", [{"messages": one} for one in make_samples(8, seed=2, longest=12)]
-        ),
-        "recipe": write(tmp_path / "small.yaml", SMALL),
+        "data": write_jsonl(folder / "pool.jsonl", rows),
+        "tasks": write_jsonl(folder / "task.jsonl", [{"messages": one} for one in make_samples(8, seed=2, longest=12)]),
+        "recipe": write(folder / "small.yaml", SMALL),
     }
 
 
@@ -422,7 +421,7 @@ class Small:
     """The small recipe in a folder."""
 
     def __init__(self, files: dict[str, Path], model: Path, output: Path) -> None:
-        self.file, self.output, self.store = files["recipe"], output, output / "diq.duckdb"
+        self.files, self.file, self.output, self.store = files, files["recipe"], output, output / "diq.duckdb"
         self.settings = [f"data={files['data']}", f"tasks={files['tasks']}", f"model={model}"]
 
     def run(self, *more: str, dry_run: bool = False) -> RecipeSummary:
@@ -437,8 +436,28 @@ class Small:
 
 
 @pytest.fixture
-def small(files: dict[str, Path], tiny_llama_folder: Path, tmp_path: Path) -> Small:
-    return Small(files, tiny_llama_folder, tmp_path / "out")
+def small(tmp_path: Path, make_samples: SamplesMaker, tiny_llama_folder: Path) -> Small:
+    return Small(write_files(tmp_path, make_samples), tiny_llama_folder, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def ran_once(
+    tmp_path_factory: pytest.TempPathFactory, make_samples: SamplesMaker, tiny_llama_folder: Path
+) -> tuple[Small, Path, Path]:
+    """The small recipe after a run, its folder, and a copy of that."""
+    folder = tmp_path_factory.mktemp("ran")
+    made = Small(write_files(folder, make_samples), tiny_llama_folder, folder / "out")
+    made.run()
+    return made, folder, Path(shutil.copytree(folder, folder.with_name("kept")))
+
+
+@pytest.fixture
+def ran(ran_once: tuple[Small, Path, Path]) -> Small:
+    """The small recipe after a run, whatever the test before did to it; its record knows folders by their names."""
+    made, folder, kept = ran_once
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+    return made
 
 
 def rows_of(store: Path) -> dict[str, Any]:
@@ -484,57 +503,55 @@ def test_a_dry_run_writes_nothing_and_a_run_is_done_once(small: Small) -> None:
 
 
 @pytest.mark.slow
-def test_what_changed_runs_again_and_all_that_depends_on_it(small: Small) -> None:
+def test_what_changed_runs_again_and_all_that_depends_on_it(ran: Small) -> None:
     one = "trained=[diq-0.25]"
-    small.run(one)
+    ran.run(one)
     # another ratio adds its own steps and leaves the others
-    assert small.states(one, "ratios=[0.25, 0.5]") == ["done"] * 6 + ["to do"] * 2 + ["done"]
+    assert ran.states(one, "ratios=[0.25, 0.5]") == ["done"] * 6 + ["to do"] * 2 + ["done"]
     # other epochs are another training; the stage itself refuses to mix the two in one folder
-    assert small.states(one, "epochs=2") == ["done"] * 6 + ["to do"]
+    assert ran.states(one, "epochs=2") == ["done"] * 6 + ["to do"]
     with pytest.raises(RunFailedError, match=r"^step 7 of 7 \(train diq-0.25 to "):
-        small.run(one, "epochs=2")
+        ran.run(one, "epochs=2")
     # another draw of the validation set: everything that reads it
-    assert small.states(one, "seed=1") == ["done", "to do", "done", "to do", "to do", "done", "to do"]
-    assert small.states(one) == ["done"] * 7
+    assert ran.states(one, "seed=1") == ["done", "to do", "done", "to do", "to do", "done", "to do"]
+    assert ran.states(one) == ["done"] * 7
     # a file that was edited or removed is written again
-    selection = small.output / "selections" / "diq-0.25.jsonl"
+    selection = ran.output / "selections" / "diq-0.25.jsonl"
     good = selection.read_bytes()
     selection.write_text("broken\n", encoding="utf-8")
-    assert small.ran(one) == [5]
+    assert ran.ran(one) == [5]
     assert selection.read_bytes() == good
     selection.unlink()
-    assert small.states(one) == ["done"] * 4 + ["to do"] + ["done"] * 2
+    assert ran.states(one) == ["done"] * 4 + ["to do"] + ["done"] * 2
     # without the record everything is looked at, and nothing is computed
-    before = rows_of(small.store)
-    (small.output / "recipe.json").unlink()
-    assert small.ran(one) == list(range(1, 8))
-    assert rows_of(small.store) == before
+    before = rows_of(ran.store)
+    (ran.output / "recipe.json").unlink()
+    assert ran.ran(one) == list(range(1, 8))
+    assert rows_of(ran.store) == before
 
 
 @pytest.mark.slow
-def test_changed_data_is_not_mixed_into_what_was_read_before(small: Small, files: dict[str, Path]) -> None:
-    small.run()
-    with files["data"].open("a", encoding="utf-8") as file:
-        file.write(files["data"].read_text(encoding="utf-8").splitlines()[0].replace("the", "a") + "\n")
+def test_changed_data_is_not_mixed_into_what_was_read_before(ran: Small) -> None:
+    with ran.files["data"].open("a", encoding="utf-8") as file:
+        file.write(ran.files["data"].read_text(encoding="utf-8").splitlines()[0].replace("the", "a") + "\n")
     with pytest.raises(InputError, match="changed since it was read into the dataset `pool`; name another --output"):
-        small.run()
+        ran.run()
     with pytest.raises(InputError, match=r"also holds `.*pool\.jsonl`, which this recipe does not read"):
-        small.run(f"data={files['tasks']}")
+        ran.run(f"data={ran.files['tasks']}")
 
 
 @pytest.mark.slow
-def test_results_that_vanished_from_the_store_are_made_again(small: Small) -> None:
-    small.run()
-    before = rows_of(small.store)
-    with duckdb.connect(str(small.store)) as connection:
+def test_results_that_vanished_from_the_store_are_made_again(ran: Small) -> None:
+    before = rows_of(ran.store)
+    with duckdb.connect(str(ran.store)) as connection:
         connection.execute("DELETE FROM run_datasets WHERE run_id = (SELECT run_id FROM runs WHERE kind = 'influence')")
         connection.execute("DELETE FROM influence_scores")
-    assert 4 in small.ran()
-    after = rows_of(small.store)
+    assert 4 in ran.ran()
+    after = rows_of(ran.store)
     assert after["dots"] == before["dots"]
     assert after["selections"] == before["selections"]
-    small.store.unlink()
-    assert small.states() == ["to do"] * 6
+    ran.store.unlink()
+    assert ran.states() == ["to do"] * 6
 
 
 def test_a_failing_step_is_named_and_the_same_call_goes_on(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -596,9 +613,8 @@ def test_an_output_that_is_a_file_is_refused(small: Small) -> None:
 
 
 @pytest.mark.slow
-def test_two_recipes_of_one_store_score_once(small: Small, tmp_path: Path) -> None:
-    small.run()
-    other = run_recipe(small.file, set=small.settings, output=tmp_path / "second", store=small.store)
+def test_two_recipes_of_one_store_score_once(ran: Small, tmp_path: Path) -> None:
+    other = run_recipe(ran.file, set=ran.settings, output=tmp_path / "second", store=ran.store)
     assert other.steps[3].told.startswith("0 scored now, 24 in the store before")
 
 
@@ -774,11 +790,11 @@ def test_questions_of_a_benchmark_leave_other_subjects_out(tmp_path: Path) -> No
 # costs -------------------------------------------------------------------------------------------------------------
 
 
-def test_costs_are_those_of_diq_cost(small: Small, files: dict[str, Path], tiny_llama_folder: Path) -> None:
+def test_costs_are_those_of_diq_cost(small: Small, ran: Small, tiny_llama_folder: Path) -> None:
     more = ["trained=[diq-0.25, random-0.25]", "epochs=3"]
     plan = small.run(*more, dry_run=True)
     size = find_size(str(tiny_llama_folder))
-    lengths = read_file_lengths(str(files["data"]), max_length=64)
+    lengths = read_file_lengths(str(small.files["data"]), max_length=64)
     training = training_flops(size, lengths.scaled(0.25), epochs=3)
     influence = exact_flops(size, lengths, Lengths.same(6, lengths.mean))
     assert [step.cost for step in plan.steps] == [
@@ -786,8 +802,7 @@ def test_costs_are_those_of_diq_cost(small: Small, files: dict[str, Path], tiny_
     ]  # fmt: skip
     assert plan.cost.startswith(f"{influence + 2 * training:.2e} FLOPs; `diq cost")
     # what is done costs nothing, and the store knows lengths as well as the files
-    small.run()
-    plan = small.run(*more, dry_run=True)
+    plan = ran.run(*more, dry_run=True)
     assert [step.cost for step in plan.steps] == [*[""] * 6, *[f"{training:.2e} FLOPs"] * 2]
 
 
