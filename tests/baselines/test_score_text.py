@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -294,6 +295,7 @@ def encode() -> Callable[[str], Any]:
 
     model = SentenceTransformer(ENCODER, device="cpu")
 
+    @functools.cache
     def embed(text: str) -> Any:
         found = model.encode(text).astype(np.float64)
         return found / np.sqrt((found**2).sum())
@@ -309,8 +311,16 @@ def full_text(messages: list[dict[str, str]]) -> str:
 
 @pytest.mark.slow
 @needs_encoder
-@pytest.mark.parametrize("text", ["prompt", "full"])
-@pytest.mark.parametrize("reduction", ["mean", "max"])
+@pytest.mark.parametrize(
+    ("reduction", "text", "budgets"),
+    [
+        # one sample a batch, a few, all
+        ("mean", "full", (1, 300, 1_000_000)),
+        ("max", "full", (300,)),
+        ("mean", "prompt", (300,)),
+        ("max", "prompt", (1,)),
+    ],
+)
 def test_stored_similarities_equal_the_slow_form(
     filled: Path,
     make_samples: Callable[..., Conversations],
@@ -318,6 +328,7 @@ def test_stored_similarities_equal_the_slow_form(
     tmp_path: Path,
     reduction: str,
     text: str,
+    budgets: tuple[int, ...],
 ) -> None:
     def embed(conversations: Conversations) -> Any:
         return np.stack([encode(one[0]["content"] if text == "prompt" else full_text(one)) for one in conversations])
@@ -327,7 +338,7 @@ def test_stored_similarities_equal_the_slow_form(
         name: getattr(pool @ embed(make_samples(n, seed=seed)).T, reduction)(axis=1)
         for name, n, seed in (("a", 5, 2), ("b", 3, 3))
     }
-    for i, budget in enumerate((1, 300, 1_000_000)):
+    for i, budget in enumerate(budgets):
         store = tmp_path / f"copy{i}.duckdb"
         shutil.copy(filled, store)
         summary = score_similarity(

@@ -6,10 +6,10 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,14 @@ def counts(summary: IngestSummary) -> tuple[int, int, int, int]:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store.duckdb"
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with nothing in it; making one takes a third of a second, copying it none."""
+    path = tmp_path_factory.mktemp("empty") / "store.duckdb"
+    Store(path, create=True).close()
+    return path
 
 
 # samples --------------------------------------------------------------------------------------------------------------
@@ -434,14 +442,14 @@ def test_the_draw_depends_on_seed_and_samples_alone(tmp_path: Path, store: Path)
 def test_every_sample_is_drawn_about_equally_often(tmp_path: Path, store: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", qa(40))
     seen: dict[str, int] = {}
-    for seed in range(40):
-        ingest([path], dataset=f"v{seed}", store=store, validation=True, sample=10, seed=seed)
+    for seed in range(20):
+        ingest([path], dataset=f"v{seed}", store=store, validation=True, sample=20, seed=seed)
         for one in drawn(store, f"v{seed}"):
             seen[one] = seen.get(one, 0) + 1
-    # 40 draws with probability 1/4 each: mean 10, standard deviation 2.7; five of those either way
+    # 20 draws with probability 1/2 each: mean 10, standard deviation 2.2; four of those either way
     assert sum(seen.values()) == 400
     assert len(seen) == 40
-    assert max(abs(n - 10) for n in seen.values()) < 5 * math.sqrt(40 / 4 * 3 / 4)
+    assert max(abs(n - 10) for n in seen.values()) < 4 * math.sqrt(20 / 2 * 1 / 2)
 
 
 def test_a_validation_set_does_not_change(tmp_path: Path, store: Path) -> None:
@@ -744,18 +752,21 @@ def test_a_name_of_external_scores_is_taken(tmp_path: Path, scored: Path) -> Non
     assert rows(scored, "SELECT count(*) FROM datasets") == [(1,)]
 
 
-def test_many_scores_in_seconds(tmp_path: Path, store: Path) -> None:
-    n = 200_000
+def test_many_scores(tmp_path: Path, store: Path) -> None:
+    """More than one block of every stage."""
+    n = 20_000
     table = pa.table({"question": [f"Q{i}?" for i in range(n)], "answer": ["A."] * n})
     pq.write_table(table, tmp_path / "d.parquet")
     ingest([tmp_path / "d.parquet"], dataset="d", store=store)
     rng = random.Random(0)
     scores = pa.table({"position": range(n), "dot": [rng.gauss(0, 1) for _ in range(n)], "overall": [3.0] * n})
     pq.write_table(scores, tmp_path / "s.parquet")
-    began = time.monotonic()
     assert counts(give(store, tmp_path / "s.parquet")) == (n, n, 0, 0)
-    # a fifth of a million in well under 15 s, even on a busy machine; per-row Python would not be
-    assert time.monotonic() - began < 15
+    found = rows(
+        store,
+        "SELECT dot FROM influence_scores JOIN dataset_samples USING (sample_id) ORDER BY position",
+    )
+    assert [one for (one,) in found] == scores["dot"].to_pylist()
 
 
 # laws -----------------------------------------------------------------------------------------------------------------
@@ -800,14 +811,14 @@ def test_the_text_that_is_hashed_is_the_canonical_json(
     ),
     st.integers(1, 5),
 )
-def test_every_row_is_a_sample_a_duplicate_or_a_reject(files: list[list[Any]], batch: int) -> None:
+def test_every_row_is_a_sample_a_duplicate_or_a_reject(empty: Path, files: list[list[Any]], batch: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         patch.setattr(BATCHES, "BATCH_ROWS", batch)
         # one good row, so that the layout is known
         good = {"question": "z", "answer": "z"}
         paths = [jsonl(folder / f"{i}.jsonl", [good, *data]) for i, data in enumerate(files)]
-        store = folder / "store.duckdb"
+        store = Path(shutil.copy(empty, folder / "store.duckdb"))
         found = counts(ingest(paths, dataset="d", store=store))
         lines = [row for data in files for row in [good, *data] if row != ""]
         assert found[0] == len(lines)
