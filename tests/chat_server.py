@@ -8,8 +8,8 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from conftest import CHAT_TEMPLATE, Forked, save_model
 
 MATERIAL = re.compile(r"<<<BEGIN QUESTION (?P<code>\w+)>>>\n(?P<question>.*?)\n<<<END QUESTION (?P=code)>>>", re.DOTALL)
 
@@ -210,8 +212,6 @@ def teach(folder: Path, pairs: Sequence[tuple[Sequence[dict[str, str]], str]]) -
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from conftest import CHAT_TEMPLATE, save_model
-
     # whole lines as words: a prompt of thousands of characters is some dozen tokens
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -240,9 +240,10 @@ def teach(folder: Path, pairs: Sequence[tuple[Sequence[dict[str, str]], str]]) -
         rows.append((prompt, tokenizer(f"{reply}<|end|>", add_special_tokens=False)["input_ids"]))
     width = max(len(prompt) + len(reply) for prompt, reply in rows)
     ids = torch.tensor([prompt + reply + [0] * (width - len(prompt) - len(reply)) for prompt, reply in rows])
-    labels = torch.full_like(ids, -100)
+    is_reply = torch.zeros_like(ids, dtype=torch.bool)
     for row, (prompt, reply) in enumerate(rows):
-        labels[row, len(prompt) : len(prompt) + len(reply)] = torch.tensor(reply)
+        is_reply[row, len(prompt) : len(prompt) + len(reply)] = True
+    target = ids[is_reply]
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -259,8 +260,9 @@ def teach(folder: Path, pairs: Sequence[tuple[Sequence[dict[str, str]], str]]) -
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(500):
-        # padding stands on the right, where no earlier token sees it
-        loss = model(input_ids=ids, labels=labels).loss
+        # padding stands on the right, where no earlier token sees it; the head is dear, and few tokens are learnt
+        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[is_reply[:, 1:]]), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -270,39 +272,33 @@ def teach(folder: Path, pairs: Sequence[tuple[Sequence[dict[str, str]], str]]) -
     return save_model(folder, model.eval(), tokenizer)
 
 
+def _serve(*arguments: str) -> None:
+    from transformers.cli.transformers import main
+
+    sys.argv = ["transformers", "serve", *arguments]
+    main()
+
+
 @contextlib.contextmanager
 def transformers_server(model: Path) -> Iterator[str]:
     """Runs ``transformers serve`` on a model; yields the address of its API."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(model), "--host", "127.0.0.1"]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--device", "cpu"],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    said: list[bytes] = []
-    # an unread pipe would stop the server when it is full
-    reader = threading.Thread(target=lambda: said.extend(process.stderr or ()))
-    reader.start()
-    try:
-        for _ in range(600):
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            assert process.poll() is None, b"".join(said).decode()
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait()
-        reader.join()
-        process.stderr.close()
-
-
-def hear_interrupts() -> None:
-    """For ``preexec_fn``: a process that a shell put into the background ignores Ctrl-C, and so do its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # beside the model, where it disturbs nobody
+    with tempfile.TemporaryDirectory(dir=model.parent) as folder:
+        process = Forked(
+            _serve, str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", folder=Path(folder)
+        )
+        try:
+            while True:
+                with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                    break
+                assert process.is_alive, (Path(folder) / ".stderr").read_text()
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            if process.is_alive:
+                os.kill(process.pid, signal.SIGTERM)
+            process.wait()

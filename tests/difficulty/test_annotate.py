@@ -22,11 +22,10 @@ from chat_server import (
     Step,
     asked_question,
     difficulty_reply,
-    hear_interrupts,
     teach,
     transformers_server,
 )
-from conftest import ingest_rows, stdout_of, wait_until
+from conftest import Forked, ingest_rows, run_forked, stdout_of, wait_until
 from diq.base.errors import RunFailedError, UsageError
 from diq.cli import diq as commands
 from diq.cli import main
@@ -299,14 +298,8 @@ def test_the_store_comes_from_the_environment_and_a_wrong_keyword_names_the_righ
 
 
 def run_command(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "diq", "difficulty", "annotate", "pool", "--store", "s.duckdb", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **variables},
-        check=False,
-    )
+    words = ["difficulty", "annotate", "pool", "--store", "s.duckdb", *arguments]
+    return run_forked(main, words, folder=cwd, **variables)
 
 
 @pytest.mark.slow
@@ -428,31 +421,27 @@ def test_a_stopped_or_killed_annotation_goes_on_and_asks_for_nothing_twice(tmp_p
     rng = random.Random(0)
     kept: set[str] = set()
     with ScriptedServer(lambda body, _: Step(rate(body), delay_s=0.04)) as server:
-        command = [sys.executable, "-m", "diq", "difficulty", "annotate", "pool", "--store", str(store)]
+        command = ["difficulty", "annotate", "pool", "--store", str(store)]
         command += ["--model", "m", "--base-url", server.url, "--concurrency", "4", "--json"]
         counts: dict[str, int] = {}
         for end in (signal.SIGINT, signal.SIGKILL, signal.SIGKILL):
-            with subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
-            ) as process:
-                enough = server.n_requests + 30
-                wait_until(
-                    lambda enough=enough, process=process: server.n_requests >= enough or process.poll() is not None
-                )
-                # no matter in which moment: between two requests, or within a commit
-                time.sleep(rng.random() * 0.1)
-                process.send_signal(end)
-                _, said = process.communicate()
+            process = Forked(main, command, folder=tmp_path)
+            enough = server.n_requests + 30
+            wait_until(lambda enough=enough, process=process: server.n_requests >= enough or not process.is_alive)
+            # no matter in which moment: between two requests, or within a commit
+            time.sleep(rng.random() * 0.1)
+            os.kill(process.pid, end)
+            ended = process.wait()
             wait_until(lambda: server.n_open == 0)
             assert all(server.counts[question] == counts[question] for question in kept)
             before, kept, counts = kept, {row[0] for row in rows(store, KEPT)}, dict(server.counts)
             assert before <= kept <= set(counts)
             if end is signal.SIGINT:
-                assert (process.returncode, said) == (1, STOPPED)
+                assert (ended.returncode, ended.stderr) == (1, STOPPED)
                 # only what was in flight is lost
                 assert len(kept) >= server.n_requests - 4
         assert len(kept) < 120
-        summary = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        summary = json.loads(run_forked(main, command, folder=tmp_path).stdout)
         assert summary["is_sealed"]
         assert (summary["asked"]["n_cached"], summary["asked"]["n_asked"]) == (len(kept), 120 - len(kept))
         assert all(server.counts[question] == counts[question] for question in kept)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import subprocess
-import sys
-import textwrap
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import WORDS, build_tokenizer
+from conftest import WORDS, build_tokenizer, run_killed
 from diq.base.errors import ModelError, RunFailedError
 from diq.encoders import fitting
 from diq.encoders import network as encoders
@@ -222,33 +222,27 @@ def test_a_saved_folder_is_a_normal_one(base: Path, tmp_path: Path) -> None:
         read_record(tmp_path / "out")
 
 
+def save_until(at: int, base: Path, place: Path) -> None:
+    """Replace a model in a process that is killed where it is to move something once more than ``at`` times."""
+    model, tokenizer = encoders.load_encoder(find_model(str(base)), labels=["a"], regression=True, seed=1)
+    replace, moves = Path.replace, itertools.count()
+
+    def killed(part: Path, target: Any) -> Path:
+        if next(moves) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(part, target)
+
+    Path.replace = killed  # type: ignore[method-assign]
+    save(model, tokenizer, place, card="", record={"kind": "new"})
+
+
+@pytest.mark.slow
 def test_a_kill_while_a_model_is_replaced_keeps_one(base: Path, tmp_path: Path) -> None:
     model, tokenizer = load(base)
-    code = f"""
-        import os, signal, sys
-        from pathlib import Path
-        from diq.encoders import network
-        from diq.encoders.folder import save
-        from diq.models.source import find_model
-
-        model, tokenizer = network.load_encoder(find_model({str(base)!r}), labels=["a"], regression=True, seed=1)
-        for at in range(3):
-            if (child := os.fork()) == 0:
-                moved, replace = 0, Path.replace
-                def killed(part, place):
-                    global moved
-                    if moved == at:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    moved += 1
-                    return replace(part, place)
-                Path.replace = killed
-                save(model, tokenizer, Path({str(tmp_path)!r}) / str(at), card="", record={{"kind": "new"}})
-                os._exit(0)
-            os.waitpid(child, 0)
-    """
     for at in range(3):
-        save(model, tokenizer, tmp_path / str(at), card="", record={"kind": "old"})
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+        place = tmp_path / str(at)
+        save(model, tokenizer, place, card="", record={"kind": "old"})
+        run_killed(save_until, at, base, place)
     for at, kind in enumerate(["old", "new", "new"]):
         kept = tmp_path / str(at)
         assert encoders.load_encoder(find_model(str(kept)), labels=["a"], regression=True, seed=2)[0].num_labels == 1

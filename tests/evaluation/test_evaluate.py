@@ -10,9 +10,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ import duckdb
 import pytest
 
 from chat_server import ScriptedServer, Step, completion, teach, transformers_server
-from conftest import ROOT, SHARED, TESTS, build_llama, build_tokenizer, save_model, write_jsonl
+from conftest import ROOT, SHARED, TESTS, build_llama, build_tokenizer, run_killed, save_model, write_jsonl
 from diq.base.errors import InputError, ModelError, RunFailedError, UsageError
 from diq.evaluation import generations, protocol
 from diq.evaluation.answers import SCORING, mark
@@ -325,28 +322,30 @@ def test_scores_equal_the_slow_form() -> None:
 # going on ------------------------------------------------------------------------------------------------------------
 
 
+class SecondFile:
+    """Writes a file of answers, and ends its process after the second one, as `kill -9` does."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        found = WRITE(*arguments, **options)
+        self.done += 1
+        if self.done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+
+WRITE = generations.write
+
+
 def test_a_killed_evaluation_goes_on_where_it_stopped(
     evaluate: Callable[..., Any], taught: Path, tmp_path: Path, medqa: Path
 ) -> None:
-    code = f"""
-        import os, signal
-        from diq.evaluation import generations
-        from diq.evaluation.evaluate import evaluate
-        write, done = generations.write, []
-
-        def killed(*args, **options):
-            found = write(*args, **options)
-            done.append(found)
-            if len(done) == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return found
-
-        generations.write = killed
-        evaluate(model={str(taught)!r}, store={str(tmp_path / "killed.duckdb")!r}, benchmark={f"medqa={medqa}"!r},
-            max_tokens=64, max_length=1024, device="cpu", batch_size=1)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    run_killed(
+        run, model=str(taught), store=tmp_path / "killed.duckdb", benchmark=f"medqa={medqa}", max_tokens=64,
+        max_length=1024, device="cpu", batch_size=1, patches={"diq.evaluation.generations.write": SecondFile()},
+    )  # fmt: skip
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed.generations").rglob("*.parquet")}
     assert len(before) == 2
     assert evaluations(tmp_path / "killed.duckdb") == []
@@ -622,10 +621,9 @@ def test_stop_texts_and_cut_answers(tmp_path: Path) -> None:
     folder = tmp_path / "plain"
     # the template of the lesson adds nothing, and is taken away afterwards
     import chat_server
-    import conftest
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conftest, "CHAT_TEMPLATE", "{{ messages[0]['content'] }}")
+        patch.setattr(chat_server, "CHAT_TEMPLATE", "{{ messages[0]['content'] }}")
         chat_server.teach(folder, pairs)
     for name in ("chat_template.jinja", "tokenizer_config.json"):
         if (folder / name).is_file() and name.endswith("jinja"):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import TESTS, build_llama, write_jsonl
+from conftest import Forked, build_llama, write_jsonl
 from diq.base.errors import DiqError, InputError, ModelError, UsageError
 from diq.gradients.adam_state import AdamMoments, read_adam_moments, read_learning_rate, read_learning_rates
 
@@ -509,32 +506,32 @@ def test_a_sharded_folder_with_numbers(tmp_path: Path) -> None:
     assert moments.betas == BETAS
 
 
-_TWO_PROCESSES = """
-import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
-sys.path[:0] = [{tests!r}]
-from gradients.test_adam_state import adamw, fsdp2, live_state, square_llama, step_by_hand, whole, with_lora
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method="file://{folder}/rendezvous", rank=int(sys.argv[1]), world_size=2)
-model = fsdp2(with_lora(square_llama()))
-optimizer = adamw(model)
-step_by_hand(model, optimizer)
-dcp.save({{"optimizer": get_optimizer_state_dict(model, optimizer)}}, checkpoint_id="{folder}/checkpoint/optimizer_0")
-live = whole(live_state(model, optimizer))
-if dist.get_rank() == 0:
-    torch.save(live, "{folder}/live.pt")
-dist.destroy_process_group()
-"""
+def save_shard(rank: int, folder: Path) -> None:
+    """The life of one of two processes that train a model together."""
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    model = fsdp2(with_lora(square_llama()))
+    optimizer = adamw(model)
+    step_by_hand(model, optimizer)
+    state = {"optimizer": get_optimizer_state_dict(model, optimizer)}
+    dcp.save(state, checkpoint_id=folder / "checkpoint" / "optimizer_0")
+    live = whole(live_state(model, optimizer))
+    if dist.get_rank() == 0:
+        torch.save(live, folder / "live.pt")
+    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_shards_of_two_processes(tmp_path: Path) -> None:
-    code = _TWO_PROCESSES.format(tests=str(TESTS), folder=tmp_path)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(rank)], env=environment) for rank in range(2)
-    ]
-    assert [one.wait(300) for one in workers] == [0, 0]
+    workers = []
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        workers.append(Forked(save_shard, rank, tmp_path, folder=tmp_path / str(rank)))
+    done = [one.wait() for one in workers]
+    assert [one.returncode for one in done] == [0, 0], done
     assert len(list((tmp_path / "checkpoint" / "optimizer_0").glob("*.distcp"))) == 2
     moments = read_adam_moments(tmp_path / "checkpoint", with_lora(square_llama()).requires_grad_(False))
     assert_same(moments, torch.load(tmp_path / "live.pt", weights_only=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import socket
@@ -18,8 +19,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from chat_server import ScriptedServer, Step, asked_question, completion, difficulty_reply, hear_interrupts
-from conftest import wait_until
+from chat_server import ScriptedServer, Step, asked_question, completion, difficulty_reply
+from conftest import Forked, wait_until
 from diq.base.errors import RunFailedError, StoreError, UsageError
 from diq.judging import ask as asking
 from diq.judging import chat
@@ -503,42 +504,32 @@ def test_a_run_that_had_no_commit_between_keeps_everything(store: Path, monkeypa
     assert len(rows(store, "FROM replies")) == 30
 
 
-INTERRUPTED = """
-import asyncio, sys
-from pathlib import Path
-from diq.judging.ask import *
-from diq.judging.rubrics import load_rubric
-rubric, server, path = load_rubric("difficulty"), Server("m", base_url=sys.argv[1], concurrency=4), Path(sys.argv[2])
-run_id = open_run(path, rubric, server, kind="difficulty", method="annotation")
+def until_interrupted(url: str, path: Path, place: str) -> None:
+    """The life of a process that asks 2000 questions, in a script or in a notebook, until somebody presses Ctrl-C."""
+    server = Server("m", base_url=url, concurrency=4)
+    run_id = open_run(path, RUBRIC, server, kind="difficulty", method="annotation")
 
-def ask():
-    ask_missing(path, run_id, rubric, make_items([(f"question {i}", None) for i in range(2000)]), server)
+    async def notebook() -> None:
+        ask_missing(path, run_id, RUBRIC, questions(2000), server)
 
-async def notebook():
-    ask()
-
-try:
-    ask() if sys.argv[3] == "script" else asyncio.new_event_loop().run_until_complete(notebook())
-except KeyboardInterrupt:
-    print("stopped")
-"""
+    try:
+        if place == "script":
+            ask_missing(path, run_id, RUBRIC, questions(2000), server)
+        else:
+            asyncio.new_event_loop().run_until_complete(notebook())
+    except KeyboardInterrupt:
+        print("stopped")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["script", "notebook"])
 def test_a_ctrl_c_keeps_what_arrived(store: Path, place: str) -> None:
     with ScriptedServer(lambda body, _: Step(rate(body), delay_s=0.05)) as server:
-        with subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED, server.url, str(store), place],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=hear_interrupts,
-        ) as process:
-            wait_until(lambda: server.n_requests >= 40 or process.poll() is not None)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate()
-        assert (out, err, process.returncode) == ("stopped\n", "", 0)
+        process = Forked(until_interrupted, server.url, store, place, folder=store.parent)
+        wait_until(lambda: server.n_requests >= 40 or not process.is_alive)
+        os.kill(process.pid, signal.SIGINT)
+        done = process.wait()
+        assert (done.stdout, done.stderr, done.returncode) == ("stopped\n", "", 0)
         ((kept,),) = rows(store, "SELECT count(*) FROM replies")
         # only what was in flight is lost
         assert server.n_requests - 4 <= kept <= server.n_requests < 2000
