@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from conftest import build_llama, build_tokenizer, save_model
-from diq.base.errors import ModelError
-from diq.baselines.perplexity import NOT_FINITE, OVERFLOW, mean_losses, perplexity, require_causal_lm
+from diq.baselines.perplexity import NOT_FINITE, OVERFLOW, mean_losses, perplexity
 from diq.models.network import load_causal_lm
 from diq.models.source import find_model
 from diq.models.tokens import Tokens
@@ -129,23 +128,3 @@ def test_a_perplexity_or_the_reason_why_there_is_none() -> None:
     assert perplexity(710.0) == (None, OVERFLOW)
     for value in (math.nan, math.inf, -math.inf):
         assert perplexity(value) == (None, NOT_FINITE)
-
-
-def test_only_causal_language_models_are_taken(folder: Path, tiny_classifier_folder: Path, tmp_path: Path) -> None:
-    from transformers import BertConfig, BertForMaskedLM
-
-    require_causal_lm(find_model(str(folder)))
-    config = BertConfig(
-        vocab_size=400, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-    )
-    masked = save_model(tmp_path / "masked", BertForMaskedLM(config), build_tokenizer())
-    # without its head: transformers would draw one at random
-    headless = save_model(tmp_path / "headless", build_llama(tied=False).model, build_tokenizer())
-    for wrong, architecture in (
-        (tiny_classifier_folder, "BertForSequenceClassification"),
-        (masked, "BertForMaskedLM"),
-        (headless, "LlamaModel"),
-    ):
-        with pytest.raises(ModelError, match=f"holds a {architecture}, which is no causal") as caught:
-            require_causal_lm(find_model(str(wrong)))
-        assert caught.value.hint

@@ -21,10 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from diq.base.errors import ModelError
-from diq.base.text import first_line
 from diq.gradients.losses import slices, token_losses
-from diq.models.source import ModelSource
 from diq.models.tokens import Tokens, collate
 
 NOTHING_TO_PREDICT = "the text has fewer than two tokens, so none is predicted"
@@ -103,33 +100,3 @@ def perplexity(mean_loss: float) -> tuple[float | None, str | None]:
         return math.exp(mean_loss), None
     except OverflowError:
         return None, OVERFLOW
-
-
-def require_causal_lm(model: ModelSource) -> None:
-    """Refuse a model that was not saved with a causal language-model head.
-
-    Transformers would give an encoder or a classifier a fresh random head, and every perplexity would be about the size
-    of the vocabulary.
-
-    Raises:
-        ModelError: the config names other architectures, or cannot be read.
-    """
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    try:
-        found = AutoConfig.from_pretrained(model.path).architectures or []
-    except Exception as error:  # loaders raise whatever their back ends do
-        raise ModelError(
-            f"`{model.source}` has no usable config: {first_line(error)}",
-            "check that transformers knows its architecture",
-        ) from error
-    known: set[str] = set()
-    for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        known.update([name] if isinstance(name, str) else name)
-    # a config without names leaves it to the loader
-    if found and not known.intersection(found):
-        raise ModelError(
-            f"`{model.source}` holds a {found[0]}, which is no causal language model",
-            "perplexity needs a model that predicts the next token, such as Qwen/Qwen3-0.6B",
-        )

@@ -15,8 +15,9 @@ from diq.base.config import MAX_LENGTH
 from diq.base.options import verb
 from diq.base.sample import Message
 from diq.baselines.options import ScorePerplexityOptions
-from diq.baselines.perplexity import NOTHING_TO_PREDICT, mean_losses, perplexity, require_causal_lm
+from diq.baselines.perplexity import NOTHING_TO_PREDICT, mean_losses, perplexity
 from diq.baselines.text_scores import INSERT, MISSING, REASONS, text_rows
+from diq.models.architecture import loader_of, read_config
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.memory import default_budget, in_halves
 from diq.models.network import load_causal_lm
@@ -46,7 +47,8 @@ def score_perplexity(options: ScorePerplexityOptions) -> ScoreSummary:
     target = source if options.adapter is None else find_adapter(options.adapter, source)
     wrapped = options.adapter is not None and is_adapter(target)
     base = source if wrapped else target
-    require_causal_lm(base)
+    # before the store is asked what is missing: it costs nothing
+    loader_of(base, read_config(base))
     place = pick_device(options.device)
     precision = pick_dtype(options.dtype, place)
     tokenization = load_tokenization(

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from transformers.pytorch_utils import Conv1D
 
 from diq.base.errors import ModelError
 from diq.gradients.losses import token_losses
@@ -28,6 +30,11 @@ MatrixGradients = dict[str, Tensor]
 """Module name to a matrix ``[out, in]`` float32 (float64 for float64 models), whatever layout the module stores."""
 
 _Record = Callable[[str, Tensor, Tensor], None]
+Product = Callable[[Tensor, Tensor | None], Tensor]
+"""Input and bias to what a linear layer gives."""
+
+_PLAIN = (nn.Linear.forward, Conv1D.forward)
+_MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 
 class _TappedLinear(torch.autograd.Function):
@@ -49,22 +56,23 @@ class _TappedLinear(torch.autograd.Function):
         return (delta @ weight if ctx.needs_input_grad[0] else None, None, None, None, None, None)
 
 
-def weight_of(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Weight ``[out, in]`` and bias of a linear module."""
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    assert bias is None or isinstance(bias, Tensor)
-    return (weight.detach().T if is_transposed(module) else weight.detach()), bias
+def weight_of(module: nn.Module) -> Tensor:
+    """Weight ``[out, in]`` of a linear module."""
+    weight = module.get_parameter("weight").detach()
+    return weight.T if is_transposed(module) else weight
 
 
 @contextlib.contextmanager
-def patched_forwards(modules: Mapping[str, nn.Module], forward_of: Callable[[str, nn.Module], Any]) -> Iterator[None]:
-    """Replace the forward of modules for the time of a ``with`` block."""
+def other_products(modules: Mapping[str, nn.Module], product_of: Callable[[str, nn.Module], Product]) -> Iterator[None]:
+    """Let linear modules make their product of input and weight in another way for the time of a ``with`` block.
+
+    What a module does beside it stays: a router also chooses experts, a quantising layer rounds its input first.
+    """
     # a forward set on the instance by somebody else (an offloading hook, say) is put back as it was
     before = {name: module.__dict__.get("forward") for name, module in modules.items()}
     try:
         for name, module in modules.items():
-            module.forward = forward_of(name, module)
+            module.forward = _forward_with(module, product_of(name, module))
         # a compiled graph would go around what was replaced
         with torch.compiler.set_stance("force_eager"):
             yield
@@ -77,6 +85,46 @@ def patched_forwards(modules: Mapping[str, nn.Module], forward_of: Callable[[str
                 module.forward = earlier
 
 
+def _forward_with(module: Any, product: Product) -> Callable[..., Any]:
+    if type(module).forward in _PLAIN:
+        bias = module.bias
+        return lambda x: product(x, bias)
+    whole = module.forward
+
+    def forward(*args: Any, **options: Any) -> Any:
+        with _OtherProduct(module.weight, product):
+            return whole(*args, **options)
+
+    return forward
+
+
+class _OtherProduct(TorchFunctionMode):
+    """Make the product with one weight in another way, wherever it is asked for."""
+
+    def __init__(self, weight: Tensor, product: Product) -> None:
+        super().__init__()
+        self._weight, self._product = weight, product
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if func is F.linear:
+            given = dict(zip(("input", "weight", "bias"), args, strict=False)) | options
+            if given["weight"] is self._weight:
+                return self._product(given["input"], given.get("bias"))
+        elif func in _MATMULS and len(args) == 2 and self._is_transposed(args[1]):
+            return self._product(args[0], None)
+        return func(*args, **options)
+
+    def _is_transposed(self, other: Any) -> bool:
+        weight = self._weight
+        return (
+            isinstance(other, Tensor)
+            and other.data_ptr() == weight.data_ptr()
+            and other.shape == weight.shape[::-1]
+            and other.stride() == weight.stride()[::-1]
+        )
+
+
 def tapped(modules: Mapping[str, nn.Module], record: _Record) -> contextlib.AbstractContextManager[None]:
     """Let linear modules report their input and output gradient for the time of a ``with`` block.
 
@@ -86,16 +134,16 @@ def tapped(modules: Mapping[str, nn.Module], record: _Record) -> contextlib.Abst
             ``[..., out]``.
     """
 
-    def forward_of(name: str, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        weight, bias = weight_of(module)
+    def product_of(name: str, module: nn.Module) -> Product:
+        weight = weight_of(module)
         anchor = torch.zeros((), device=weight.device, requires_grad=True)
 
-        def forward(x: Tensor) -> Tensor:
+        def product(x: Tensor, bias: Tensor | None) -> Tensor:
             return _TappedLinear.apply(x, anchor, weight, bias, name, record)  # type: ignore[no-any-return]
 
-        return forward
+        return product
 
-    return patched_forwards(modules, forward_of)
+    return other_products(modules, product_of)
 
 
 # one pass, several recorders ---------------------------------------------------------------------------------------

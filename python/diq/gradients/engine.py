@@ -36,7 +36,7 @@ from diq.gradients.projections import (
 )
 from diq.gradients.validation import ValidationFacts, ValidationGradient, ValidationTokens, mean_gradient
 from diq.models.device import describe_environment
-from diq.models.layers import is_transposed, linear_modules
+from diq.models.layers import Coverage, coverage, is_transposed, linear_modules
 from diq.models.memory import default_budget, halving
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
@@ -129,6 +129,7 @@ class EngineFacts:
         architecture: class of the model.
         n_parameters: parameters of the model.
         modules: shape ``(out, in)`` of each chosen weight.
+        coverage: how much of the model they are.
         dtype: precision of the model.
         environment: versions and hardware.
         validation: by name of the validation set.
@@ -137,6 +138,7 @@ class EngineFacts:
     architecture: str
     n_parameters: int
     modules: dict[str, tuple[int, int]]
+    coverage: Coverage
     dtype: str
     environment: dict[str, str]
     validation: dict[str, ValidationFacts] = field(default_factory=dict)
@@ -163,6 +165,7 @@ class Engine:
             architecture=type(self.model).__name__,
             n_parameters=sum(one.numel() for one in self.model.parameters()),
             modules=shapes(self.modules),
+            coverage=coverage(self.model, self.modules, settings.params),
             dtype=str(next(iter(self.modules.values())).get_parameter("weight").dtype).removeprefix("torch."),
             environment=describe_environment(self.device),
         )

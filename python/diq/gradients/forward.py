@@ -11,10 +11,11 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diq.gradients.backward import MatrixGradients, Scored, patched_forwards, weight_of
+from diq.gradients.backward import MatrixGradients, Product, Scored, other_products, weight_of
 from diq.gradients.losses import TokenLosses, token_losses
 from diq.gradients.options import Reduction
 from diq.gradients.validation import ValidationGradient, squared_norm
+from diq.models.architecture import plain_experts
 from diq.models.tokens import Batch
 
 
@@ -42,15 +43,16 @@ class Forward:
         central: bool = False,
         step: float = 1e-3,
     ) -> None:
+        plain_experts(model)
         self.model, self.modules, self.central = model, dict(modules), central
         self._columns: list[MatrixGradients] = []
         self._steps: list[float] = []
-        weights = math.sqrt(sum(float(weight_of(one)[0].double().square().sum()) for one in modules.values()))
+        weights = math.sqrt(sum(float(weight_of(one).double().square().sum()) for one in modules.values()))
         for gradient in validation:
             for fold in gradient.folds:
                 length = math.sqrt(squared_norm(fold))
                 self._steps.append(step * weights / length if length else 1.0)
-                self._columns.append({name: fold[name].to(weight_of(one)[0].dtype) for name, one in modules.items()})
+                self._columns.append({name: fold[name].to(weight_of(one).dtype) for name, one in modules.items()})
         self.n_columns = len(self._columns)
 
     def score(self, batch: Batch, *, reduction: Reduction = "mean") -> Scored:
@@ -72,7 +74,7 @@ class Forward:
 
     def _along(self, batch: Batch, column: MatrixGradients, step: float) -> tuple[TokenLosses, Tensor]:
         if not self.central:
-            with forward_ad.dual_level(), patched_forwards(self.modules, _dual_forward(column)):
+            with forward_ad.dual_level(), other_products(self.modules, _dual_product(column)):
                 token = token_losses(self.model, batch)
                 value, tangent = forward_ad.unpack_dual(token.values)  # type: ignore[no-untyped-call]
                 if tangent is None:
@@ -80,33 +82,33 @@ class Forward:
                 return TokenLosses(value.clone(), token.sample, token.counts), tangent.clone()
         sides = []
         for sign in (1, -1):
-            with patched_forwards(self.modules, _shifted_forward(column, sign * step)):
+            with other_products(self.modules, _shifted_product(column, sign * step)):
                 sides.append(token_losses(self.model, batch))
         ahead, behind = sides
         middle = TokenLosses((ahead.values + behind.values) / 2, ahead.sample, ahead.counts)
         return middle, (ahead.values.double() - behind.values.double()) / (2 * step)
 
 
-def _dual_forward(column: MatrixGradients) -> Callable[[str, nn.Module], Callable[[Tensor], Tensor]]:
-    def forward_of(name: str, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        weight, bias = weight_of(module)
+def _dual_product(column: MatrixGradients) -> Callable[[str, nn.Module], Product]:
+    def product_of(name: str, module: nn.Module) -> Product:
+        weight = weight_of(module)
 
-        def forward(x: Tensor) -> Tensor:
+        def product(x: Tensor, bias: Tensor | None) -> Tensor:
             dual = forward_ad.make_dual(weight, column[name])  # type: ignore[no-untyped-call]
             return F.linear(x, dual, bias)
 
-        return forward
+        return product
 
-    return forward_of
+    return product_of
 
 
-def _shifted_forward(column: MatrixGradients, step: float) -> Callable[[str, nn.Module], Callable[[Tensor], Tensor]]:
-    def forward_of(name: str, module: nn.Module) -> Callable[[Tensor], Tensor]:
-        weight, bias = weight_of(module)
+def _shifted_product(column: MatrixGradients, step: float) -> Callable[[str, nn.Module], Product]:
+    def product_of(name: str, module: nn.Module) -> Product:
+        weight = weight_of(module)
 
-        def forward(x: Tensor) -> Tensor:
+        def product(x: Tensor, bias: Tensor | None) -> Tensor:
             return F.linear(x, weight, bias) + step * F.linear(x, column[name])
 
-        return forward
+        return product
 
-    return forward_of
+    return product_of

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from diq.scoring.job import RunModel, ScoreJob
 from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
 from diq.store.store import Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class Job:
 
 def environment_of(facts: EngineFacts) -> dict[str, Any]:
     """What is recorded of the machine and the model beside the settings of a run."""
-    return facts.environment | {"modules": sorted(facts.modules)}
+    return facts.environment | {"modules": sorted(facts.modules), "weights": asdict(facts.coverage)}
 
 
 def keep_facts(job: Job, run_id: int, facts: Mapping[str, ValidationFacts]) -> None:
@@ -135,7 +138,8 @@ def describe(job: Job, facts: EngineFacts, tokenization: Tokenization) -> dict[s
     """What the summary tells of the model."""
     return {
         "modules": len(facts.modules),
-        "parameters": sum(rows * columns for rows, columns in facts.modules.values()),
+        "parameters": facts.coverage.covered,
+        "covers": str(facts.coverage),
         "dtype": facts.dtype,
         "template": "chat template" if tokenization.uses_template else "Question/Answer",
         "folds": job.settings.folds,
@@ -162,6 +166,8 @@ class EngineScorer(Scorer):
         self.job, self.engines, self.tokens = job, engines, tokens
         self.model = job.run_model(engines.facts)
         self.environment = environment_of(engines.facts)
+        if problem := engines.facts.coverage.problem(job.settings.params):
+            log.warning("%s", problem)
         self.token_budget = engines.token_budget
         self.packed = job.settings.packed
         self._tokenization = tokenization

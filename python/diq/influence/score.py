@@ -262,6 +262,8 @@ def _combine(job: Job, parts: Sequence[tuple[ModelSource, float]], summaries: Se
         "checkpoints": {checkpoint.name: f"weight {weight:g}" for checkpoint, weight in parts},
         "runs of the checkpoints": [one.run_id for one in summaries],
     }
+    # all of them have the same modules; one whose dots were all stored loaded no model
+    combined.details |= next(({"covers": one.details["covers"]} for one in summaries if "covers" in one.details), {})
     return combined
 
 

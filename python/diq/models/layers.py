@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from diq.base.errors import ModelError
+from diq.models.architecture import language_part, layers_of, silent_layers
 
 # last part of the names of query, key and value projections, fused or not, in the decoders of transformers
 _QKV = frozenset(
@@ -36,11 +39,15 @@ _QKV = frozenset(
 )
 
 
+_FEED_FORWARD = frozenset(["feed_forward", "mlp", "ffn"])
+
+
 def linear_modules(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module]:
     """The linear modules whose weights count as parameters of the gradient, by name, in model order.
 
     A name is the one that the module has in the base model, also where an adapter is wrapped around it; LoRA's own
-    matrices are ``....lora_A`` and ``....lora_B``.
+    matrices are ``....lora_A`` and ``....lora_B``. Of a vision-language model the language part counts alone, without
+    the layers that only images reach.
 
     Args:
         model: a causal language model, with or without a LoRA adapter inside.
@@ -66,7 +73,7 @@ def _find_linear(model: nn.Module, params: str) -> dict[str, nn.Module]:
     # typed as Any: transformers' models have methods that nn.Module does not know
     network: Any = model
     head = network.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    linear = {_name(name): module for name, module in model.named_modules() if is_linear(module) and module is not head}
+    linear = {_name(name): module for name, module in _of_language(model) if is_linear(module) and module is not head}
     lora = {name: module for name, module in linear.items() if name.endswith((".lora_A", ".lora_B"))}
     if params == "lora":
         found = lora
@@ -74,7 +81,7 @@ def _find_linear(model: nn.Module, params: str) -> dict[str, nn.Module]:
     else:
         linear = {name: module for name, module in linear.items() if name not in lora}
         if params == "qkv":
-            found = {name: module for name, module in linear.items() if name.rsplit(".", 1)[-1] in _QKV}
+            found = {name: module for name, module in linear.items() if _is_qkv(name)}
         elif params == "all-linear":
             found = linear
         else:
@@ -90,6 +97,114 @@ def _find_linear(model: nn.Module, params: str) -> dict[str, nn.Module]:
             f"its linear modules end in: {', '.join(endings) or 'none'}; give a regular expression over module names",
         )
     return found
+
+
+def _is_qkv(name: str) -> bool:
+    *above, last = name.split(".")
+    # RWKV's feed-forward has a key and a value, too
+    return last in _QKV and not (above and above[-1] in _FEED_FORWARD)
+
+
+def _of_language(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of the language part that text passes, with their names in the whole model."""
+    inside, _ = language_part(model)
+    silent = silent_layers(model)
+    for name, module in model.named_modules():
+        if _is_below(name, inside) and not any(_is_below(name, one) for one in silent):
+            yield name, module
+
+
+def _is_below(name: str, above: str) -> bool:
+    return not above or name == above or name.startswith(f"{above}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of a model the chosen weights are.
+
+    Attributes:
+        covered: numbers in the chosen weights.
+        total: numbers in what text passes of the language part, without embeddings and the language-model head; for an
+            adapter, its own.
+        left_out: numbers in each part of the model beside its language part, by name.
+        silent: layers of the language part that text does not pass.
+        layers: layers of the language part.
+        reached: those of them that have a chosen weight.
+    """
+
+    covered: int
+    total: int
+    left_out: dict[str, int]
+    silent: int
+    layers: int
+    reached: int
+
+    def __str__(self) -> str:
+        share = f"{self.covered:,} of {self.total:,} weights ({100 * self.covered / max(1, self.total):.1f} %)"
+        beside = [f"{name} ({n:,} weights)" for name, n in self.left_out.items()]
+        if self.silent:
+            beside.append(f"{self.silent} layers that only images reach")
+        return f"{share}; left out: {', '.join(beside)}" if beside else share
+
+    def problem(self, params: str) -> str | None:
+        """What was asked for and is mostly not there, in words."""
+        if params == "all-linear" and 2 * self.covered < self.total:
+            return f"--params all-linear covers {self}: the rest lies in weights that are no linear layers"
+        if params == "qkv" and 2 * self.reached < self.layers - self.silent:
+            return (
+                f"--params qkv finds projections in {self.reached} of {self.layers} layers alone, and covers {self}; "
+                "--params all-linear takes the others' as well"
+            )
+        return None
+
+
+def coverage(model: nn.Module, modules: Mapping[str, nn.Module], params: str) -> Coverage:
+    """Count what :func:`linear_modules` chose, and what it left out.
+
+    Args:
+        model: the model that they are in.
+        modules: what was chosen.
+        params: by what.
+    """
+    network: Any = model
+    name, part = language_part(network)
+    head = network.get_output_embeddings()
+    apart = {
+        id(one)
+        for module in model.modules()
+        if module is head or isinstance(module, nn.Embedding)
+        for one in module.parameters(recurse=False)
+    }
+    adapter = {id(one) for name, one in model.named_parameters() if ".lora_" in name}
+    if params == "lora":
+        counted = {id(one): one.numel() for one in model.parameters() if id(one) in adapter}
+    else:
+        unused = {id(one) for silent in silent_layers(network) for one in model.get_submodule(silent).parameters()}
+        counted = {id(one): one.numel() for one in part.parameters() if id(one) not in apart | adapter | unused}
+    inside = {id(one) for one in part.parameters()} | apart
+    left_out = {}
+    for child, module in _around(model, name):
+        n = sum(one.numel() for one in module.parameters() if id(one) not in inside)
+        if n:
+            left_out[child] = n
+    layers = layers_of(network)
+    chosen = {id(module) for module in modules.values()}
+    reached = sum(any(id(module) in chosen for module in layer.modules()) for layer in layers.values())
+    silent = len(silent_layers(network))
+    covered = sum(module.get_parameter("weight").numel() for module in modules.values())
+    return Coverage(covered, sum(counted.values()), left_out, silent, len(layers), reached)
+
+
+def _around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules beside the one of this name: its siblings, and those of the modules that it is in."""
+    if not name:
+        return
+    above = ""
+    for step in name.split("."):
+        for child, module in model.get_submodule(above).named_children():
+            if child != step:
+                yield f"{above}.{child}".lstrip("."), module
+        above = f"{above}.{step}".lstrip(".")
 
 
 _FLOATS = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -129,20 +244,26 @@ def is_transposed(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
-def lora_targets(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module]:
-    """The modules that an adapter is put on, by the names that PEFT's ``target_modules`` takes.
+def adapted_modules(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module]:
+    """The modules that an adapter is put on, by name; their weights may be packed.
 
     Args:
-        model: a causal language model without an adapter; its weights may be packed.
+        model: a causal language model without an adapter.
         params: as for :func:`linear_modules`, but for ``lora``.
-
-    Returns:
-        Last parts of names where these mean no other module; else whole names.
 
     Raises:
         ModelError: nothing matches.
     """
-    found = _find_linear(model, params)
-    short = {name.rsplit(".", 1)[-1]: module for name, module in found.items()}
+    return _find_linear(model, params)
+
+
+def target_names(model: nn.Module, modules: Mapping[str, nn.Module]) -> list[str]:
+    """Names that PEFT's ``target_modules`` takes for these modules and no other.
+
+    Returns:
+        Last parts of names where these mean no other module; else whole names.
+    """
+    short = {name.rsplit(".", 1)[-1] for name in modules}
+    # PEFT looks through the whole model, whose tower for images may have layers of the same names
     meant = sum(name.rsplit(".", 1)[-1] in short for name, _ in model.named_modules())
-    return short if meant == len(found) else found
+    return sorted(short if meant == len(modules) else modules)

@@ -1,4 +1,4 @@
-"""Models: finding, fingerprinting and loading them, and naming the modules that influence looks at."""
+"""Loading a model, and an adapter onto it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from diq.base.errors import ModelError
 from diq.base.text import first_line
+from diq.models.architecture import check_whole, loader_of, plain_experts, prepare_for_text, read_config
 from diq.models.device import pick_device, pick_dtype
 from diq.models.memory import one_line_of_memory, raise_if_out_of_memory
 from diq.models.source import ModelSource, quantisation
@@ -30,7 +31,9 @@ def load_causal_lm(
     adapter: ModelSource | None = None,
     quantization: str | None = None,
 ) -> nn.Module:
-    """Load a causal language model for scoring: evaluation mode, no parameter trainable.
+    """Load a model that predicts the next token, for scoring: evaluation mode, no parameter trainable.
+
+    A vision-language model is loaded whole; it is used for text alone.
 
     Args:
         model: what ``find_model`` returned.
@@ -41,17 +44,28 @@ def load_causal_lm(
         quantization: ``nf4`` packs the weights into 4 bits while they load (bitsandbytes, twice quantised).
 
     Raises:
-        ModelError: transformers cannot load the folder as a causal language model, or PEFT the adapter.
+        ModelError: the folder holds another kind of model, lacks weights, needs code of its own, or cannot be loaded;
+            or PEFT cannot load the adapter.
         RunFailedError: memory is too small for it.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     # diq has its own progress, and a captured stderr should hold none
     transformers_logging.disable_progress_bar()
     place = pick_device(device)
     precision = getattr(torch, pick_dtype(dtype, place))
-    options: dict[str, Any] = {"dtype": precision}
+    config = read_config(model)
+    loader = loader_of(model, config)
+    text = config.get_text_config(decoder=True)
+    if getattr(text, "output_router_logits", False):
+        # the loss is that of the answer tokens; the one that balances experts is not a sample's
+        text.output_router_logits = False
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": precision,
+        "trust_remote_code": False,
+        "output_loading_info": True,
+    }
     if attention:
         options["attn_implementation"] = attention
     quantised = quantisation(model.path) is not None
@@ -65,19 +79,24 @@ def load_causal_lm(
         options["device_map"] = {"": place}
     what = f"loading `{model.source}`"
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(model.path, **options)
+        loaded, info = loader.from_pretrained(model.path, **options)
     except Exception as error:  # loaders raise whatever their back ends do
         raise_if_out_of_memory(error, what, _LARGER)
         raise ModelError(
-            f"`{model.source}` cannot be loaded as a causal language model: {first_line(error)}",
-            "check that the folder is complete and that transformers knows its architecture",
+            f"`{model.source}` cannot be loaded as a language model: {first_line(error)}",
+            "check that the folder is complete and that its weights fit its config",
         ) from error
+    check_whole(model, loaded, info)
+    if precision is torch.float64:
+        plain_experts(loaded)
     if adapter is not None:
         loaded = _with_adapter(loaded, adapter, precision)
     loaded.requires_grad_(False)
     loaded.eval()
     with one_line_of_memory(what, _LARGER):
-        return loaded if quantised else loaded.to(place)  # type: ignore[no-any-return]
+        network: nn.Module = loaded if quantised else loaded.to(place)
+        prepare_for_text(model, network)
+    return network
 
 
 def _packing(dtype: torch.dtype) -> Any:

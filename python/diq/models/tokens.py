@@ -22,6 +22,7 @@ from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.base.fingerprint import sha_fingerprint
 from diq.base.sample import Message, inline_reasoning, split_prompt
 from diq.base.text import first_line
+from diq.models.architecture import read_config
 from diq.models.source import ModelSource
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def load_tokenizer(model: ModelSource) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model.path)
+        return AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
     except Exception as error:  # loaders raise whatever their back ends do
         raise ModelError(
             f"`{model.source}` has no usable tokenizer: {first_line(error)}",
@@ -76,17 +77,8 @@ def usable_length(model: ModelSource, max_length: int) -> int:
         UsageError: the length is below 2.
         ModelError: transformers cannot read the config.
     """
-    from transformers import AutoConfig
-
     check_length(max_length)
-
-    try:
-        config = AutoConfig.from_pretrained(model.path).get_text_config()
-    except Exception as error:  # loaders raise whatever their back ends do
-        raise ModelError(
-            f"`{model.source}` has no usable config: {first_line(error)}",
-            "check that transformers knows its architecture",
-        ) from error
+    config = read_config(model).get_text_config()
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or max_length
     if context < max_length:
         log.info("samples are cut to the %d tokens that `%s` can take", context, model.name)

@@ -254,6 +254,8 @@ def make_trainer(
         "ddp_timeout": PATIENCE_S,
         "ddp_find_unused_parameters": False,
         "gradient_checkpointing": gradient_checkpointing,
+        # the loss is that of the answers, as in the scoring; the one that balances experts would come with some configs
+        "router_aux_loss_coef": 0.0,
         # what is handed over is what is trained on
         "max_length": None,
         "save_strategy": "no",

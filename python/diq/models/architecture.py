@@ -1,0 +1,220 @@
+"""What a model folder holds: its class in transformers, and the part of it that reads and writes text."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from diq.base.errors import ModelError
+from diq.base.text import first_line
+from diq.models.source import ModelSource
+
+log = logging.getLogger(__name__)
+
+# change of the logits before a changed token, relative to those after it: none in a decoder but for rounding
+_LOOKS_AHEAD = {torch.float32: 1e-3, torch.float64: 1e-3}
+_LOOKS_AHEAD_ROUNDED = 0.02
+_PROBE_TOKENS = 8
+
+
+def read_config(model: ModelSource) -> Any:
+    """The model's config, read without running any code of the folder's own.
+
+    Raises:
+        ModelError: transformers cannot read it, or it needs code of its own.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model.path, trust_remote_code=False)
+    except Exception as error:  # loaders raise whatever their back ends do
+        if _needs_code(model):
+            raise ModelError(
+                f"`{model.source}` needs code of its own (`auto_map` in its config.json), which diq never runs",
+                "use a release of the model whose architecture transformers knows",
+            ) from error
+        raise ModelError(
+            f"`{model.source}` has no usable config: {first_line(error)}",
+            "check that transformers knows its architecture",
+        ) from error
+
+
+def _needs_code(model: ModelSource) -> bool:
+    try:
+        return "auto_map" in json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def loader_of(model: ModelSource, config: Any) -> Any:
+    """The class of transformers that loads a model for text: a causal one, or that of a vision-language model.
+
+    The class that the folder was saved with is taken where there are two, so that an adapter of it fits the folder.
+
+    Raises:
+        ModelError: it is no model that predicts the next token from those before it.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    saved = list(config.architectures or [])
+    held = f"`{model.source}` holds a {saved[0] if saved else config.model_type}"
+    if config.is_encoder_decoder or getattr(config.get_text_config(decoder=True), "is_encoder_decoder", False):
+        raise ModelError(f"{held}, an encoder-decoder", "diq works with decoders, such as Qwen/Qwen3-0.6B")
+    loaders = [AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM]
+    known = {loader: _classes(loader, config) for loader in loaders}
+    for loader, names in known.items():
+        if set(saved) & set(names):
+            return loader
+    found = next((loader for loader, names in known.items() if names), None)
+    # a class that transformers knows for another task has no head for words, or a head that was not trained as one
+    other = next((one for one in saved if hasattr(transformers, one) and not one.endswith("Model")), None)
+    if found is None or other is not None:
+        raise ModelError(
+            f"{held}, which is no causal language model",
+            "give a model that predicts the next token, such as Qwen/Qwen3-0.6B",
+        )
+    return found
+
+
+def _classes(loader: Any, config: Any) -> list[str]:
+    mapping = loader._model_mapping
+    if type(config) not in mapping.keys():  # noqa: SIM118 (a lazy mapping without __contains__ for classes)
+        return []
+    found = mapping[type(config)]
+    return [one.__name__ for one in (found if isinstance(found, tuple | list) else [found])]
+
+
+def check_whole(model: ModelSource, network: Any, info: dict[str, Any]) -> None:
+    """Refuse a model that transformers filled up with random weights.
+
+    Args:
+        model: where it came from.
+        network: what was loaded.
+        info: what ``from_pretrained(..., output_loading_info=True)`` tells.
+
+    Raises:
+        ModelError: the folder lacks weights that the class has.
+    """
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise ModelError(
+            f"`{model.source}` lacks {len(missing)} weights of a {type(network).__name__}, first `{missing[0]}`: "
+            "random numbers would stand in their place",
+            "give the folder of the whole language model, as save_pretrained wrote it",
+        )
+
+
+def is_composite(network: Any) -> bool:
+    """Whether the model has parts beside its language model: towers for images or sound, and what joins them."""
+    config = getattr(network, "config", None)
+    return config is not None and config.get_text_config(decoder=True) is not config
+
+
+def language_part(network: Any) -> tuple[str, nn.Module]:
+    """The part of a model that reads and writes text, by its name in it.
+
+    Returns:
+        Empty name and the model itself, where it has no other part.
+    """
+    if not is_composite(network):
+        return "", network
+    part = network.get_decoder()
+    if part is network:
+        return "", network
+    return next(name for name, module in network.named_modules() if module is part), part
+
+
+def prepare_for_text(model: ModelSource, network: Any) -> None:
+    """Run a loaded model on a few tokens, so that one that cannot be used is refused before the work.
+
+    Raises:
+        ModelError: the model does not run on text alone, or a prediction depends on what comes after it.
+    """
+    try:
+        _check_causal(model, network)
+    except ModelError:
+        raise
+    except Exception as error:  # models raise whatever they do
+        name, whole = _whole_language_model(network)
+        if whole is None:
+            raise ModelError(
+                f"`{model.source}` ({type(network).__name__}) does not run on text alone: {first_line(error)}",
+                "check that the folder is complete and that transformers can run it",
+            ) from error
+        log.info("text goes through `%s` of `%s` alone: the whole does not take it", name, model.source)
+        network.forward = whole.forward
+        # what stands below the head, for those who run the head by themselves; not as a module: it has its name already
+        trunk = next(iter(layers_of(network))).rsplit(".", 2)[0]
+        object.__setattr__(network, network.base_model_prefix, network.get_submodule(trunk))
+        _check_causal(model, network)
+
+
+def _whole_language_model(network: Any) -> tuple[str, Any]:
+    """A part that is a language model with a head of its own, if the network has one."""
+    name, _ = language_part(network)
+    while name:
+        part: Any = network.get_submodule(name)
+        if getattr(part, "get_output_embeddings", lambda: None)() is not None:
+            return name, part
+        name = name.rpartition(".")[0]
+    return "", None
+
+
+@torch.no_grad()
+def _check_causal(model: ModelSource, network: Any) -> None:
+    """Refuse a model whose logits before a token change with it: an encoder with a decoder's class."""
+    vocabulary = network.get_input_embeddings().weight.shape[0]
+    first = torch.arange(_PROBE_TOKENS) % vocabulary
+    second = first.clone()
+    second[-1] = (second[-1] + vocabulary // 2) % vocabulary
+    ids = torch.stack([first, second]).to(next(network.parameters()).device)
+    logits = network(input_ids=ids, use_cache=False).logits.float()
+    change = (logits[0] - logits[1]).abs().amax(dim=-1)
+    bound = _LOOKS_AHEAD.get(next(network.parameters()).dtype, _LOOKS_AHEAD_ROUNDED)
+    if bool(change[:-1].max() > bound * change[-1]):
+        raise ModelError(
+            f"`{model.source}` ({type(network).__name__}) sees the tokens after the one that it predicts: it is an "
+            "encoder",
+            "give a model that predicts the next token, such as Qwen/Qwen3-0.6B",
+        )
+
+
+def plain_experts(network: Any) -> None:
+    """Let experts be computed one after another: the grouped kernels know neither float64 nor forward mode."""
+    if hasattr(network, "set_experts_implementation") and network._can_set_experts_implementation():
+        network.set_experts_implementation("eager")
+
+
+def layers_of(network: Any) -> dict[str, nn.Module]:
+    """The layers of the language part, by name; empty where the model has no list of as many as its config says."""
+    name, part = language_part(network)
+    n = getattr(network.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    for below, module in part.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n:
+            return {".".join(filter(None, [name, below, str(i)])): layer for i, layer in enumerate(module)}
+    return {}
+
+
+@torch.no_grad()
+def silent_layers(network: Any) -> list[str]:
+    """Names of the layers of the language part that text alone does not pass (cross-attention to images, say)."""
+    if not is_composite(network):
+        return []
+    layers = layers_of(network)
+    called: set[nn.Module] = set()
+    handles = [one.register_forward_hook(lambda module, *_: called.add(module)) for one in layers.values()]
+    was_training = network.training
+    network.eval()
+    try:
+        ids = torch.ones(1, 2, dtype=torch.long, device=next(network.parameters()).device)
+        network(input_ids=ids, use_cache=False)
+    finally:
+        network.train(was_training)
+        for one in handles:
+            one.remove()
+    return [name for name, layer in layers.items() if layer not in called]

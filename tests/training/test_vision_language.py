@@ -1,0 +1,50 @@
+"""Adapters on the language part of a vision-language model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import diq
+from conftest import build_tokenizer, ingest_rows, save_model
+from models.vision_language import build
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gemma3", "mllama", "llama4"])
+def test_an_adapter_goes_back_on_the_full_model(
+    tmp_path: Path, make_samples: Callable[..., Any], caplog: pytest.LogCaptureFixture, family: str
+) -> None:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoModelForImageTextToText
+
+    model = save_model(tmp_path / family, build(family), build_tokenizer())
+    store, output = tmp_path / "s.duckdb", tmp_path / "out"
+    ingest_rows(store, make_samples(6, longest=10))
+    ingest_rows(store, make_samples(2, seed=1, longest=10), "task", validation=True)
+    with caplog.at_level("INFO", logger="diq"):
+        diq.train(
+            "pool", model=model, store=store, output=output, epochs=2, batch_size=2, learning_rate=0.01, device="cpu"
+        )
+    told = next(one for one in caplog.messages if one.startswith("the adapter is put on"))
+    assert "left out: " in told
+    whole = AutoModelForImageTextToText.from_pretrained(model)
+    adapted = PeftModel.from_pretrained(whole, output)
+    kept = load_file(output / "adapter_model.safetensors")
+    there = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    assert kept.keys() == there.keys()
+    # A and B of three projections in each of two layers that text passes
+    assert len(kept) == 12
+    assert not any("vision" in name or ("layers.1." in name and family == "mllama") for name in kept)
+    assert all(torch.equal(there[name], one) for name, one in kept.items())
+    assert all(bool(one.any()) for name, one in kept.items() if "lora_B" in name)
+    # and diq reads it where it was put
+    summary = diq.score_influence("pool", model=model, store=store, params="lora", checkpoint=str(output), device="cpu")
+    assert summary.n_scored == 6
+    assert summary.details["covers"].startswith(f"{sum(one.numel() for one in kept.values()):,} of ")
+    assert diq.score_perplexity("pool", model=model, adapter=output, store=store, device="cpu").n_scored == 6
