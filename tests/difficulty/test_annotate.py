@@ -126,6 +126,7 @@ def test_every_sample_gets_the_ratings_of_its_question_and_each_question_is_aske
     assert joined == (90,)
 
 
+@pytest.mark.slow
 def test_datasets_that_share_questions_ask_once(tmp_path: Path) -> None:
     store = ingest(tmp_path, "pool", pairs(20))
     # ten questions with other answers, and ten samples that are the very same
@@ -146,6 +147,7 @@ def test_datasets_that_share_questions_ask_once(tmp_path: Path) -> None:
     assert len(rows(store, "FROM replies")) == 25
 
 
+@pytest.mark.slow
 def test_a_sample_is_drawn_by_the_seed_and_a_larger_one_holds_it(tmp_path: Path) -> None:
     given = pairs(40, answers=2)
     store = ingest(tmp_path, "pool", given)
@@ -213,6 +215,7 @@ def test_a_sample_without_a_question_is_a_row_with_the_reason(tmp_path: Path) ->
     assert (found.n_questions, found.n_annotated, found.n_no_score, found.is_sealed) == (3, 3, 2, True)
 
 
+@pytest.mark.slow
 def test_unreadable_replies_are_rows_and_absent_ones_are_missing(tmp_path: Path) -> None:
     healed = False
 
@@ -396,6 +399,7 @@ def test_the_client_is_not_loaded_for_help() -> None:
         assert option in shown
 
 
+@pytest.mark.slow
 def test_a_temperature_may_be_left_to_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ingest(tmp_path, "pool", pairs(2))
     store = str(tmp_path / "s.duckdb")

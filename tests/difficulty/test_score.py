@@ -49,6 +49,7 @@ def pool(make_samples: Callable[..., Conversations]) -> Conversations:
     return make_samples(90, seed=1, longest=50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["position % 3 = 0", "position < 11", "position = 57"])
 def test_whatever_was_scored_before_the_bits_are_the_same(
     lost: str, tmp_path: Path, pool: Conversations, tiny_classifier_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -67,6 +68,7 @@ def test_whatever_was_scored_before_the_bits_are_the_same(
     assert rows_of(store) == before
 
 
+@pytest.mark.slow
 def test_any_token_budget_gives_the_same_scores(
     tmp_path: Path, pool: Conversations, tiny_classifier_folder: Path
 ) -> None:
@@ -104,6 +106,7 @@ def test_cut_texts_are_counted_and_the_classifier_is_told(
     assert (model["model_id"], model["architecture"]) == (model_id, "BertForSequenceClassification")
 
 
+@pytest.mark.slow
 def test_an_empty_prompt_and_a_broken_output_have_a_reason_and_no_score(
     tmp_path: Path, pool: Conversations, tiny_classifier_folder: Path
 ) -> None:
@@ -133,6 +136,7 @@ def test_an_empty_prompt_and_a_broken_output_have_a_reason_and_no_score(
     assert score_difficulty("pool", store=store, model=str(broken)).n_scored == 0
 
 
+@pytest.mark.slow
 def test_ties_are_counted_for_values_and_levels(
     tmp_path: Path, pool: Conversations, tiny_classifier_folder: Path
 ) -> None:
@@ -187,6 +191,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 def test_any_name_of_a_column_will_do(tmp_path: Path, make_samples: Callable[..., Conversations]) -> None:
     rows = [
         {"messages": one, **{name: 10 * i + n for n, name in enumerate(NAMES)}}
@@ -212,6 +217,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ['overall=my "hard" level', "overall=$.b, knowledge = a, b"])
 def test_columns_cost_no_model_library(asked: str, tmp_path: Path, make_samples: Callable[..., Conversations]) -> None:
     rows = [
@@ -232,6 +238,7 @@ def test_columns_cost_no_model_library(asked: str, tmp_path: Path, make_samples:
     ]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_another_run(tmp_path: Path, pool: Conversations, tiny_classifier_folder: Path) -> None:
     store = fill(tmp_path, pool)
     runs = [

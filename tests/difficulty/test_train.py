@@ -81,6 +81,7 @@ def test_it_learns_what_the_words_say(trained: tuple[Path, Path, Any]) -> None:
     assert total == 250
 
 
+@pytest.mark.slow
 def test_the_folder_scores_a_dataset(trained: tuple[Path, Path, Any], tmp_path: Path) -> None:
     _, output, summary = trained
     store = tmp_path / "other.duckdb"
@@ -140,6 +141,7 @@ def test_the_card_and_the_run_say_the_same(trained: tuple[Path, Path, Any]) -> N
     assert json.loads(result)["metrics"]["overall"]["kappa"] == ours.metrics["overall"]["kappa"]
 
 
+@pytest.mark.slow
 def test_the_same_call_again_trains_nothing(trained: tuple[Path, Path, Any], tiny_encoder_folder: Path) -> None:
     store, output, summary = trained
     weights = (output / "model.safetensors").read_bytes()
@@ -180,6 +182,7 @@ def test_several_encoders_and_three_models(
     assert table.count("TF-IDF + logistic regression") == 3
 
 
+@pytest.mark.slow
 def test_no_question_is_on_two_sides_and_conflicts_are_kept(
     tmp_path: Path, tiny_encoder_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -194,6 +197,7 @@ def test_no_question_is_on_two_sides_and_conflicts_are_kept(
     assert "1 questions bear differing labels" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate", [False, True])
 def test_one_dimension_alone_is_rated_alone(
     tmp_path: Path,
@@ -223,6 +227,7 @@ def test_one_dimension_alone_is_rated_alone(
     assert rows == [(0, 120, 0, 0, 0)]
 
 
+@pytest.mark.slow
 def test_questions_longer_than_the_context_are_counted(
     tmp_path: Path, tiny_encoder_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -259,6 +264,7 @@ def test_labels_that_are_no_levels(
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_a_level_that_only_other_splits_hold(tmp_path: Path, tiny_encoder_folder: Path) -> None:
     texts = questions(100)
     split = encoders.split_of(texts, seed=0)
@@ -272,6 +278,7 @@ def test_a_level_that_only_other_splits_hold(tmp_path: Path, tiny_encoder_folder
     assert diq.train_difficulty(["pool"], output=tmp_path / "o", seed=seed, **call).n_questions == 100
 
 
+@pytest.mark.slow
 def test_which_labels_are_meant(trained: tuple[Path, Path, Any], tmp_path: Path, tiny_encoder_folder: Path) -> None:
     texts = questions(60)
     store = tmp_path / "s.duckdb"

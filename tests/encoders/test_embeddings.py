@@ -50,6 +50,7 @@ def test_the_text_of_a_sample() -> None:
     assert text_of([{"role": "assistant", "content": "A"}], "prompt") == ""
 
 
+@pytest.mark.slow
 def test_embeddings_equal_encode_of_each_text(encoder: Encoder) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -99,6 +100,7 @@ def test_mean_and_largest_cosine(m: int) -> None:
     assert similarity(unit(samples), unit(validation), "max")[3] == pytest.approx(1, abs=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "nearest"), [(torch.bfloat16, 0.99), (torch.float64, 1 - 1e-10)])
 def test_another_precision_stays_near(encoder: Encoder, dtype: torch.dtype, nearest: float) -> None:
     other = Encoder(source(ENCODER), device=CPU, dtype=dtype)

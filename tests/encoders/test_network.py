@@ -121,6 +121,7 @@ def accuracy(logits: np.ndarray, levels: np.ndarray) -> float:
 SETTINGS = FitSettings(epochs=6, learning_rate=1e-2, batch_size=16, patience=3, max_length=48)
 
 
+@pytest.mark.slow
 def test_fitting_learns_and_keeps_the_best_epoch(base: Path) -> None:
     model, tokenizer, examples = by_word(base)
     before = accuracy(encoders.predict(model, tokenizer, examples.ids), examples.targets)

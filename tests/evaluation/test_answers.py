@@ -771,6 +771,7 @@ HOWS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(
     OUTPUTS,
@@ -826,6 +827,7 @@ def test_contains_equals_the_slow_form(words: list[str], texts: list[list[str]])
     assert contains(" ".join(words), options, "A") == holds(texts[0], rest)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "piece",

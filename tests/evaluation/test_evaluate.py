@@ -158,6 +158,7 @@ def test_the_numbers_are_those_of_the_replies(
     assert result["sets"][one.questions]["sources"] == [str(medqa)]
 
 
+@pytest.mark.slow
 def test_again_in_another_store_gives_the_same_and_in_the_same_store_asks_nothing(
     evaluate: Callable[..., Any], taught: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_again_in_another_store_gives_the_same_and_in_the_same_store_asks_nothin
     assert len(evaluations(tmp_path / "first.duckdb")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_batches_change_no_output(evaluate: Callable[..., Any], taught: Path, tmp_path: Path, batch_size: int) -> None:
     eight, other = evaluate(taught, "eight"), evaluate(taught, "other", batch_size=batch_size)
@@ -241,6 +243,7 @@ def test_lm_evals_own_model_gives_the_same_outputs(
     assert [one["arguments"][0][0] for one in found["samples"]["medqa"]] == [row["prompt"] for row in rows]
 
 
+@pytest.mark.slow
 def test_repeats_draw_anew_and_the_same_again(evaluate: Callable[..., Any], taught: Path, tmp_path: Path) -> None:
     # windows of eight, the last one not full
     options = {"temperature": 3.0, "seed": 7, "max_tokens": 12, "batch_size": 1, "limit": 10}
@@ -339,6 +342,7 @@ class SecondFile:
 WRITE = generations.write
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_stopped(
     evaluate: Callable[..., Any], taught: Path, tmp_path: Path, medqa: Path
 ) -> None:
@@ -362,6 +366,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(
     assert kept(tmp_path / "killed.duckdb") == kept(tmp_path / "whole.duckdb")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "other", "gone"])
 def test_a_damaged_file_is_generated_again_and_nothing_else(
     evaluate: Callable[..., Any], taught: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
@@ -400,6 +405,7 @@ def test_a_moved_store_keeps_its_answers(
     assert repr(found).startswith("Rescored(run_id=1, model='taught', backend='hf', benchmark='medqa', ")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_goes_on_later(
     taught: Path, medqa: Path, small_disk: Callable[[int], Path]
 ) -> None:
@@ -421,6 +427,7 @@ def test_a_full_disk_is_one_line_and_goes_on_later(
     assert found.benchmarks[0].repeats[0]["n_right"] == 12
 
 
+@pytest.mark.slow
 def test_marking_again_needs_neither_model_nor_benchmark(
     evaluate: Callable[..., Any], tmp_path: Path, taught: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +453,7 @@ def test_marking_again_needs_neither_model_nor_benchmark(
         rescore(store=store, run=99)
 
 
+@pytest.mark.slow
 def test_marking_again_leaves_out_what_is_not_whole(
     evaluate: Callable[..., Any], tmp_path: Path, taught: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -455,6 +463,7 @@ def test_marking_again_leaves_out_what_is_not_whole(
     assert "it is not marked before the rest is generated" in caplog.text
 
 
+@pytest.mark.slow
 def test_memory_without_room_gets_half_batches(
     evaluate: Callable[..., Any], taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -507,6 +516,7 @@ def make_adapter(model: Path, folder: Path, *, scale: float = 0.0, base: str | N
     return folder
 
 
+@pytest.mark.slow
 def test_an_adapter_answers_in_its_own_name(evaluate: Callable[..., Any], taught: Path, tmp_path: Path) -> None:
     from diq.models.source import find_adapter, find_model
 
@@ -607,6 +617,7 @@ def test_a_base_model_that_was_trained_with_a_template_ends_with_its_turn(
     assert {row["ending"] for row in rows} == {"stop"}
 
 
+@pytest.mark.slow
 def test_stop_texts_and_cut_answers(tmp_path: Path) -> None:
     """A plain model that goes on with a question of its own is cut there, and one that talks on is cut off."""
     asked = QuestionSet(
@@ -727,6 +738,7 @@ def number_of(body: dict[str, Any]) -> int:
     return int(body["messages"][-1]["content"].partition("case ")[2].partition("?")[0])
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_in_between_is_asked_for_the_rest(
     evaluate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -767,6 +779,7 @@ def test_a_server_that_fails_in_between_is_asked_for_the_rest(
     assert b"sk-secret" not in everything
 
 
+@pytest.mark.slow
 def test_a_full_disk_or_a_place_that_is_none(
     evaluate: Callable[..., Any], tmp_path: Path, small_disk: Callable[[int], Path]
 ) -> None:

@@ -443,6 +443,7 @@ def test_an_error_in_the_writing_stops_the_asking_and_keeps_the_store_whole(stor
     assert rows(store, "FROM replies") == rows(store, "FROM judgments") == []
 
 
+@pytest.mark.slow
 def test_the_store_is_free_for_readers_meanwhile(store: Path) -> None:
     seen: list[int] = []
 
@@ -482,6 +483,7 @@ def test_it_runs_where_an_event_loop_runs_already(store: Path) -> None:
         assert asyncio.run(notebook()).n_read == 5
 
 
+@pytest.mark.slow
 def test_the_missing_places_are_what_is_asked(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "BLOCK_ITEMS", 3)
     with ScriptedServer(rate) as server:

@@ -227,6 +227,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(monkeypatch
         assert KEY not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_server_that_repeats_the_key_has_it_struck_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     # also where a message is cut off within the key

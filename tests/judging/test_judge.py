@@ -218,6 +218,7 @@ def test_the_order_is_shuffled_over_the_arms_and_recorded(store: Path, judge: An
     assert [position for _, _, position in rows] != sorted(asked)
 
 
+@pytest.mark.slow
 def test_the_order_and_the_draw_follow_the_seed_alone(store: Path, made: Path, judge: Any) -> None:
     first, one = judge(store=store, selection="zebra", sample=10, concurrency=1)
     again, _ = judge(store=store, selection="zebra", sample=10, concurrency=1, seed=1)
@@ -253,6 +254,7 @@ def test_a_larger_sample_contains_the_smaller(store: Path, judge: Any) -> None:
     assert large.comparison_id != small.comparison_id
 
 
+@pytest.mark.slow
 def test_a_call_that_broke_off_goes_on(store: Path, made: Path, judge: Any) -> None:
     def failing(body: dict[str, Any], before: int) -> Step | str:
         return Step(status=500) if level_number(body["messages"][0]["content"]) % 3 else planted(body, before)
@@ -306,6 +308,7 @@ def test_against_random_draws_from_the_whole_dataset(store: Path, judge: Any, ca
     assert drawn(store, other)["random"] == arms["random"]
 
 
+@pytest.mark.slow
 def test_selections_go_by_number_too_and_may_share_a_name(store: Path, judge: Any) -> None:
     select("pool", ratio="0.1", strategy="random", store=store, name="zebra")
     found, _ = judge(store=store, selection="1", against="4", sample=5)
@@ -332,6 +335,7 @@ def test_a_grown_dataset_is_another_comparison(store: Path, judge: Any) -> None:
     assert drawn(store, grown)["rest"] != drawn(store, first)["rest"]
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_counted_by_arm(store: Path, judge: Any, caplog: Any) -> None:
     def script(body: dict[str, Any], before: int) -> Step | str:
         number = level_number(body["messages"][0]["content"])
@@ -518,6 +522,7 @@ def test_three_arms_and_equal_outputs(tmp_path: Path, judge: Any) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_draw_of_questions_is_the_same_for_any_order_of_rows_and_arms(tmp_path: Path, judge: Any) -> None:
     a, b = outputs(tmp_path, "a", [3] * 40), outputs(tmp_path, "b", [4] * 40)
     lines = a.read_text().splitlines(keepends=True)

@@ -299,6 +299,7 @@ def test_samples_without_dots_are_left_out_and_counted(
     assert record["validation_sets"][0]["targets"] == [0.0, 1.0]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_learnt_is_refused_in_one_line(encoder: Path, tmp_path: Path, tiny_llama_folder: Path) -> None:
     dots = true_dots(POOL)
 
@@ -378,6 +379,7 @@ def test_predictions_equal_the_slow_form_and_lie_in_their_interval(
     assert summary.details["n_truncated"] == n_cut > 0
 
 
+@pytest.mark.slow
 def test_resumed_predictions_are_the_same_bits_and_any_budget_the_same_numbers(
     trained: tuple[Path, Path, RaterSummary], unscored: Path, tmp_path: Path
 ) -> None:
@@ -421,6 +423,7 @@ def test_an_output_that_is_not_finite_is_a_row_with_a_reason(
         assert all((value is None) == poisoned[position] for value in (dot, low, high))
 
 
+@pytest.mark.slow
 def test_validation_sets_are_found_by_name_and_others_of_that_name_are_refused(
     trained: tuple[Path, Path, RaterSummary], unscored: Path, tmp_path: Path
 ) -> None:
@@ -446,6 +449,7 @@ def test_validation_sets_are_found_by_name_and_others_of_that_name_are_refused(
         assert not opened.rows("store/list_models")
 
 
+@pytest.mark.slow
 def test_a_rater_for_another_model_is_refused(
     trained: tuple[Path, Path, RaterSummary], unscored: Path, tiny_llama_folder: Path
 ) -> None:
@@ -539,6 +543,7 @@ def by_python(store: Path, run: int | None = None) -> int | None:
         return choose_runs(opened, opened.dataset("pool"), request, run, None).influence
 
 
+@pytest.mark.slow
 def test_predictions_are_taken_only_when_meant(
     trained: tuple[Path, Path, RaterSummary], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -638,6 +643,7 @@ def test_digest_does_not_depend_on_the_order() -> None:
     assert digest_of([]) is None
 
 
+@pytest.mark.slow
 def test_the_default_architecture_is_trained_too(tmp_path: Path) -> None:
     from transformers import ModernBertConfig, ModernBertModel
 

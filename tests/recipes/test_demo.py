@@ -190,6 +190,7 @@ def test_the_verdict_names_whoever_wins(diq: tuple[float, ...], random: tuple[fl
     assert demo.verdict(demo.DemoSummary(None, 0, {}, False, losses=losses, lower=lower)).startswith(starts)
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_again(first: demo.DemoSummary, kept: Path) -> None:
     models = models_in(kept)
     notes = Notes()
@@ -210,6 +211,7 @@ def test_a_second_run_computes_nothing_again(first: demo.DemoSummary, kept: Path
     assert n == 6
 
 
+@pytest.mark.slow
 def test_the_printed_story_and_json(
     first: demo.DemoSummary, kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +236,7 @@ def test_the_printed_story_and_json(
     assert result["total_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_every_printed_command_works_in_the_folder(
     first: demo.DemoSummary,
     kept: Path,

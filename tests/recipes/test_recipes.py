@@ -476,6 +476,7 @@ def rows_of(store: Path) -> dict[str, Any]:
         return {name: connection.execute(query).fetchall() for name, query in queries.items()}
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing_and_a_run_is_done_once(small: Small) -> None:
     plan = small.run(dry_run=True)
     assert not small.output.exists()
@@ -554,6 +555,7 @@ def test_results_that_vanished_from_the_store_are_made_again(ran: Small) -> None
     assert ran.states() == ["to do"] * 6
 
 
+@pytest.mark.slow
 def test_a_failing_step_is_named_and_the_same_call_goes_on(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("diq.selection.select")
     real = module.select
@@ -790,6 +792,7 @@ def test_questions_of_a_benchmark_leave_other_subjects_out(tmp_path: Path) -> No
 # costs -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_diq_cost(small: Small, ran: Small, tiny_llama_folder: Path) -> None:
     more = ["trained=[diq-0.25, random-0.25]", "epochs=3"]
     plan = small.run(*more, dry_run=True)

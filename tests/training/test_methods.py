@@ -205,6 +205,7 @@ def test_pairs_reach_the_model_exactly(
     assert summary.answer_tokens == sum(sum(mask) for _, mask in wanted)
 
 
+@pytest.mark.slow
 def test_pairs_come_from_the_store_too_and_a_plain_dataset_is_refused(
     train: Any, preferences: Path, selection: Path, tmp_path: Path
 ) -> None:
@@ -230,6 +231,7 @@ def test_pairs_come_from_the_store_too_and_a_plain_dataset_is_refused(
     assert "preference pairs" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_the_chain_from_selection_to_preference_is_in_the_store(
     train: Any, preferences: Path, selection: Path, tmp_path: Path, tiny_llama_folder: Path
 ) -> None:
@@ -341,6 +343,7 @@ def test_an_adapter_of_another_base_model_is_refused(
 # whole weights -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_weights_train_and_the_result_is_a_model(
     train: Any, selection: Path, preferences: Path, tmp_path: Path, tiny_llama_folder: Path
 ) -> None:
@@ -576,6 +579,7 @@ def test_losses_on_the_way_are_kept_and_reported(
 # selections --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_selection_whose_dataset_was_made_anew_is_refused(
     train: Any, tmp_path: Path, make_samples: Any, caplog: Any
 ) -> None:

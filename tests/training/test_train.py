@@ -639,6 +639,7 @@ def test_the_validation_loss_is_the_mean_of_the_samples_mean_losses(
     assert summary.validation["task"]["after"] != summary.validation["task"]["before"]
 
 
+@pytest.mark.slow
 def test_a_store_held_by_another_does_not_disturb_the_training(
     train: Any, tmp_path: Path, conversations: Conversations
 ) -> None:
