@@ -428,7 +428,8 @@ class Forked:
         self, call: Callable[..., Any], *arguments: Any, folder: Path, stdin: str = "", **variables: str
     ) -> None:
         self._said = [folder / f".{name}" for name in ("stdin", "stdout", "stderr")]
-        self._said[0].write_text(stdin)
+        for path, text in zip(self._said, (stdin, "", ""), strict=True):
+            path.write_text(text)
         life = (call, arguments, folder, self._said, {**os.environ, **variables})
         self._process = multiprocessing.get_context("forkserver").Process(target=_speak, args=life)
         self._process.start()
@@ -463,8 +464,8 @@ def _speak(
     """The life of a process that is no child of a terminal."""
     import torch
 
-    for number, (path, flags) in enumerate(zip(said, (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT] * 2), strict=True)):
-        opened = os.open(path, flags, 0o600)
+    for number, (path, flags) in enumerate(zip(said, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
+        opened = os.open(path, flags)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115

@@ -869,11 +869,11 @@ def test_a_row_without_a_question_stops_the_evaluation(
     changes: dict[str, Any],
     reason: str,
 ) -> None:
-    rows = make_rows()
+    rows = make_rows(8)
     for place in (2, 5):
         rows[place] = {**rows[place], **changes}
     source = f"medqa={write_jsonl(tmp_path / 'bad.jsonl', rows)}"
-    with pytest.raises(InputError, match="2 of 20 rows hold no question of medqa, first line 3: ") as error:
+    with pytest.raises(InputError, match="2 of 8 rows hold no question of medqa, first line 3: ") as error:
         evaluate(taught, benchmark=source)
     assert reason in error.value.message
     assert "--allow-bad-rows" in error.value.hint
@@ -881,7 +881,7 @@ def test_a_row_without_a_question_stops_the_evaluation(
     assert not (tmp_path / "store.duckdb").exists()
     found = evaluate(taught, benchmark=source, allow_bad_rows=True)
     (one,) = found.benchmarks
-    assert one.n == 18
+    assert one.n == 6
     assert [(bad["line"], reason in bad["reason"]) for bad in one.bad_rows] == [(3, True), (6, True)]
     with Store(tmp_path / "store.duckdb", read_only=True) as store:
         facts = store.row("store/get_run", run_id=found.run_id)
