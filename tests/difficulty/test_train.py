@@ -299,8 +299,10 @@ def test_which_labels_are_meant(trained: tuple[Path, Path, Any], tmp_path: Path,
         diq.train_difficulty(["pool"], **call)
     assert "--difficulty-run" in error.value.hint
     assert diq.train_difficulty(["pool"], **call, difficulty_run=by_column.run_id).classifiers[0].already_trained
-    with pytest.raises(MissingScoresError, match="no difficulty scores in run 99"):
+    with pytest.raises(MissingScoresError, match="no difficulty scores in run 99") as error:
         diq.train_difficulty(["pool"], **call, difficulty_run=99)
+    assert error.value.hint.startswith("name another with --difficulty-run: ")
+    assert f"{by_column.run_id} (columns)" in error.value.hint
 
 
 def test_bad_input_is_refused_before_anything_is_trained(
@@ -313,7 +315,7 @@ def test_bad_input_is_refused_before_anything_is_trained(
     for change in ({"epochs": 0}, {"batch_size": 0}, {"shares": (1, 0, 0)}, {"ordinal_weight": -1}, {"patience": 0}):
         with pytest.raises(UsageError, match="out of range"):
             attempt(**change)
-    with pytest.raises(UsageError, match="--class-weights `most` is not known"):
+    with pytest.raises(UsageError, match="class_weights `most` is not known"):
         attempt(class_weights="most")
     with pytest.raises(ModelError, match="nowhere"):
         attempt(encoder=["nowhere/encoder"])

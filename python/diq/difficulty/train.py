@@ -39,7 +39,7 @@ from diq.encoders.network import SPLITS
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_model
 from diq.store.connection import WAIT_S
-from diq.store.store import Store
+from diq.store.store import Store, listed_runs
 
 log = logging.getLogger(__name__)
 
@@ -237,22 +237,20 @@ def _read_labels(store: Path, datasets: Sequence[str], asked: int | None) -> tup
 
 def _label_run(opened: Store, data: Mapping[str, Any], asked: int | None) -> int:
     """The run whose scores are labels: of any kind but a classifier's own predictions."""
-    candidates = [
-        one
-        for one in opened.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
-        if (one["method"] != "classifier" if asked is None else one["run_id"] == asked)
-    ]
+    there = opened.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
+    candidates = [one for one in there if (one["method"] != "classifier" if asked is None else one["run_id"] == asked)]
     if len(candidates) == 1:
         return int(candidates[0]["run_id"])
     if not candidates:
         which = "difficulty labels" if asked is None else f"difficulty scores in run {asked}"
         raise MissingScoresError(
             f"no {which} on dataset `{data['name']}`: found 0 of {data['n_samples']} samples",
-            f"run `diq difficulty annotate {data['name']} --model MODEL`, or `diq ingest FILE --scores`",
+            f"name another with --difficulty-run: {listed_runs(there)}"
+            if there and asked is not None
+            else f"run `diq difficulty annotate {data['name']} --model MODEL`, or `diq ingest FILE --scores`",
         )
-    listed = ", ".join(f"{one['run_id']} ({one['method']})" for one in candidates)
     raise MissingScoresError(
-        f"dataset `{data['name']}` has labels from {len(candidates)} runs: {listed}",
+        f"dataset `{data['name']}` has labels from {len(candidates)} runs: {listed_runs(candidates)}",
         f"name one with --difficulty-run {candidates[-1]['run_id']}",
     )
 

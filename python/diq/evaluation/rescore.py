@@ -62,9 +62,11 @@ def rescore(options: RescoreOptions) -> list[Rescored]:
     store = options.store_file
     with Store(store, wait_s=WAIT_S) as opened:
         sets = opened.rows("evaluation/list_generation_sets", run_id=options.run)
+        others = dict.fromkeys(one["run_id"] for one in opened.rows("evaluation/list_generation_sets", run_id=None))
     if not sets:
         of = "" if options.run is None else f" of run {options.run}"
-        raise UsageError(f"`{store}` has no answers{of} to mark", "run `diq evaluate --model MODEL` first")
+        hint = f"name another with --run: {', '.join(map(str, others))}" if others else "run `diq evaluate` first"
+        raise UsageError(f"`{store}` has no answers{of} to mark", hint)
     found = []
     for number, one in enumerate(sets, start=1):
         which = Answers(one["run_id"], one["benchmark"], one["questions"], one["repeat"])

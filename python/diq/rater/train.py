@@ -41,7 +41,7 @@ from diq.models.source import ModelSource, find_model
 from diq.rater.model import RatedSet, RaterRecord, Scale, Target, digest_of, half_width, predicted_dots
 from diq.rater.options import TrainRaterOptions
 from diq.store.connection import WAIT_S
-from diq.store.store import Store
+from diq.store.store import Store, listed_runs
 
 log = logging.getLogger(__name__)
 
@@ -258,36 +258,35 @@ def _choose_run(opened: Store, data: Sequence[Mapping[str, Any]], model: str, as
     runs: dict[int, dict[str, Any]] = {}
     n_sealed: dict[int, int] = {}
     for one in data:
-        for train_rater in opened.rows(
-            "store/candidate_runs", kind="influence", dataset_id=one["dataset_id"], model=model
-        ):
-            if asked in (None, train_rater["run_id"]):
-                runs[train_rater["run_id"]] = train_rater
-                n_sealed[train_rater["run_id"]] = n_sealed.get(train_rater["run_id"], 0) + (
-                    train_rater["state"] == "sealed"
-                )
+        for run in opened.rows("store/candidate_runs", kind="influence", dataset_id=one["dataset_id"], model=model):
+            runs[run["run_id"]] = run
+            n_sealed[run["run_id"]] = n_sealed.get(run["run_id"], 0) + (run["state"] == "sealed")
     if asked is not None and asked in runs and runs[asked]["method"] in ONLY_WHEN_MEANT:
         raise UsageError(
             f"run {asked} is of method `{runs[asked]['method']}`: a rater learns dots", "name a run of computed dots"
         )
-    candidates = [
-        run_id
-        for run_id, train_rater in sorted(runs.items())
-        if n_sealed[run_id] == len(data) and train_rater["method"] not in ONLY_WHEN_MEANT
+    usable = [
+        run
+        for run_id, run in sorted(runs.items())
+        if n_sealed[run_id] == len(data) and run["method"] not in ONLY_WHEN_MEANT
     ]
+    candidates = [run for run in usable if asked in (None, run["run_id"])]
     if len(candidates) == 1:
-        return candidates[0]
+        return int(candidates[0]["run_id"])
     command = f"`diq score influence {data[0]['name']} --model {model}`"
     if not candidates:
         which = f" in run {asked}" if asked is not None else ""
         raise MissingScoresError(
             f"no finished run of dots of model `{model}`{which} on {names}",
-            f"run {command}" if not runs else f"run {command} to its end, on every dataset with the same settings",
+            f"name another with --run: {listed_runs(usable)}"
+            if usable
+            else f"run {command}"
+            if not runs
+            else f"run {command} to its end, on every dataset with the same settings",
         )
-    listed = ", ".join(f"{run_id} ({runs[run_id]['method']})" for run_id in candidates)
     raise MissingScoresError(
-        f"{names} have dots of model `{model}` from {len(candidates)} runs: {listed}",
-        f"name one with --run {candidates[-1]}",
+        f"{names} have dots of model `{model}` from {len(candidates)} runs: {listed_runs(candidates)}",
+        f"name one with --run {candidates[-1]['run_id']}",
     )
 
 

@@ -11,12 +11,13 @@ import datetime
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from diq.base import config
 from diq.base.errors import DiqError, StoreError, UsageError
 from diq.base.text import did_you_mean, first_line
 from diq.store import queries
@@ -33,6 +34,11 @@ log = logging.getLogger(__name__)
 def now() -> datetime.datetime:
     """The current time in UTC, without a zone: reading zoned times would need another package."""
     return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+
+
+def listed_runs(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Runs as messages list them: ``1 (exact), 3 (less)``."""
+    return ", ".join(f"{one['run_id']} ({one['method']})" for one in rows)
 
 
 class Store:
@@ -57,7 +63,7 @@ class Store:
         create: bool = False,
         wait_s: float = SHORT_WAIT_S,
     ) -> None:
-        self.path = Path(path)
+        self.path = config.store_path(path)
         if not create and not self.path.exists():
             raise missing(self.path)
         self.connection = connect(self.path, read_only=read_only, wait_s=wait_s)
@@ -76,6 +82,9 @@ class Store:
         except BaseException:
             self.connection.close()
             raise
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
 
     def __enter__(self) -> Store:
         return self
