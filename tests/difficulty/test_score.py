@@ -79,7 +79,7 @@ def test_any_token_budget_gives_the_same_scores(
         found.append(np.asarray([row[1:7] for row in rows_of(store)], float))
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-5)
-    with pytest.raises(UsageError, match="--batch-tokens 0 is out of range"):
+    with pytest.raises(UsageError, match="batch_tokens=0 is out of range"):
         score_difficulty("pool", store=store, model=str(tiny_classifier_folder), batch_tokens=0)
 
 
@@ -171,6 +171,22 @@ def test_ties_of_columns_that_came_with_the_data(tmp_path: Path, make_samples: C
     assert details["on_the_median_value"] == {"overall": 0}
     assert details["on_the_commonest_value"] == {"overall": 5}
     assert "distinct_levels" not in details
+
+
+def test_a_column_without_a_number_is_refused(tmp_path: Path, make_samples: Callable[..., Conversations]) -> None:
+    rows = [
+        {"messages": one, "level": ["hard", "nan", "1e999"][i % 3], "some": i if i else "none"}
+        for i, one in enumerate(make_samples(6, seed=3))
+    ]
+    store = tmp_path / "c.duckdb"
+    ingest_rows(store, rows)
+    for columns in ({"overall": "level"}, {"overall": "some", "reasoning": "level"}):
+        with pytest.raises(UsageError, match=r"none of the 6 values of column `level` .* is a number, first `hard`"):
+            score_difficulty("pool", store=store, columns=columns)
+    with Store(store, read_only=True) as opened:
+        assert opened.connection.execute("FROM runs").fetchall() == []
+    # one number is enough; what has none is counted
+    assert score_difficulty("pool", store=store, columns={"overall": "some"}).n_no_score == 1
 
 
 NAMES = [

@@ -10,7 +10,7 @@ from typing import Any
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import UsageError
 from diq.base.options import verb
-from diq.base.text import did_you_mean
+from diq.base.text import did_you_mean, short
 from diq.difficulty.options import ScoreDifficultyOptions
 from diq.scoring.job import ScoreJob, finish, open_run, read_dataset
 from diq.scoring.summary import ScoreSummary
@@ -68,6 +68,23 @@ def _count_ties(store: Path, data: dict[str, Any], summary: ScoreSummary) -> Non
                 summary.details[count.replace("value", scale)] = found
 
 
+def _check_numbers(store: Path, data: dict[str, Any], column: str) -> None:
+    """Refuse a column that gives no sample a difficulty: a run of it would be finished, and empty.
+
+    Raises:
+        UsageError: none of its values is a number.
+    """
+    with Store(store, read_only=True, wait_s=WAIT_S) as opened:
+        found = opened.row("difficulty/count_numbers", dataset_id=data["dataset_id"], column=column)
+    assert found is not None
+    if not found["n_numbers"]:
+        raise UsageError(
+            f"none of the {found['n']:,} values of column `{column}` of dataset `{data['name']}` is a number, first "
+            f"`{short(found['example'])}`",
+            "name a column of numbers; a difficulty may have any scale",
+        )
+
+
 def _score_columns(store: Path, data: dict[str, Any], columns: Mapping[str, str]) -> ScoreSummary:
     with Store(store, read_only=True, wait_s=WAIT_S) as opened:
         attributes = [row["name"] for row in opened.rows("difficulty/list_attributes", dataset_id=data["dataset_id"])]
@@ -81,6 +98,7 @@ def _score_columns(store: Path, data: dict[str, Any], columns: Mapping[str, str]
                 f"the samples of `{data['name']}` have no column `{column}`",
                 did_you_mean(column, attributes) or "the dataset came without further columns",
             )
+        _check_numbers(store, data, column)
     job = ScoreJob(
         store=store,
         data=data,
