@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import diq
-from conftest import fill_store, stdout_of
+from conftest import fill_store, invoke, refused, stdout_of
 from diq.base import config
 from diq.base.errors import StoreError, UsageError
 from diq.cli.sql import sql as command
@@ -64,6 +65,65 @@ def test_wrong_use_is_one_line_and_a_hint(tmp_path: Path) -> None:
     assert "duckdb_tables()" in caught.value.hint
     with pytest.raises(StoreError, match="there is no store"):
         diq.sql("SELECT 1", store=tmp_path / "none.duckdb")
+    path = tmp_path / ("n" * 300)
+    for opens in (lambda: diq.sql("SELECT 1", store=path), lambda: diq.Store(path)):
+        with pytest.raises(StoreError, match="cannot be reached: File name too long") as unreached:
+            opens()
+        assert len(unreached.value.message) < 200
+    with pytest.raises(UsageError, match="the query is no text but `None`"):
+        diq.sql(None)  # type: ignore[arg-type]
+    for params in (5, "5"):
+        with pytest.raises(UsageError, match="the params are neither names with values nor a list: `5`"):
+            diq.sql("SELECT ?", params)  # type: ignore[arg-type]
+
+
+VALUES = (
+    "'nan'::DOUBLE AS a, [1.5, 'inf'::DOUBLE] AS b, {'x': '-inf'::FLOAT} AS c, MAP {1: 2} AS d, "
+    "MAP {DATE '2026-01-01': [1]} AS e, '\\xAA\\x00'::BLOB AS f, INTERVAL '1 hour' AS g, "
+    "UUID '00000000-0000-0000-0000-000000000001' AS h, 1.25::DECIMAL(20, 2) AS i, [UUID '1' || repeat('0', 31)] AS j, "
+    "123456789012345678901234567890::HUGEINT AS k, TIME '12:00' AS l, NULL AS m, true AS n, 'é' AS o"
+).replace("[UUID '1' || repeat('0', 31)]", "['00000000-0000-0000-0000-000000000001'::UUID]")
+
+
+def test_json_is_valid_whatever_is_in_it() -> None:
+    def refuse(text: str) -> None:
+        raise AssertionError(text)
+
+    printed = stdout_of(command, f"SELECT {VALUES}", "--json")
+    (row,) = json.loads(printed, parse_constant=refuse)["rows"]
+    number = "00000000-0000-0000-0000-000000000001"
+    assert row == {
+        "a": None, "b": [1.5, None], "c": {"x": None}, "d": {"1": 2}, "e": {"2026-01-01": [1]}, "f": "aa00",
+        "g": "1:00:00", "h": number, "i": 1.25, "j": [number], "k": 123456789012345678901234567890, "l": "12:00:00",
+        "m": None, "n": True, "o": "é",
+    }  # fmt: skip
+
+
+def test_a_store_is_shown_by_its_path(store: Path) -> None:
+    with diq.Store(store, read_only=True) as opened:
+        assert repr(opened) == f"Store('{store}')"
+
+
+def test_columns_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    query, names = "SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a", ["a", "a_1", "a_1_1", "a_2"]
+    assert json.loads(stdout_of(command, query, "--json")) == {
+        "columns": names,
+        "rows": [dict(zip(names, (1, 2, 3, 4), strict=True))],
+    }
+    assert diq.sql(query).to_pylist() == [dict(zip(names, (1, 2, 3, 4), strict=True))]
+    stdout_of(command, query, "-o", tmp_path / "a.parquet")
+    assert pq.read_schema(tmp_path / "a.parquet").names == names
+    assert stdout_of(command, query, "--format", "csv").splitlines()[0] == ",".join(names)
+
+
+def test_options_of_the_command_that_cannot_be(tmp_path: Path) -> None:
+    assert invoke(command, "SELECT 1", "--max-rows", "-1").exit_code == 2
+    assert (
+        refused(command, "SELECT 1", "--json", "--max-rows", "3").message == "--max-rows has no effect without a table"
+    )
+    assert refused(command, "SELECT 1", "--json", "--format", "csv").message == "--format has no effect with --json"
+    (tmp_path / "q.sql").write_bytes(b"SELECT '\xff'")
+    assert "cannot be read" in refused(command, "-f", tmp_path / "q.sql").message
 
 
 def test_the_command_loads_duckdb_and_click_alone(store: Path) -> None:

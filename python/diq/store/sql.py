@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import csv
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from diq.base import config
 from diq.base.errors import UsageError
 from diq.base.files import check_file, unwritable, whole_file
 from diq.base.options import verb
-from diq.base.text import first_line
+from diq.base.text import first_line, short
 from diq.store.options import SqlOptions
 from diq.store.store import Store
 
@@ -52,6 +53,8 @@ def sql(
         UsageError: the query is empty or wrong, or would change the store without ``write``.
         StoreError: there is no store, or another process holds it for longer than ten seconds.
     """
+    if params is not None and (isinstance(params, str) or not isinstance(params, Mapping | Sequence)):
+        raise UsageError(f"the params are neither names with values nor a list: `{short(params)}`", 'give {"name": 1}')
     with connection(query, store=store, write=write) as opened:
         relation = opened.sql(query, params=params)
         if relation is None:
@@ -59,7 +62,7 @@ def sql(
             import pyarrow as pa
 
             return pa.table({})
-        return relation.to_arrow_table()
+        return relation.to_arrow_table().rename_columns(_distinct(relation.columns))
 
 
 @contextlib.contextmanager
@@ -71,6 +74,8 @@ def connection(
     Raises:
         UsageError, StoreError: as :func:`sql`.
     """
+    if not isinstance(query, str):
+        raise UsageError(f"the query is no text but `{short(query)}`", 'try `diq sql "from datasets"`')
     if not query.strip():
         raise UsageError("the query is empty", 'try `diq sql "from datasets"`')
     with Store(config.store_path(store), read_only=not write) as opened:
@@ -131,7 +136,7 @@ def write_file(opened: duckdb.DuckDBPyConnection, options: SqlOptions) -> bool:
 def write_text(opened: duckdb.DuckDBPyConnection, query: str, file: SupportsWrite[str], kind: str | None) -> None:
     """Write the answer to a query as CSV, or as JSON: one object of columns and rows."""
     cursor = opened.execute(query)
-    columns = [column[0] for column in cursor.description or []]
+    columns = _distinct([column[0] for column in cursor.description or []])
     batches = iter(lambda: cursor.fetchmany(_FETCH_ROWS), [])
     (_write_json if kind == "json" else _write_csv)(file, columns, batches)
 
@@ -161,12 +166,42 @@ def _write_json(file: SupportsWrite[str], columns: list[str], batches: Iterable[
     first = True
     for rows in batches:
         for row in rows:
-            line = json.dumps(dict(zip(columns, row, strict=True)), default=_plain, ensure_ascii=False)
+            record = dict(zip(columns, row, strict=True))
+            try:
+                line = json.dumps(record, default=_plain, ensure_ascii=False, allow_nan=False)
+            except (ValueError, TypeError):
+                # what is not finite, or keys of a map that are no texts: rare, and slower
+                line = json.dumps(_valid(record), ensure_ascii=False)
             file.write(("" if first else ",") + "\n" + line)
             first = False
     file.write("]}\n")
 
 
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names of columns, of which several may be called the same, as DuckDB tells them apart in a subquery: ``a_1``."""
+    found: dict[str, None] = {}
+    for name in names:
+        n, fresh = 0, name
+        while fresh in found:
+            n += 1
+            fresh = f"{name}_{n}"
+        found[fresh] = None
+    return list(found)
+
+
 def _plain(value: Any) -> Any:
-    """Decimals as numbers; ids and times as text."""
-    return float(value) if isinstance(value, Decimal) else str(value)
+    """Decimals as numbers; blobs as hexadecimal digits; ids, times and intervals as text."""
+    if isinstance(value, Decimal):
+        return float(value)
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _valid(value: Any) -> Any:
+    """A value without what JSON lacks: numbers that are not finite are null, keys are texts."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(_valid(key)): _valid(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else _plain(value)
