@@ -246,6 +246,14 @@ struct Ranking {
     counts: (usize, usize, usize, usize),
 }
 
+#[pymethods]
+impl Ranking {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let (rows, Ranking { tau, median, n_scored, counts, .. }) = (self.rows.bind(py).as_any().len()?, self);
+        Ok(format!("Ranking({rows} rows, tau={tau:?}, median={median:?}, n_scored={n_scored}, counts={counts:?})"))
+    }
+}
+
 #[pyfunction]
 #[pyo3(signature = (dot, difficulty, *, percentile = 0.5, threshold = None, ratio = None))]
 fn rank(

@@ -98,6 +98,7 @@ def test_samples_duplicates_and_rejects(tmp_path: Path, store: Path) -> None:
         ],
     )
     summary = ingest([path], dataset="d", store=store)
+    assert repr(summary) == "IngestSummary(dataset='d', kind='training', 1 sources, 0 warnings, ...)"
     assert counts(summary) == (6, 2, 1, 3)
     assert rows(store, "SELECT position, line, split, attributes::VARCHAR FROM dataset_samples ORDER BY position") == [
         (0, 1, "train", '{"level":0}'),
@@ -272,16 +273,18 @@ def test_everything_is_checked_before_anything_is_written(tmp_path: Path, store:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sample": 3}, "--sample draws a validation set"),
-        ({"sample": 0, "validation": True}, "--sample 0 is out of range"),
-        ({"seed": -1}, "--seed -1 is out of range"),
-        ({"model": "m"}, "--model is for score files"),
-        ({"replace": True}, "--replace is for score files"),
-        ({"validation_set": "v"}, "--validation-set is for score files"),
-        ({"scores": True, "validation": True}, "--validation does not go with --scores"),
-        ({"scores": True, "drop_reasoning": True}, "--drop-reasoning does not go with --scores"),
+        ({"sample": 3}, "sample has no effect without validation"),
+        ({"sample": 0, "validation": True}, "sample=0 is out of range"),
+        ({"seed": -1}, "seed=-1 is out of range"),
+        ({"seed": 1, "validation": True}, "seed has no effect without sample"),
+        ({"model": "m"}, "model has no effect without scores"),
+        ({"replace": True}, "replace has no effect without scores"),
+        ({"validation_set": "v"}, "validation_set has no effect without scores"),
+        ({"scores": True, "validation": True}, "validation has no effect with scores"),
+        ({"scores": True, "drop_reasoning": True}, "drop_reasoning has no effect with scores"),
         ({"format": "alpacca"}, "no layout named"),
-        ({"dataset": " "}, "has no name"),
+        ({"dataset": " "}, "dataset is blank"),
+        ({"dataset": "7"}, "dataset `7` reads as a number"),
         ({"store": "/nonexistent/folder/x.duckdb"}, "the folder of the store"),
     ],
 )

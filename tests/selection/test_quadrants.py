@@ -94,6 +94,11 @@ def test_many_rows_with_nulls_rank_as_a_full_sort():
     assert (ranking.tau, ranking.median, ranking.counts) == (plain.tau, plain.median, plain.counts)
 
 
+def test_a_ranking_is_shown_on_one_line():
+    found = diq.rank(np.arange(8.0), np.arange(8.0), threshold=3, ratio=0.5)
+    assert repr(found) == "Ranking(4 rows, tau=3.0, median=3.5, n_scored=8, counts=(4, 0, 1, 3))"
+
+
 def test_every_number_of_threads_gives_the_same_bits():
     script = """
 import hashlib, diq

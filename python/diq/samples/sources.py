@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diq.base.errors import InputError, UsageError
+from diq.base.summary import Summary
 from diq.formats.sources import Source
 from diq.store.store import Store, now
 
@@ -27,8 +28,8 @@ class SourceSummary:
     unchanged: bool = False
 
 
-@dataclass(slots=True)
-class IngestSummary:
+@dataclass(slots=True, repr=False)
+class IngestSummary(Summary):
     """What became of all rows of a call.
 
     Attributes:
