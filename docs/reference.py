@@ -30,7 +30,8 @@ def cli_page() -> str:
         _NOTE,
         "Commands in the order of use. Data goes to stdout, progress and logs to stderr; exit code 0 is done, 1 a run "
         "that failed, 2 wrong use. `--store FILE` and `--debug` may stand before the command. An option is called the "
-        "same in [Python](python.md) and in [recipes](recipes.md), with `_` for `-`.",
+        "same in [Python](python.md) and in [recipes](recipes.md), with `_` for `-`. One that is given and has no "
+        "effect beside the others is refused. `~` at the start of a path is the home folder, also in quotes.",
         "\n".join(f"- [`diq {name}`](#{_anchor(name)}): {text}" for name, text in COMMANDS.items()),
     ]
     for name in COMMANDS:
@@ -96,8 +97,9 @@ def python_page() -> str:
         _NOTE,
         "`import diq` loads no model library; a verb loads what it needs when it is first used. `store` is "
         "`$DIQ_STORE`, else `diq.duckdb`; paths are texts or `os.PathLike`; where a list is meant, a single text will "
-        "do. A value that an option does not take is a `diq.DiqError` of one line with a `hint`. Results have a short "
-        "repr and `to_dict()`.",
+        "do. A value that an option does not take, or an option that is given and has no effect beside the others, is "
+        "a `diq.DiqError` of one line with a `hint`; its text calls options as here, `message` and `hint` as the "
+        "command line does. Results have a short repr and `to_dict()`.",
     ]
     for name in sorted(one for one in diq.__all__ if not one[0].isupper()):
         parts += _function(name, getattr(diq, name))

@@ -114,13 +114,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with duckdb.connect(str(path)) as connection:
         connection.execute(STORE_ROWS)
-    for ratio, strategy, dedupe in (
-        ("0.1", "diq", None),
-        ("0.5", "diq", None),
-        ("0.1", "random", None),
-        ("0.2", "influence", "exact"),
-    ):
-        select("pool", ratio=ratio, store=path, model="model", strategy=strategy, dedupe=dedupe)
+    select("pool", ratio="0.1", store=path, model="model")
+    select("pool", ratio="0.5", store=path, model="model")
+    select("pool", ratio="0.1", store=path, strategy="random")
+    select("pool", ratio="0.2", store=path, model="model", strategy="influence", dedupe="exact")
     with duckdb.connect(str(path)) as connection:
         connection.execute(
             "UPDATE influence_scores SET dot = dot + 1 WHERE loss = (SELECT max(loss) FROM influence_scores)"

@@ -13,11 +13,14 @@ from typing import Annotated, Any, Literal
 import click
 import pytest
 
-from conftest import stdout_of
-from diq.base.errors import UsageError
-from diq.base.options import BadValueError, InStore, Option, Options, fields_of, verb
+import diq
+from conftest import refused, stdout_of
+from diq.base.errors import UsageError, as_keywords
+from diq.base.options import BadValueError, Excludes, InStore, Needs, Option, Options, fields_of, verb
 from diq.base.text import Ratio
 from diq.cli.options import keywords, options_of
+from diq.evaluation.options import EvaluateOptions
+from diq.training.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class BakeOptions(InStore):
     output: Annotated[str | os.PathLike[str] | None, Option("Where it goes.")] = None
     slow: Annotated[bool, Option("Take your time.")] = False
     taste: Annotated[bool, Option("Try it.")] = True
+    crumbs: Annotated[int, Option("To put on it.", least=0), Needs("icing", ("cocoa",))] = 3
+    aid: Annotated[
+        Sequence[str], Option("FILE of somebody, as NAME=FILE.", named=True, reads="path"), Needs("guests")
+    ] = ()
+    watch: Annotated[bool, Option("Look at it."), Excludes("slow")] = False
 
 
 @verb(BakeOptions)
@@ -108,6 +116,74 @@ def test_bad_values_are_one_line(given: dict[str, Any], message: str, hint: str)
     assert caught.value.hint.startswith(hint)
 
 
+@pytest.mark.parametrize(
+    ("given", "message", "hint"),
+    [
+        ({"crumbs": 3}, "--crumbs has no effect without --icing cocoa", "leave it out, or give --icing cocoa"),
+        ({"crumbs": 0, "icing": "sugar"}, "--crumbs has no effect with --icing sugar", "leave it out, or give --icing"),
+        ({"aid": "a=b"}, "--aid has no effect without --guests", "leave it out, or give --guests"),
+        ({"watch": True, "slow": True}, "--watch has no effect with --slow", "leave out one of the two"),
+    ],
+)
+def test_an_option_without_effect_is_refused_where_it_was_given(given: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        bake("plum", share=1, **given)
+    assert caught.value.message == message
+    assert caught.value.hint.startswith(hint)
+
+
+def test_a_default_or_nothing_is_never_without_effect() -> None:
+    assert bake("plum", share=1).crumbs == 3
+    assert bake("plum", share=1, aid=[], watch=False, slow=True).given == {"share", "aid", "watch", "slow"}
+    assert bake("plum", share=1, icing="cocoa", crumbs=3, aid="a=b", guests="Ann", watch=True).crumbs == 3
+
+
+def test_what_options_need_is_there() -> None:
+    records = {getattr(getattr(diq, name), "record", None) for name in diq.__all__} - {None}
+    assert len(records) > 20
+    rules = [(record, rule) for record in records for one in fields_of(record).values() for rule in one.beside]
+    assert len(rules) > 50
+    for record, rule in rules:
+        other = fields_of(record)[rule.option]
+        if other.option.choices:
+            assert set(rule.values) <= set(other.option.choices), (record, rule)
+
+
+def test_an_error_calls_options_as_the_face_does() -> None:
+    with pytest.raises(UsageError) as caught:
+        bake("plum", share=1, minutes=0)
+    assert caught.value.message == "--minutes 0 is out of range"
+    assert str(caught.value) == "minutes=0 is out of range\nhint: give 1 or more"
+    assert as_keywords("give --model FOLDER, or run `diq x --model a`; --few-shot `2`, --top-p -0.5, no --dry-run") == (
+        "give model=FOLDER, or run `diq x --model a`; few_shot `2`, top_p=-0.5, no dry_run"
+    )
+
+
+def test_a_home_folder_is_found_wherever_a_path_is_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = bake(
+        "~",
+        share=1,
+        output="~/out",
+        recipes=["~/a", Path("~/b"), "c~"],
+        guests="~/Ann",
+        aid="x=~/f",
+        store="~/s.duckdb",
+    )
+    assert (made.cake, made.guests) == ("~", ("~/Ann",))
+    assert made.output == tmp_path / "out"
+    assert made.recipes == (f"{tmp_path}/a", f"{tmp_path}/b", "c~")
+    assert made.aid == (f"x={tmp_path}/f",)
+    assert made.store_file == tmp_path / "s.duckdb"
+    monkeypatch.setenv("DIQ_STORE", "~/t.duckdb")
+    assert bake("plum", share=1).store_file == tmp_path / "t.duckdb"
+    assert run("bake", "plum", "--share", "1", "--output", "~/out", "--store", "~/s").store_file == tmp_path / "s"
+    # a name that may be a path, and one that is none
+    trained = TrainOptions("~/top.jsonl", model="~/m", output="~/o", report_to=())
+    assert (trained.selection, trained.model) == (f"{tmp_path}/top.jsonl", f"{tmp_path}/m")
+    assert EvaluateOptions(model="m", sources={"medqa": "~/q"}).sources == {"medqa": f"{tmp_path}/q"}
+
+
 @pytest.mark.parametrize(("degrees", "fan"), [(49, 0.5), (301, 0.5), (180, 0.0), (180, 1.0), (180, float("inf"))])
 def test_ranges_of_a_nested_record(degrees: int, fan: float) -> None:
     with pytest.raises(UsageError, match="is out of range"):
@@ -162,15 +238,15 @@ def kitchen(store: Path | None) -> None:
 @options_of(BakeOptions)
 def bake_command(**given: Any) -> None:
     """Bake."""
-    click.echo(repr(bake(**keywords(BakeOptions, given))))
+    BAKED.append(bake(**keywords(BakeOptions, given)))
+
+
+BAKED: list[BakeOptions] = []
 
 
 def run(*words: str) -> BakeOptions:
-    from pathlib import PosixPath
-
-    made = eval(stdout_of(kitchen, *words), {**globals(), "PosixPath": PosixPath})
-    assert isinstance(made, BakeOptions)
-    return made
+    stdout_of(kitchen, *words)
+    return BAKED.pop()
 
 
 def test_the_command_line_makes_the_same_record() -> None:
@@ -195,6 +271,12 @@ def test_the_command_line_makes_the_same_record() -> None:
         taste=False,
         store="s.duckdb",
     )
+
+
+def test_the_command_line_knows_what_was_given() -> None:
+    error = refused(kitchen, "bake", "plum", "--share", "1", "--crumbs", "3")
+    assert error.message == "--crumbs has no effect without --icing cocoa"
+    assert run("bake", "plum", "--share", "1", "--slow").crumbs == 3
 
 
 def test_what_is_left_out_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -568,9 +568,9 @@ def test_bad_requests_for_perplexity(
         ({"model": str(tiny_classifier_folder)}, ModelError, "no causal language model"),
         ({"model": str(broken)}, ModelError, "cannot be loaded"),
         ({"model": model, "adapter": str(tmp_path / "empty")}, ModelError, "is not a checkpoint"),
-        ({"model": model, "max_length": 1}, UsageError, "max-length"),
-        ({"model": model, "batch_tokens": 0}, UsageError, "batch-tokens"),
-        ({"model": model, "template": "non"}, UsageError, "--template `non`"),
+        ({"model": model, "max_length": 1}, UsageError, "max_length"),
+        ({"model": model, "batch_tokens": 0}, UsageError, "batch_tokens"),
+        ({"model": model, "template": "non"}, UsageError, "template `non`"),
         ({"model": model, "device": "toaster"}, ModelError, "toaster"),
         ({"model": model, "store": tmp_path / "none.duckdb"}, StoreError, "there is no store"),
     ]
@@ -608,9 +608,9 @@ def test_bad_requests_for_similarity(filled: Path, tmp_path: Path) -> None:
         ({"encoder": "nobody/nothing"}, ModelError, "could not be fetched"),
         ({"encoder": "x", "validation_set": ["aa"]}, UsageError, "no validation set named `aa`"),
         ({"encoder": "x", "validation_set": ["outside"]}, UsageError, "`outside` has no samples"),
-        ({"encoder": "x", "reduction": "man"}, UsageError, "--reduction `man`"),
-        ({"encoder": "x", "text": "prompts"}, UsageError, "--text `prompts`"),
-        ({"encoder": "x", "batch_tokens": 0}, UsageError, "batch-tokens"),
+        ({"encoder": "x", "reduction": "man"}, UsageError, "reduction `man`"),
+        ({"encoder": "x", "text": "prompts"}, UsageError, "text `prompts`"),
+        ({"encoder": "x", "batch_tokens": 0}, UsageError, "batch_tokens"),
     ]
     with Store(filled) as opened:
         opened.connection.execute(

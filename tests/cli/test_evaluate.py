@@ -82,10 +82,11 @@ def test_bad_rows_are_told(command: Callable[..., Result], tmp_path: Path) -> No
     ("options", "alone", "message"),
     [
         ((), True, "no model was named"),
-        (("--run", "1"), False, "--run goes with --rescore"),
+        (("--run", "1"), False, "run has no effect without rescore"),
+        (("--rescore", "--limit", "1"), True, "limit has no effect with rescore"),
         (("--benchmark", "medqa"), False, "names `medqa` twice"),
         (("--benchmark", "medmcqa="), False, "is not of the form NAME=FILE"),
-        (("--examples", "medqa"), False, "--examples `medqa` is not of the form NAME=FILE"),
+        (("--examples", "medqa", "--few-shot", "1"), False, "examples `medqa` is not of the form NAME=FILE"),
         (("--benchmark", "medguid=x.jsonl"), False, "there is no benchmark `medguid`"),
         (("--rescore", "--store", "missing.duckdb"), True, "there is no store at `missing.duckdb`"),
     ],

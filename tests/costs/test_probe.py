@@ -201,7 +201,7 @@ def test_training_halves_its_batches_when_memory_is_short(
 
 def test_what_cannot_be_measured_is_refused(store: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     model = str(tiny_llama_folder)
-    with pytest.raises(UsageError, match=r"--seconds 0\.0 is out of range"):
+    with pytest.raises(UsageError, match=r"seconds=0\.0 is out of range"):
         probe.probe("pool", model=model, store=store, seconds=0)
     with pytest.raises(UsageError, match="there is nothing to measure with"):
         probe.probe(model=model)

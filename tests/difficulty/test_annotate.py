@@ -277,7 +277,7 @@ def test_wrong_use(tmp_path: Path) -> None:
     store = ingest(tmp_path, "pool", pairs(2))
     with pytest.raises(UsageError, match="`pol`"):
         annotate(store, "http://127.0.0.1:1/v1", "pol")
-    with pytest.raises(UsageError, match=r"--sample 0 is out of range\s.*leave it out"):
+    with pytest.raises(UsageError, match=r"sample=0 is out of range\s.*leave it out"):
         annotate(store, "http://127.0.0.1:1/v1", sample=0)
     with pytest.raises(RunFailedError, match="no server answers"):
         annotate(store, "http://127.0.0.1:1/v1")

@@ -82,7 +82,8 @@ def evaluate(tmp_path: Path, medqa: Path) -> Callable[..., Any]:
 
     def call(model: Path | str, store: str = "store", **options: Any) -> Any:
         settings: dict[str, Any] = {
-            "benchmark": f"medqa={medqa}", "max_tokens": 64, "max_length": 1024, "device": "cpu", "batch_size": 8,
+            "benchmark": f"medqa={medqa}", "max_tokens": 64,
+            **({} if options.get("backend") == "server" else {"max_length": 1024, "device": "cpu"}),
         }  # fmt: skip
         settings |= options
         return run(model=str(model), store=tmp_path / f"{store}.duckdb", **settings)
@@ -271,11 +272,13 @@ def test_repeats_draw_anew_and_the_same_again(evaluate: Callable[..., Any], taug
 def test_greedy_repeats_say_that_they_are_the_same(
     evaluate: Callable[..., Any], taught: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = evaluate(taught, repeat=2, seed=3)
+    found = evaluate(taught, repeat=2)
     assert found.benchmarks[0].spread == 0
     assert len([one for one in caplog.messages if "all repeats are the same" in one]) == 1
-    # nothing is drawn, so the seed is no part of the run
-    assert evaluate(taught, seed=4).run_id == found.run_id
+    # nothing is drawn, so a seed is no part of the run, and has no effect
+    assert found.protocol["seed"] is None
+    with pytest.raises(UsageError, match="seed has no effect with temperature"):
+        evaluate(taught, seed=4)
 
 
 def test_progress_counts_answers(evaluate: Callable[..., Any], taught: Path) -> None:
@@ -673,8 +676,8 @@ def test_few_shot(evaluate: Callable[..., Any], taught: Path, tmp_path: Path, me
     assert found.benchmarks[0].questions != load_questions(benchmark("medqa"), medqa).first(2).fingerprint
     for options, message in (
         ({"few_shot": 2}, "has no examples for medqa"),
-        ({"examples": examples}, "--few-shot is 0"),
-        ({"few_shot": 4, "examples": examples}, "has 3 examples for medqa, fewer than --few-shot 4"),
+        ({"examples": examples}, "examples has no effect with few_shot=0"),
+        ({"few_shot": 4, "examples": examples}, "has 3 examples for medqa, fewer than few_shot=4"),
         ({"few_shot": 2, "examples": f"medqa={medqa}"}, "is one of its questions"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -684,20 +687,22 @@ def test_few_shot(evaluate: Callable[..., Any], taught: Path, tmp_path: Path, me
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        ({"repeat": 0}, "--repeat 0 is out of range", "give 1 or more"),
-        ({"limit": 0}, "--limit 0 is out of range", ""),
-        ({"max_tokens": 0}, "--max-tokens 0 is out of range", ""),
-        ({"batch_size": 0}, "--batch-size 0 is out of range", ""),
-        ({"temperature": -1.0}, "--temperature -1.0 is out of range", ""),
+        ({"repeat": 0}, "repeat=0 is out of range", "give 1 or more"),
+        ({"limit": 0}, "limit=0 is out of range", ""),
+        ({"max_tokens": 0}, "max_tokens=0 is out of range", ""),
+        ({"batch_size": 0}, "batch_size=0 is out of range", ""),
+        ({"temperature": -1.0}, "temperature=-1.0 is out of range", ""),
         ({"temperature": None}, "only a server has a temperature of its own", ""),
-        ({"top_p": 0.0}, "--top-p 0.0 is out of range", ""),
-        ({"backend": "tgi"}, "--backend `tgi` is not known", "known"),
-        ({"backend": "server", "adapter": "x"}, "--adapter names a folder", "serve the adapter"),
-        ({"backend": "server", "template": "none"}, "its own chat template", ""),
-        ({"backend": "server", "top_p": 0.5}, "--top-p is not sent to servers", ""),
-        ({"benchmark": ["medqa", "medqa=x.jsonl"]}, "--benchmark names `medqa` twice", "name each once"),
-        ({"examples": "medqa"}, "--examples `medqa` is not of the form NAME=FILE", "--examples medqa=FILE"),
-        ({"max_length": 1}, "--max-length 1 is out of range", "give 2 or more"),
+        ({"top_p": 0.0}, "top_p=0.0 is out of range", ""),
+        ({"top_p": 0.5}, "top_p has no effect with temperature=0.0", "leave it out, or give --temperature"),
+        ({"backend": "tgi"}, "backend `tgi` is not known", "known"),
+        ({"backend": "server", "adapter": "x"}, "adapter has no effect with backend server", "leave out one"),
+        ({"backend": "server", "template": "none"}, "template has no effect with backend server", ""),
+        ({"backend": "server", "seed": 1}, "seed has no effect with backend server", ""),
+        ({"base_url": "http://localhost:1/v1"}, "base_url has no effect with backend hf", "give --backend server"),
+        ({"benchmark": ["medqa", "medqa=x.jsonl"]}, "benchmark names `medqa` twice", "name each once"),
+        ({"examples": "medqa", "few_shot": 1}, "examples `medqa` is not of the form NAME=FILE", "medqa=FILE"),
+        ({"max_length": 1}, "max_length=1 is out of range", "give 2 or more"),
         ({"benchmark": ["medqua"]}, "there is no benchmark `medqua`", "did you mean `medqa`"),
         ({"benchmark": "medqa=missing.jsonl"}, "no such file or folder: `missing.jsonl`", ""),
         ({"max_length": 5}, r"the prompt of medqa \(question 1\d\d\) has \d+ tokens", "raise --max-length"),
@@ -725,7 +730,7 @@ def test_vllm_is_named_where_it_is_missing(evaluate: Callable[..., Any], taught:
 
     if importlib.util.find_spec("vllm"):
         pytest.skip("vllm is installed")
-    with pytest.raises(UsageError, match="--backend vllm needs the package `vllm`") as error:
+    with pytest.raises(UsageError, match="backend vllm needs the package `vllm`") as error:
         evaluate(taught, backend="vllm")
     assert "pip install vllm" in error.value.hint
 

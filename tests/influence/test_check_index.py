@@ -113,7 +113,7 @@ def test_bad_requests(filled: Path, tiny_llama_folder: Path) -> None:
     with pytest.raises(UsageError, match="too few"):
         check_index("pool", model=model, store=filled, samples=5)
     # before the model is looked for
-    with pytest.raises(UsageError, match="--max-length 1 is out of range"):
+    with pytest.raises(UsageError, match="max_length=1 is out of range"):
         check_index("pool", model="/nowhere", store=filled, max_length=1)
     with pytest.raises(UsageError, match="multiple of 16"):
         check_index("pool", model=model, store=filled, candidate=["sparse:100"])

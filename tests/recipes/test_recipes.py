@@ -19,14 +19,14 @@ import yaml
 
 from conftest import Commit, run_killed, write_jsonl
 from diq.base.errors import InputError, RunFailedError, UsageError
-from diq.base.options import Field
+from diq.base.options import Field, Needs
 from diq.costs.flops import exact_flops, training_flops
 from diq.costs.lengths import Lengths, read_file_lengths
 from diq.costs.sizes import find_size
 from diq.recipes import text as reading
 from diq.recipes.run import RecipeSummary, load, run_recipe, shipped
 from diq.recipes.text import Recipe
-from diq.recipes.verbs import VERBS, command, given, look_up, parameters
+from diq.recipes.verbs import VERBS, command, given, keywords, look_up, parameters
 
 SamplesMaker = Callable[..., list[list[dict[str, str]]]]
 
@@ -242,8 +242,14 @@ def value_for(one: Field) -> Any:
 def test_the_command_line_of_a_step_is_understood_by_the_command(name: str) -> None:
     target = click_command(name)
     for key in parameters(name):
-        options = {one.name: value_for(one) for one in parameters(name).values() if one.required}
-        options[key] = value_for(parameters(name)[key])
+        known = parameters(name)
+        options = {one.name: value_for(one) for one in known.values() if one.required}
+        options[key] = value_for(known[key])
+        needs = [rule for rule in known[key].beside if isinstance(rule, Needs)]
+        while needs:
+            rule = needs.pop()
+            options[rule.option] = rule.values[-1] if rule.values else value_for(known[rule.option])
+            needs += [one for one in known[rule.option].beside if isinstance(one, Needs)]
         words = command(name, options, Path("s.duckdb"))
         assert words[: 1 + len(VERBS[name].command)] == ["diq", *VERBS[name].command]
         context = target.make_context("x", words[1 + len(VERBS[name].command) :])
@@ -319,8 +325,13 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
         ("{output}/adapter",
          "{output}/adapter\"}\n  - train: {selection: pool, model: owner/model, output: \"{output}/adapter",
          "is also made by step 6; put the loop's variables in"),
+        ("ratio: 0.5", "ratio: 0.5, seed: 1", "steps[5].select.seed (line 7): has no effect with strategy diq; leave "
+         "it out, or give strategy random"),
+        ("dataset: val, validation: true", "dataset: val, validation: true, seed: 1", "has no effect without sample"),
+        ("selection: half", "selection: half, params: full, lora_rank: 4", "has no effect with params full"),
+        ("name: half", "name: 5", "steps[5].select.name (line 7): `5` reads as a number"),
     ],
-    ids=range(31),
+    ids=range(35),
 )  # fmt: skip
 def test_mistakes_in_steps_are_told_with_their_place(data: Path, old: str, new: str, expected: str) -> None:
     assert old in GOOD
@@ -328,6 +339,46 @@ def test_mistakes_in_steps_are_told_with_their_place(data: Path, old: str, new: 
     assert any(expected in one for one in found), found
     # one mistake is told once, and nothing else
     assert len(found) == 1, found
+
+
+def test_what_one_line_says_of_many_steps_is_left_out_where_it_has_no_effect(data: Path) -> None:
+    """Where the strategy is a variable, or the option a default, as in the shipped recipes."""
+    text = "defaults: {select: {seed: 3}}" + GOOD.replace("FILE", str(data)).replace(
+        "  - select: {dataset: pool, model: owner/model, ratio: 0.5, name: half}",
+        "  - for: {strategy: [diq, random]}\n"
+        '    select: {dataset: pool, model: owner/model, ratio: 0.5, name: "{strategy}", strategy: "{strategy}"}',
+    ).replace("selection: half", "selection: diq")
+    assert problems(text) == []
+    by_dots, chance = read(text).steps[4:6]
+    assert " ".join(command(by_dots.verb, by_dots.options, Path("s"))) == (
+        "diq select pool --model owner/model --ratio 0.5 --name diq --strategy diq --store s"
+    )
+    assert keywords(chance.verb, chance.options) == {
+        "dataset": "pool", "ratio": 0.5, "name": "random", "strategy": "random", "seed": 3,
+    }  # fmt: skip
+
+
+def test_a_variable_of_a_loop_is_not_named_to_be_set(data: Path) -> None:
+    text = GOOD.replace("FILE", str(data)).replace(
+        "  - train: {selection: half", "  - for: {e: [0]}\n    train: {selection: half"
+    )
+    (found,) = problems(text.replace("selection: half", 'selection: half, epochs: "{e}"'))
+    assert found.endswith("epochs (line 9): 0.0 is out of range; give more than 0")
+    (found,) = problems(
+        "vars: {e: 0}" + GOOD.replace("FILE", str(data)).replace("selection: half", 'selection: half, epochs: "{e}"')
+    )
+    assert found.endswith("give more than 0 (it is the variable `e`: --set e=VALUE)")
+
+
+def test_a_home_folder_is_found_in_a_recipe(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(data.parent))
+    text = "output: ~/out" + GOOD.replace("FILE", f"~/{data.name}")
+    assert problems(text, output="") == []
+    assert reading.read(text, source="x", name="x").output == data.parent / "out"
+    (found,) = problems(
+        text.replace("FILE", "x").replace(f"~/{data.name}, dataset: pool", "~/none.jsonl, dataset: pool")
+    )
+    assert "no such file or folder" in found
 
 
 def test_defaults_are_checked_at_their_own_place(data: Path) -> None:

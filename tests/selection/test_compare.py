@@ -75,11 +75,11 @@ def build(path: Path, seed: int = 0) -> Path:
     good: dict[str, Any] = {"store": path, "model": "model"}
     select("pool", ratio="0.3", run=1, difficulty_run=2, **good)
     select("pool", ratio="0.5", run=1, difficulty_run=2, difficulty="knowledge", difficulty_percentile=0.8, **good)
-    select("pool", ratio="0.4", strategy="random", **good)
+    select("pool", ratio="0.4", strategy="random", store=path)
     select("pool", ratio="0.2", strategy="influence", validation_set=["c", "b"], run=1, **good)
-    select("pool", ratio="0.25", strategy="reasoning", difficulty_run=2, **good)
+    select("pool", ratio="0.25", strategy="reasoning", difficulty_run=2, store=path)
     select("other", ratio="0.5", run=3, difficulty_run=4, **good)
-    select("other", ratio="0.3", strategy="random", **good)
+    select("other", ratio="0.3", strategy="random", store=path)
     select("pool", ratio="1", strategy="q3", run=1, difficulty_run=2, name="pool-diq-0.3", **good)
     return path
 

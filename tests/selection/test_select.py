@@ -14,16 +14,19 @@ import textwrap
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import fill_store, stdout_of
+from conftest import fill_store, refused, stdout_of
 from diq.base.errors import MissingScoresError, RunFailedError, StoreError, UsageError
 from diq.base.text import Ratio
+from diq.cli.select import select as command
 from diq.cli.status import status
+from diq.selection.options import SelectOptions
 from diq.selection.select import select
 from diq.store.store import Store
 
@@ -76,9 +79,8 @@ def test_rust_sql_and_the_slow_form_agree_row_by_row(
             ratio=1,
             store=path,
             model="model",
-            difficulty_percentile=percentile,
-            difficulty_threshold=threshold,
             influence=influence,
+            **({"difficulty_percentile": percentile} if threshold is None else {"difficulty_threshold": threshold}),
             output=tmp_path / "o.jsonl",
         )
         rows = written(tmp_path / "o.jsonl")
@@ -185,9 +187,11 @@ def test_strategies_of_one_score(tmp_path: Path) -> None:
     path = tmp_path / "s.duckdb"
     fill_store(path, dots={"a": dot}, difficulty=level)
 
-    def positions(strategy: str, ratio: str = "1", seed: int = 0) -> list[object]:
+    def positions(strategy: Any, ratio: str = "1", seed: int | None = None) -> list[object]:
         output = tmp_path / "o.jsonl"
-        select("pool", ratio=ratio, store=path, model="model", strategy=strategy, output=output, seed=seed)
+        needed: dict[str, Any] = {} if strategy in ("random", "overall", "reasoning") else {"model": "model"}
+        needed |= {} if seed is None else {"seed": seed}
+        select("pool", ratio=ratio, store=path, strategy=strategy, output=output, **needed)
         return [row["position"] for row in written(output)]
 
     def descending(values: np.ndarray) -> list[int]:
@@ -252,14 +256,16 @@ def test_bad_requests_are_one_line_with_a_hint(tmp_path: Path) -> None:
         ({"ratio": "0.1"}, "selects none"),
         ({"model": None}, "needs a model"),
         ({"model": "modle"}, "no model named `modle`"),
-        ({"strategy": "best"}, "--strategy `best` is not known"),
-        ({"difficulty": "hard"}, "--difficulty `hard` is not known"),
+        ({"strategy": "best"}, "strategy `best` is not known"),
+        ({"difficulty": "hard"}, "difficulty `hard` is not known"),
         ({"difficulty_percentile": 1.5}, "percentile"),
         ({"difficulty_threshold": math.nan}, "threshold"),
         ({"output": tmp_path / "o.txt"}, "neither"),
         ({"output": tmp_path / "none" / "o.jsonl"}, "no folder"),
         ({"run": 99}, "in run 99"),
-        ({"influence": "cosin"}, "--influence `cosin` is not known"),
+        ({"influence": "cosin"}, "influence `cosin` is not known"),
+        ({"name": "2"}, "name `2` reads as a number"),
+        ({"name": " "}, "name is blank"),
     ]
     for change, message in cases:
         with pytest.raises(UsageError, match=message) as caught:
@@ -268,6 +274,46 @@ def test_bad_requests_are_one_line_with_a_hint(tmp_path: Path) -> None:
         assert caught.value.hint
     with pytest.raises(UsageError, match="no dataset named `pol`"):
         select("pol", **good)  # type: ignore[arg-type]
+    # what there is, and not how to compute it again
+    for change, hint in (
+        ({"run": 99}, "name another with --run: 1 (exact)"),
+        ({"difficulty_run": 1}, "name another with --difficulty-run: 2 (columns)"),
+    ):
+        with pytest.raises(MissingScoresError, match="found 0 of 3") as caught:
+            select("pool", **good, **change)  # type: ignore[arg-type]
+        assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dedupe_threshold": 0.8}, "--dedupe-threshold has no effect without --dedupe near"),
+        ({"dedupe_threshold": 0.9, "dedupe": "exact"}, "--dedupe-threshold has no effect with --dedupe exact"),
+        ({"decontaminate_share": 0.5}, "--decontaminate-share has no effect without --decontaminate"),
+        ({"strategy": "random", "model": "model"}, "--model has no effect with --strategy random"),
+        ({"strategy": "overall", "difficulty": "overall"}, "--difficulty has no effect with --strategy overall"),
+        ({"strategy": "less", "influence": "cosine"}, "--influence has no effect with --strategy less"),
+        ({"strategy": "random", "run": 1}, "--run has no effect with --strategy random"),
+        ({"strategy": "influence", "difficulty_run": 1}, "--difficulty-run has no effect with --strategy influence"),
+        ({"encoder": "e"}, "--encoder has no effect with --strategy diq"),
+        (
+            {"strategy": "perplexity", "validation_set": "a"},
+            "--validation-set has no effect with --strategy perplexity",
+        ),
+        ({"seed": 0}, "--seed has no effect with --strategy diq"),
+        (
+            {"difficulty_percentile": 0.5, "difficulty_threshold": 3},
+            "--difficulty-percentile has no effect with --difficulty-threshold 3.0",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        SelectOptions("pool", ratio=0.5, **options)
+    assert caught.value.message == message
+    assert caught.value.hint.startswith("leave ")
+    words = [word for key, one in options.items() for word in (f"--{key.replace('_', '-')}", one)]
+    assert refused(command, "pool", "--ratio", "0.5", *words).message == message
 
 
 def test_status_and_messages_count_a_sample_alike(tmp_path: Path) -> None:
@@ -351,8 +397,6 @@ def test_cosine_orders_by_the_dot_over_the_norm_and_is_recorded(tmp_path: Path) 
     with Store(path, read_only=True) as store:
         kept = store.connection.execute("SELECT config ->> 'influence' FROM rankings ORDER BY ranking_id").fetchall()
     assert kept == [("dot",), ("cosine",)]
-    # a strategy without dots has no influence to record
-    assert select("pool", ratio=1, store=path, strategy="overall", influence="cosine").n == 4
 
 
 def test_cosine_without_norms_is_refused_by_rust_and_sql(tmp_path: Path) -> None:
@@ -478,7 +522,7 @@ def test_without_folds_or_dots_nothing_is_known_of_flips(tmp_path: Path, caplog:
     path = tmp_path / "all.duckdb"
     fill_store(path, dots=dots, difficulty=level, folds=folds)
     for strategy in ("random", "overall"):
-        assert select("pool", ratio="0.1", store=path, model="model", strategy=strategy).flip_share is None
+        assert select("pool", ratio="0.1", store=path, strategy=strategy).flip_share is None
     assert not caplog.records
 
 

@@ -85,8 +85,9 @@ def build(path: Path, seed: int) -> Path:
         ("random", "0.4", ()),
         ("influence", "0.2", ("a", "b", "d")),
     ):
-        select("pool", ratio=ratio, strategy=strategy, validation_set=sets, **good)
-    select("pool", ratio="0.5", strategy="overall", difficulty="reasoning", store=path)
+        of_model = {"store": path} if strategy == "random" else good
+        select("pool", ratio=ratio, strategy=strategy, validation_set=sets, **of_model)
+    select("pool", ratio="0.5", strategy="overall", store=path)
     select("pool", ratio="0.5", strategy="perplexity", store=path, run=52)
     good["run"] = 3
     for ratio in ("0.2", "0.6"):

@@ -5,9 +5,16 @@ Exit codes follow the command-line contract: 1 a run failed, 2 wrong use.
 
 from __future__ import annotations
 
+import re
+
+# an option as the command spells it, and what is its value beyond doubt; a word after it may be one, or go on
+_FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]*)(?: (?=[A-Z]+\b|-?(?:\d|nan\b|inf\b)))?")
+
 
 class DiqError(Exception):
     """Base of all errors that a user can meet: one line that says what was asked and found, and a hint.
+
+    Both call options as the command does (``--epochs 0``); ``str`` calls them as Python and recipes do (``epochs=0``).
 
     Args:
         message: what was asked and what was found, one line.
@@ -22,7 +29,7 @@ class DiqError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+        return as_keywords(f"{self.message}\nhint: {self.hint}" if self.hint else self.message)
 
 
 class UsageError(DiqError):
@@ -49,3 +56,18 @@ class MissingScoresError(UsageError):
 
 class RunFailedError(DiqError):
     """A run started and could not be finished; what was finished is kept."""
+
+
+def as_keywords(text: str) -> str:
+    """A message of a command with its options as keywords: ``--few-shot 0`` is ``few_shot=0``.
+
+    What stands between backticks is a command line or a user's own, and stays.
+    """
+    parts = text.split("`")
+    # every other part is between two of them
+    parts[::2] = [_FLAG.sub(_keyword, part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+def _keyword(match: re.Match[str]) -> str:
+    return match[1].replace("-", "_") + ("=" if match[0].endswith(" ") else "")

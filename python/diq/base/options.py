@@ -15,13 +15,24 @@ import os
 import re
 import textwrap
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from diq.base.config import MAX_LENGTH, STORE_VARIABLE, store_path
+from diq.base.config import MAX_LENGTH, STORE_VARIABLE, expanded, store_path
 from diq.base.errors import UsageError
 from diq.base.extras import missing_package
 from diq.base.progress import NotedProgress, Progress
@@ -34,6 +45,35 @@ Result = TypeVar("Result")
 Kind = Literal[
     "flag", "int", "float", "text", "name", "path", "texts", "paths", "mapping", "numbers", "record", "other"
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What an option has to do with another one of its record; stands in ``Annotated`` behind the ``Option``.
+
+    Attributes:
+        option: keyword of the other one.
+        values: its values that count; none: any that asks for something.
+    """
+
+    option: str
+    values: tuple[str, ...] = ()
+
+    def holds(self, value: object) -> bool:
+        """Whether the other option has such a value."""
+        return value in self.values if self.values else bool(value)
+
+
+class Needs(Beside):
+    """Without the other one, an option has no effect."""
+
+    __slots__ = ()
+
+
+class Excludes(Beside):
+    """With the other one, an option has no effect."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +157,7 @@ class Field:
         type: the type as it is written, without its ``Option``.
         option: the rest.
         record: class of a nested record (kind ``record``).
+        beside: the options that it needs or excludes.
     """
 
     name: str
@@ -127,11 +168,17 @@ class Field:
     type: Any
     option: Option
     record: type | None = None
+    beside: tuple[Beside, ...] = ()
 
     @property
     def flag(self) -> str:
         """The option of the command, such as ``--difficulty-percentile``."""
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def is_path(self) -> bool:
+        """Whether its values are paths, or may be: a ``~`` at their start is the home folder."""
+        return self.kind in ("path", "name", "paths") or self.option.name or self.option.reads in _FILES
 
     def shown_default(self) -> str:
         """The default as a page shows it; empty where there is nothing to show."""
@@ -161,6 +208,8 @@ class Field:
         if not takes(value) or (n is not None and len(value) != n):
             raise BadValueError(f"needs {words if n is None else f'{n} numbers'}, not `{short(value)}`")
         made = make(value)
+        if self.is_path:
+            made = _expanded(made, named=self.option.named)
         for one in made if isinstance(made, tuple) else (made,):
             if self.option.choices and one not in self.option.choices:
                 raise BadValueError(f"`{one}` is not known", did_you_mean(one, self.option.choices))
@@ -170,6 +219,18 @@ class Field:
             if self.option.check is not None:
                 self.option.check(one)
         return made
+
+
+def _expanded(made: Any, *, named: bool) -> Any:
+    """A value as the stage takes it, with the home folder in place of ``~``."""
+    if isinstance(made, tuple):
+        return tuple(_expanded(one, named=named) for one in made)
+    if isinstance(made, dict):
+        return {key: expanded(one) for key, one in made.items()}
+    if named:
+        name, equals, file = made.partition("=")
+        return name + equals + expanded(file)
+    return Path(expanded(made)) if isinstance(made, Path) else expanded(made)
 
 
 class BadValueError(Exception):
@@ -215,6 +276,9 @@ def _is_mapping(value: object) -> bool:
     return isinstance(value, Mapping) and all(_is_text(one) or _is_path(one) for one in value.values())
 
 
+# what an option may name that is a file or a folder
+_FILES = ("path", "model", "source")
+
 # of each kind: in words, whether a value is one, and the value that a stage gets
 _KINDS: dict[str, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
     "flag": ("true or false", lambda value: isinstance(value, bool), bool),
@@ -257,7 +321,8 @@ def fields_of(record: type) -> dict[str, Field]:
             kind = "name"
         required = one.default is MISSING and one.default_factory is MISSING
         default = None if one.default is MISSING else one.default
-        found[one.name] = Field(one.name, kind, optional, required, default, kept, option, nested)
+        beside = tuple(extra for extra in hint.__metadata__ if isinstance(extra, Beside))
+        found[one.name] = Field(one.name, kind, optional, required, default, kept, option, nested, beside)
     return found
 
 
@@ -287,13 +352,47 @@ def _read_type(hint: Any) -> tuple[Kind, bool, tuple[str, ...], type | None]:
     return "other", optional, (), None
 
 
+def check_name(name: str) -> None:
+    """The check of an option that gives something a name.
+
+    Raises:
+        BadValueError: it is blank, or reads as a number, which stands for another thing wherever names are taken.
+    """
+    if not name.strip():
+        raise BadValueError("is blank", "leave it out, or give a name")
+    if name.isdecimal():
+        raise BadValueError(f"`{name}` reads as a number, such as runs and selections have", "put a letter into it")
+
+
+def _asks_nothing(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, Sequence | Mapping) and not value)
+
+
+def _shown(field: Field, value: Any) -> str:
+    """An option with its value, where that is a choice or a number."""
+    shown = field.kind in ("text", "int", "float") and not field.is_path and not isinstance(value, bool)
+    return f"{field.flag} {value}" if shown else field.flag
+
+
+Made = TypeVar("Made", bound="Options")
+
+
 @dataclass(frozen=True)
 class Options:
     """Base of every record: whatever way one is made, its values are converted and checked.
 
+    Attributes:
+        given: names of the options that were given rather than left at their defaults.
+
     Raises:
-        UsageError: a value that its option does not take; the message names the option and the value.
+        UsageError: a value that its option does not take, or an option that was given and has no effect beside the
+            others; the message names the option and the value, or the other option.
     """
+
+    def __new__(cls: type[Made], *_: Any, **given: Any) -> Made:
+        made = super().__new__(cls)
+        object.__setattr__(made, "given", frozenset(given))
+        return made
 
     def __post_init__(self) -> None:
         record: type = type(self)
@@ -303,6 +402,43 @@ class Options:
             except BadValueError as error:
                 raise UsageError(f"{field.flag} {error.text}", error.hint or field.option.about) from None
             object.__setattr__(self, name, value)
+        for name, value in self.settled(vars(self), self.given).items():
+            object.__setattr__(self, name, value)
+        for field, told in self.idle(vars(self), self.given):
+            raise UsageError(f"{field.flag} {told.text}", told.hint)
+
+    @classmethod
+    def settled(cls, values: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+        """All values, also of options whose default goes by others; those that were not given are defaults."""
+        return dict(values)
+
+    @classmethod
+    def idle(cls, values: Mapping[str, Any], given: Collection[str]) -> Iterator[tuple[Field, BadValueError]]:
+        """The options that were given and have no effect beside the others, each with what is to be said of it.
+
+        Args:
+            values: of all options.
+            given: which of them were given; a default cannot be idle, nor can what asks for nothing (None, off, empty).
+        """
+        record: type = cls
+        known, values = fields_of(record), cls.settled(values, given)
+        for name, field in known.items():
+            if name not in given or _asks_nothing(values[name]):
+                continue
+            for rule in field.beside:
+                other, value = known[rule.option], values[rule.option]
+                if isinstance(rule, Excludes) and rule.holds(value):
+                    yield field, BadValueError(f"has no effect with {_shown(other, value)}", "leave out one of the two")
+                elif isinstance(rule, Needs) and not rule.holds(value):
+                    *most, last = rule.values or ("",)
+                    needed = f"{other.flag} {', '.join(most)}{' or ' if most else ''}{last}".rstrip()
+                    beside = f"without {needed}" if _asks_nothing(value) else f"with {_shown(other, value)}"
+                    yield field, BadValueError(f"has no effect {beside}", f"leave it out, or give {needed}")
+
+    if TYPE_CHECKING:
+
+        @property
+        def given(self) -> frozenset[str]: ...
 
 
 def verb(
@@ -404,7 +540,12 @@ LanguageModel = Annotated[
 ]
 ModelName = Annotated[
     str | None,
-    Option("Name of the model in the store.", metavar="NAME", default="the hub id or the folder's name"),
+    Option(
+        "Name of the model in the store, by which its scores are found: no two that are scored with share one.",
+        metavar="NAME",
+        default="the hub id or the folder's name",
+        check=check_name,
+    ),
 ]
 ValidationSets = Annotated[
     Sequence[str], Option("Validation set; repeat.", metavar="NAME", default="all", reads="validation set")

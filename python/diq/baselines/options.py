@@ -18,6 +18,7 @@ from diq.base.options import (
     ModelName,
     Option,
     ValidationSets,
+    check_name,
 )
 from diq.encoders.options import Pooled, Text
 from diq.models.options import batch_tokens
@@ -57,7 +58,12 @@ class ScoreSimilarityOptions(InStore):
     ]
     encoder_name: Annotated[
         str | None,
-        Option("Name of the encoder in the store.", metavar="NAME", default="the hub id or the folder's name"),
+        Option(
+            "Name of the encoder in the store.",
+            metavar="NAME",
+            default="the hub id or the folder's name",
+            check=check_name,
+        ),
     ] = None
     validation_set: ValidationSets = ()
     reduction: Annotated[

@@ -10,7 +10,7 @@ import click
 import diq
 from diq.base.options import fields_of
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import keywords, options_of, output_options
+from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.costs.options import CostOptions, ProbeOptions
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def cost(probe: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
       diq cost huatuo --model ./Qwen3-8B --probe 60s
     """
     seconds = None if probe is None else _seconds(probe)
+    if seconds is None:
+        refuse(fields_of(ProbeOptions).keys() - fields_of(CostOptions), "without --probe TIME")
     plan = keywords(CostOptions, given)
     measured = None
     with progress(quiet=quiet or as_json) as report:

@@ -12,7 +12,7 @@ from diq.base.config import store_path
 from diq.base.errors import UsageError
 from diq.base.options import fields_of
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import keywords, options_of, output_options
+from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.evaluation.options import EvaluateOptions, RescoreOptions
 
 _AVERAGES = {"standard": "AvgS", "challenging": "AvgC", "all": "AvgA"}
@@ -39,12 +39,13 @@ def evaluate(rescore: bool, as_json: bool, quiet: bool, **given: Any) -> None:
       diq evaluate --rescore
     """
     if rescore:
+        taken = {*fields_of(RescoreOptions), "rescore", "as_json", "quiet"}
+        refuse({*given}.difference(taken), "with --rescore")
         _rescore(given, as_json=as_json, quiet=quiet)
         return
     if given["model"] is None:
         raise UsageError("no model was named", "give --model FOLDER, or --rescore to mark what is kept")
-    if given["run"] is not None:
-        raise UsageError("--run goes with --rescore", "leave it out")
+    refuse(("run",), "without --rescore")
     with progress(quiet=quiet or as_json) as report:
         found = diq.evaluate(**keywords(EvaluateOptions, given), progress=report).to_dict()
     if as_json:

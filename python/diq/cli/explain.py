@@ -8,7 +8,7 @@ import click
 
 import diq
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import keywords, options_of, output_options
+from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.influence.options import ExplainOptions
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def explain(top: int, everything: bool, as_json: bool, quiet: bool, **given: Any
       diq explain 3f9a01 --model Qwen/Qwen3-8B --validation-set medqa
     """
 
+    if as_json:
+        refuse(("top", "everything"), "with --json")
     with progress(quiet=quiet or as_json) as report:
         found = diq.explain(**keywords(ExplainOptions, given), progress=report)
     if as_json:

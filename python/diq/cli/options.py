@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 from diq.base import config
+from diq.base.errors import UsageError
 from diq.base.options import Field, fields_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,16 +40,40 @@ def options_of(
 
 
 def keywords(record: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a record from what a command was given."""
+    """The arguments of a record from what a command was given; what was left out is left to the record's defaults."""
+    ctx = click.get_current_context()
     found = {}
     for name, field in fields_of(record).items():
         if field.kind == "record" and field.record is not None:
-            inner = {key: given[key] for key in fields_of(field.record) if key in given}
+            inner = keywords(field.record, given)
             if inner:
                 found[name] = field.record(**inner)
-        elif name in given:
+        elif name in given and not (given[name] == field.default and _is_left_out(ctx, name)):
             found[name] = given[name]
     return found
+
+
+def _is_left_out(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.DEFAULT
+
+
+def refuse(names: Collection[str], beside: str, hint: str = "") -> None:
+    """Refuse options of the current command that have no effect here; what a record's own options need, it tells.
+
+    Args:
+        names: of the parameters.
+        beside: what they have no effect with or without.
+        hint: what to do; by default to leave one of the two out, or to give what is missing.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    ctx = click.get_current_context()
+    for parameter in ctx.command.params:
+        if parameter.name in names and not _is_left_out(ctx, str(parameter.name)):
+            name = parameter.opts[-1] if isinstance(parameter, click.Option) else str(parameter.name).upper()
+            needed = "leave out one of the two" if beside.startswith("with ") else f"leave it out, or {beside}"
+            raise UsageError(f"{name} has no effect {beside}", hint or needed.replace("without", "give"))
 
 
 def _offered(record: type, without: Collection[str] = ()) -> Iterator[Field]:

@@ -9,7 +9,7 @@ import click
 import diq
 from diq.base.config import store_path
 from diq.cli.console import print_json, start_logging, table
-from diq.cli.options import keywords, options_of
+from diq.cli.options import keywords, options_of, refuse
 from diq.evaluation.options import ResultsOptions
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def results(as_json: bool, **given: Any) -> None:
       diq results -o results.tex
     """
     if as_json:
+        refuse(("format",), "with --json")
         given["format"] = "json"
     start_logging()
     found = diq.results(**keywords(ResultsOptions, given))

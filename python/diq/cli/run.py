@@ -9,7 +9,7 @@ import click
 import diq
 from diq.base.errors import UsageError
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import keywords, options_of, output_options
+from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.recipes.options import RunRecipeOptions
 
 if TYPE_CHECKING:
@@ -57,11 +57,13 @@ def run(recipe: str | None, show: bool, as_list: bool, as_json: bool, quiet: boo
     from diq.recipes.run import text_of
 
     if as_list:
+        refuse(("recipe", "show", "quiet", *given), "with --list")
         _list(as_json)
         return
     if recipe is None:
         raise UsageError("no recipe was named", "give a YAML file, or a name that `diq run --list` shows")
     if show:
+        refuse(("as_json", "quiet", *given), "with --show")
         click.echo(text_of(recipe)[0], nl=False)
         return
     told = _Silence() if as_json or quiet else _Printer()

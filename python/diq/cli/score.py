@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 import diq
 from diq.base.errors import UsageError
 from diq.base.options import fields_of
 from diq.baselines.options import ScorePerplexityOptions, ScoreSimilarityOptions
 from diq.cli.console import print_json, progress, table
-from diq.cli.options import keywords, options_of, output_options
+from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.difficulty.options import ScoreDifficultyOptions
 from diq.influence.options import ScoreInfluenceOptions
 from diq.rater.options import ScoreRaterOptions
@@ -89,10 +88,14 @@ def influence(
     Exactly, unless another --method is named: no projection, no per-sample gradient. With --rater an encoder predicts
     the dots from the texts; predictions are never mixed with dots.
     """
+    names = {str(one.name) for one in ctx.command.params}
     if rater is not None:
-        _only_with_gradients(ctx)
+        why = "leave it out, or leave out --rater to compute dots; a rater predicts what it was trained for"
+        refuse(names.difference(fields_of(ScoreRaterOptions), ("as_json", "quiet")), "with --rater", why)
     elif model is None:
         raise UsageError("neither a model nor a rater was named", "give --model FOLDER, or --rater DIR")
+    if warmup is None:
+        refuse(("warmup_epochs", "warmup_output"), "without --warmup")
     with progress(quiet=quiet or as_json) as report:
         given |= {"model": model, "progress": report}
         if rater is not None:
@@ -106,24 +109,11 @@ def influence(
 
 def _warm_up(share: str, epochs: int, output: Path | None, given: dict[str, Any]) -> list[str]:
     """The checkpoints of a warm-up, which is trained unless it is there."""
-    if given["checkpoint"] or given["from_index"]:
-        raise UsageError("--warmup makes its own checkpoints", "leave out --checkpoint and --from-index, or --warmup")
+    refuse(("checkpoint", "from_index"), "with --warmup", "leave one of the two out: a warm-up makes checkpoints")
     # its seed and its validation sets are its own
     shared = {key: one for key, one in keywords(WarmUpOptions, given).items() if key not in ("seed", "validation_set")}
     found = diq.warm_up(**shared, share=share, epochs=epochs, output=output)
     return [str(one) for one in found]
-
-
-def _only_with_gradients(ctx: click.Context) -> None:
-    """Refuse what a rater has no use for, rather than ignore it."""
-    taken = {*fields_of(ScoreRaterOptions), "as_json", "quiet"}
-    for parameter in ctx.command.params:
-        name = str(parameter.name)
-        if name not in taken and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise UsageError(
-                f"{parameter.opts[0]} has no place with --rater: its predictions are what it was trained for",
-                "leave it out, or leave out --rater to compute dots",
-            )
 
 
 @score.command()

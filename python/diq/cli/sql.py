@@ -10,8 +10,9 @@ import click
 from diq.base.config import store_path
 from diq.base.errors import UsageError
 from diq.base.files import check_file
+from diq.base.text import first_line
 from diq.cli.console import start_logging
-from diq.cli.options import options_of
+from diq.cli.options import options_of, refuse
 from diq.store.options import SqlOptions
 
 
@@ -21,7 +22,13 @@ from diq.store.options import SqlOptions
 @click.option("--write", is_flag=True, help="Allow the query to change the store.")
 @click.option("--format", type=click.Choice(["table", "csv", "json", "parquet"]), help="Default: table, or by -o.")
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json: one object with columns and rows.")
-@click.option("--max-rows", default=40, show_default=True, help="Rows of a table; the other formats print all.")
+@click.option(
+    "--max-rows",
+    type=click.IntRange(min=1),
+    default=40,
+    show_default=True,
+    help="Rows of a table; the other formats print all.",
+)
 def sql(
     query: str | None,
     output: Path | None,
@@ -42,15 +49,19 @@ def sql(
     """
     from diq.store.sql import connection, write_file, write_text
 
+    if as_json:
+        refuse(("format",), "with --json")
     if query is None or file is not None:
         if query is not None:
             raise UsageError("a query and --file were given", "give one of them")
-        query = file.read_text(encoding="utf-8") if file else sys.stdin.read()
+        query = _read(file)
     kind = "json" if as_json else format
     if kind == "table" and output is not None:
         raise UsageError("a table cannot be written to a file", "leave --format out, or give csv, json or parquet")
     if kind == "parquet" and output is None:
         raise UsageError("parquet cannot be printed", "name a file with -o FILE.parquet")
+    if output is not None or kind in ("csv", "json"):
+        refuse(("max_rows",), "without a table", "leave it out: everything is written; `limit` in the query takes less")
     store = store_path(store)
     written = None if output is None else SqlOptions(query, output=output, format=kind, store=store)  # type: ignore[arg-type]
     if output is not None:
@@ -68,3 +79,12 @@ def sql(
                 click.echo("done", err=True)
             else:
                 relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
+
+
+def _read(file: Path | None) -> str:
+    """The query in a file, or on standard input."""
+    try:
+        return (sys.stdin.buffer.read() if file is None else file.read_bytes()).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        name = "standard input" if file is None else f"`{file}`"
+        raise UsageError(f"the query in {name} cannot be read: {first_line(error)}", "save it as UTF-8 text") from error

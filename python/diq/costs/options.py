@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Literal
 
 from diq.base.config import MAX_LENGTH
-from diq.base.options import Device, Dtype, InStore, Option
+from diq.base.options import Device, Dtype, Excludes, InStore, Needs, Option
 from diq.base.text import Ratio
 from diq.training.options import EPOCHS, LORA_RANK, Method
 
@@ -20,22 +20,23 @@ VALIDATION_SAMPLES = 180  # the paper's: 20 of each of nine benchmarks
 
 _Source = Annotated[
     str | None,
-    Option("Name of a dataset in the store, or a file.", metavar="[DATASET|FILE]", positional=True),
+    Option("Name of a dataset in the store, or a file.", metavar="[DATASET|FILE]", positional=True, name=True),
 ]
 _Model = Annotated[
     str,
     Option(
         "Folder or hub id (only config.json is read), or llama-3.1-8b, qwen3-8b, qwen3-14b, qwen3-32b.",
         metavar="MODEL",
+        name=True,
     ),
 ]
 _Tokens = Annotated[float | None, Option("Tokens a sample, without a dataset.", metavar="T", above=0)]
 _Rater = Annotated[
     str | None,
-    Option("Encoder of difficulty and rater.", metavar="DIR", default="BERT-base and ModernBERT-base"),
+    Option("Encoder of difficulty and rater.", metavar="DIR", default="BERT-base and ModernBERT-base", name=True),
 ]
 _Params = Annotated[Params, Option("What is adapted and scored; full trains all weights, and scores with qkv.")]
-_Rank = Annotated[int, Option("Rank of the adapter.", least=1)]
+_Rank = Annotated[int, Option("Rank of the adapter.", least=1), Excludes("params", ("full",))]
 _Checkpointing = Annotated[bool, Option("Training computes every layer once more.")]
 _Length = Annotated[int, Option("Tokens after which a sample is cut.", least=2)]
 
@@ -75,7 +76,9 @@ class CostOptions(InStore):
     questions: Annotated[
         int | None, Option("Questions of an evaluation; without it none is counted.", metavar="N", least=1)
     ] = None
-    question_tokens: Annotated[float, Option("Tokens of a question and its output.", above=0)] = 1024.0
+    question_tokens: Annotated[float, Option("Tokens of a question and its output.", above=0), Needs("questions")] = (
+        1024.0
+    )
     characters_per_token: Annotated[
         float | None,
         Option(
@@ -92,7 +95,9 @@ class ProbeOptions(InStore):
 
     source: _Source = None
     _: KW_ONLY
-    model: Annotated[str, Option("Folder or hub id of the causal language model, with its weights.", metavar="MODEL")]
+    model: Annotated[
+        str, Option("Folder or hub id of the causal language model, with its weights.", metavar="MODEL", name=True)
+    ]
     seconds: Annotated[
         float, Option("Time to measure, shared evenly.", metavar="SECONDS", above=0, hint="give some, such as 60")
     ] = 60.0
@@ -100,7 +105,12 @@ class ProbeOptions(InStore):
     validation_sets: Annotated[int, Option("Number of validation sets, each with two folds.", metavar="N", least=1)] = 1
     rater: Annotated[
         str | None,
-        Option("Folder of an encoder with a head (difficulty classifier or rater).", metavar="DIR", default="none"),
+        Option(
+            "Folder of an encoder with a head (difficulty classifier or rater).",
+            metavar="DIR",
+            default="none",
+            name=True,
+        ),
     ] = None
     params: _Params = "qkv"
     lora_rank: _Rank = LORA_RANK

@@ -335,7 +335,7 @@ def _adapted(network: Any, params: str, rank: int) -> Any:
 def _encoder(
     folder: str, texts: Sequence[str], samples: Sequence[Tokens], place: torch.device, dtype: str, time_s: float
 ) -> Rate:
-    path = Path(folder).expanduser()
+    path = Path(folder)
     if not (path / "config.json").is_file():
         # a classifier of several models keeps each in a folder of its own
         path = next((one.parent for one in sorted(path.glob("*/config.json"))), path)

@@ -120,7 +120,7 @@ def find_size(source: str) -> Size:
     Raises:
         ModelError: there is none, or its architecture is not one that is counted here.
     """
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(

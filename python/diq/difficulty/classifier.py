@@ -45,10 +45,10 @@ class Likert:
 
 def find_classifier(source: str) -> ModelSource:
     """Find a classifier in either of its two forms."""
-    parts = model_folders(Path(source).expanduser())
+    parts = model_folders(Path(source))
     if not parts:
         return find_model(source)
-    path = Path(source).expanduser().resolve()
+    path = Path(source).resolve()
     complete = len(parts) == len(DIFFICULTY_DIMENSIONS)
     return ModelSource(source, path, path.name, fingerprint_together(parts, complete=complete))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
-from diq.base.options import DatasetName, Device, Dtype, InStore, Option, ToldWithNote
+from diq.base.options import DatasetName, Device, Dtype, InStore, Needs, Option, ToldWithNote
 from diq.judging.options import AskedServer, AskSeed, RetryUnreadable
 from diq.models.options import batch_tokens
 
@@ -54,9 +54,9 @@ class ScoreDifficultyOptions(InStore):
             metavar="DIMENSION=COLUMN",
         ),
     ] = None
-    batch_tokens: Annotated[int | None, batch_tokens("encoder")] = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
+    batch_tokens: Annotated[int | None, batch_tokens("encoder"), Needs("model")] = None
+    device: Annotated[Device, Needs("model")] = "auto"
+    dtype: Annotated[Dtype, Needs("model")] = "auto"
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,8 @@ def evaluate(options: EvaluateOptions) -> EvaluateSummary:
         RunFailedError: a disk is full, memory is too small, or the server failed; what came is kept.
     """
     started = time.monotonic()
-    _check(options)
+    if options.backend != "server" and options.temperature is None:
+        raise UsageError("only a server has a temperature of its own", "give --temperature a number")
     check_folder(generations.folder_of(options.store_file))
     asked = _load(options)
     with contextlib.closing(_answerer(options)) as answerer:
@@ -133,23 +134,6 @@ def evaluate(options: EvaluateOptions) -> EvaluateSummary:
 
 
 # settings ------------------------------------------------------------------------------------------------------------
-
-
-def _check(options: EvaluateOptions) -> None:
-    """Refuse what does not go together, before anything is read."""
-    if options.backend != "server":
-        if options.temperature is None:
-            raise UsageError("only a server has a temperature of its own", "give --temperature a number")
-        return
-    if options.adapter is not None:
-        raise UsageError(
-            "--adapter names a folder, which a server does not read",
-            "serve the adapter, and give the name that the server has for it as --model",
-        )
-    if options.template == "none":
-        raise UsageError("a server renders conversations with its own chat template", "leave --template out")
-    if options.top_p != 1:
-        raise UsageError("--top-p is not sent to servers", "leave it out, or use another backend")
 
 
 def _load(options: EvaluateOptions) -> list[QuestionSet]:
@@ -170,8 +154,6 @@ def _load(options: EvaluateOptions) -> list[QuestionSet]:
             f"--few-shot {n} has no examples for {', '.join(without)}",
             f"give a file of its validation split: --examples {without[0]}=FILE",
         )
-    if examples and not n:
-        raise UsageError("examples were given, but --few-shot is 0", "give --few-shot the number of examples")
     found = []
     for one in wanted:
         asked = load_questions(one, sources[one.name], allow_bad_rows=may_be_bad).first(options.limit)

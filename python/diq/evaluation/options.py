@@ -10,12 +10,16 @@ from typing import Annotated, Literal
 
 from diq.base.config import MAX_LENGTH
 from diq.base.errors import UsageError
-from diq.base.options import Device, Dtype, InStore, Option, ToldWithNote
+from diq.base.options import Device, Dtype, Excludes, InStore, Needs, Option, ToldWithNote, check_name
 from diq.judging.options import BaseUrl, Concurrency, KeyVariable, Retries, Timeout
 
 Backend = Literal["hf", "vllm", "server"]
 Template = Literal["auto", "none"]
 Format = Literal["table", "markdown", "csv", "latex", "json"]
+
+# a server decodes by its own template and seed, on its own hardware
+_OF_SERVERS, _NOT_OF_SERVERS = Needs("backend", ("server",)), Excludes("backend", ("server",))
+_OF_DRAWS = Needs("temperature")
 
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 """Format of a file of results, by its suffix."""
@@ -39,6 +43,7 @@ class EvaluateOptions(InStore):
             reads="model",
             name=True,
         ),
+        _NOT_OF_SERVERS,
     ] = None
     benchmark: Annotated[
         Sequence[str],
@@ -72,6 +77,7 @@ class EvaluateOptions(InStore):
             named=True,
             reads="source",
         ),
+        Needs("few_shot"),
     ] = ()
     max_tokens: Annotated[int, Option("Tokens of an answer, thinking included. Part of the run.", least=1)] = 4096
     temperature: Annotated[
@@ -83,26 +89,41 @@ class EvaluateOptions(InStore):
             none="default",
         ),
     ] = 0.0
-    top_p: Annotated[float, Option("Share of the likeliest tokens to draw from.", above=0, most=1)] = 1.0
-    seed: Annotated[int, Option("Seed of the first repeat; the others count on.", least=0)] = 0
+    top_p: Annotated[
+        float, Option("Share of the likeliest tokens to draw from.", above=0, most=1), _NOT_OF_SERVERS, _OF_DRAWS
+    ] = 1.0
+    seed: Annotated[
+        int, Option("Seed of the first repeat; the others count on.", least=0), _NOT_OF_SERVERS, _OF_DRAWS
+    ] = 0
     template: Annotated[
-        Template, Option("auto uses the tokenizer's chat template; none the plain Question/Answer form.")
+        Template,
+        Option("auto uses the tokenizer's chat template; none the plain Question/Answer form."),
+        _NOT_OF_SERVERS,
     ] = "auto"
-    max_length: Annotated[int, Option("Tokens of a prompt and its answer together.", least=2)] = MAX_LENGTH
+    max_length: Annotated[int, Option("Tokens of a prompt and its answer together.", least=2), _NOT_OF_SERVERS] = (
+        MAX_LENGTH
+    )
     backend: Annotated[Backend, Option("transformers, vLLM, or an OpenAI-compatible server.")] = "hf"
-    batch_size: Annotated[int, Option("Prompts at once (hf). Changes speed, not the run.", least=1)] = 8
-    base_url: BaseUrl = None
-    api_key_variable: KeyVariable = "OPENAI_API_KEY"
-    concurrency: Concurrency = 8
-    timeout: Timeout = 600.0
-    retries: Retries = 6
+    batch_size: Annotated[
+        int, Option("Prompts at once (hf). Changes speed, not the run.", least=1), Needs("backend", ("hf",))
+    ] = 8
+    base_url: Annotated[BaseUrl, _OF_SERVERS] = None
+    api_key_variable: Annotated[KeyVariable, _OF_SERVERS] = "OPENAI_API_KEY"
+    concurrency: Annotated[Concurrency, _OF_SERVERS] = 8
+    timeout: Annotated[Timeout, _OF_SERVERS] = 600.0
+    retries: Annotated[Retries, _OF_SERVERS] = 6
     allow_bad_rows: Annotated[bool, Option("Go on without the rows of a benchmark that hold no question.")] = False
     model_name: Annotated[
         str | None,
-        Option("Name of the model in the store.", metavar="NAME", default="its id, folder or name on the server"),
+        Option(
+            "Name of the model in the store.",
+            metavar="NAME",
+            default="its id, folder or name on the server",
+            check=check_name,
+        ),
     ] = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
+    device: Annotated[Device, _NOT_OF_SERVERS] = "auto"
+    dtype: Annotated[Dtype, _NOT_OF_SERVERS] = "auto"
     progress: ToldWithNote = None
 
 

@@ -126,7 +126,7 @@ def read_adam_moments(checkpoint: Path, model: nn.Module, *, names: Collection[s
     wanted = _trained(model)[0] if names is None else list(names)
     if not wanted:
         raise UsageError("no parameter's moments are asked for", "give at least one name")
-    state = _read_state(_find_state(Path(checkpoint).expanduser()))
+    state = _read_state(_find_state(Path(checkpoint)))
     if any(isinstance(key, str) for key in state.entries):
         by_name = _match(state, model, {str(key): entry for key, entry in state.entries.items()})
     else:
@@ -170,7 +170,7 @@ def read_learning_rates(checkpoint: Path) -> LearningRates:
     Raises:
         InputError: the log is there and cannot be read.
     """
-    path = Path(checkpoint).expanduser() / "trainer_state.json"
+    path = Path(checkpoint) / "trainer_state.json"
     if not path.is_file():
         return LearningRates(None, None, None, 0)
     try:

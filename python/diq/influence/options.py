@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+from diq.base.errors import UsageError
 from diq.base.options import (
     Attention,
     ChatTemplate,
@@ -14,16 +15,21 @@ from diq.base.options import (
     Device,
     Devices,
     Dtype,
+    Excludes,
     InStore,
     LanguageModel,
     MaxLength,
     ModelName,
+    Needs,
     Option,
     ValidationSets,
 )
 from diq.gradient_index.options import Element
 from diq.gradients.options import Formula, Kind, Method, Reduction
 from diq.models.options import batch_tokens
+
+_PROJECTED, _INDEXED = Needs("method", ("projected",)), Needs("method", ("projected", "less"))
+_RANDOM = Excludes("kind", ("subspace",))
 
 # parts of each validation set where nothing was asked: two for standard errors, one where each costs a pass
 FOLDS, FOLDS_OF_A_PASS = 2, 1
@@ -36,7 +42,11 @@ WEIGHTS = (
 
 @dataclass(frozen=True)
 class ScoreInfluenceOptions(InStore):
-    """Options of ``diq score influence``."""
+    """Options of ``diq score influence``.
+
+    Raises:
+        UsageError: also a rank where nothing has one, or the method less without a checkpoint.
+    """
 
     dataset: DatasetName
     _: KW_ONLY
@@ -60,6 +70,7 @@ class ScoreInfluenceOptions(InStore):
             default="no checkpoint; WEIGHT: the learning rate there",
             reads="model",
         ),
+        Excludes("from_index"),
     ] = ()
     folds: Annotated[
         int | None,
@@ -80,8 +91,14 @@ class ScoreInfluenceOptions(InStore):
             least=1,
         ),
     ] = None
-    norms: Annotated[bool, Option("Also the norm of each sample's gradient, for `select --influence cosine`.")] = False
-    kind: Annotated[Kind | None, Option("Kind of a projection.", default="sparse; of less: rademacher")] = None
+    norms: Annotated[
+        bool,
+        Option("Also the norm of each sample's gradient, for `select --influence cosine`."),
+        Needs("method", ("exact",)),
+    ] = False
+    kind: Annotated[Kind | None, Option("Kind of a projection.", default="sparse; of less: rademacher"), _PROJECTED] = (
+        None
+    )
     dim: Annotated[
         int | None,
         Option(
@@ -89,20 +106,32 @@ class ScoreInfluenceOptions(InStore):
             default="65536; with lora 16384; rademacher 4096; less 8192",
             least=1,
         ),
+        _INDEXED,
+        _RANDOM,
     ] = None
-    seed: Annotated[int | None, Option("Seed of a random projection.", default="0", least=0, most=2**32 - 1)] = None
-    element: Annotated[Element | None, Option("How a gradient index keeps its numbers.", default="float16")] = None
+    seed: Annotated[
+        int | None,
+        Option("Seed of a random projection.", default="0", least=0, most=2**32 - 1),
+        _INDEXED,
+        _RANDOM,
+    ] = None
+    element: Annotated[
+        Element | None, Option("How a gradient index keeps its numbers.", default="float16"), _INDEXED
+    ] = None
     index: Annotated[
         str | os.PathLike[str] | None,
         Option("Folder of the gradient index.", metavar="DIR", default="beside the store"),
+        _INDEXED,
+        Excludes("from_index"),
     ] = None
     from_index: Annotated[
         str | os.PathLike[str] | None,
         Option(
             "Score from a gradient index that exists: its settings hold, and the dataset is not passed through the "
-            "model.",
+            "model. Its method is projected.",
             metavar="DIR",
         ),
+        _PROJECTED,
     ] = None
     formula: Annotated[
         Formula | None,
@@ -110,6 +139,7 @@ class ScoreInfluenceOptions(InStore):
             "less: the Adam direction as in the released code, as printed in the paper, or as Adam steps.",
             default="code",
         ),
+        Needs("method", ("less",)),
     ] = None
     max_length: MaxLength = None
     loss_reduction: Annotated[
@@ -124,6 +154,24 @@ class ScoreInfluenceOptions(InStore):
     batch_tokens: Annotated[int | None, batch_tokens("gradients")] = None
     device: Device = "auto"
     dtype: Dtype = "auto"
+
+    @classmethod
+    def settled(cls, values: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+        """See ``Options``: an index holds projected gradients."""
+        by_index = values["from_index"] is not None and "method" not in given
+        return {**values, "method": "projected"} if by_index else dict(values)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank is not None and self.method != "exact" and self.kind != "subspace":
+            raise UsageError(
+                f"--rank has no effect with --method {self.method}",
+                "leave it out, or give --method exact, or --method projected --kind subspace",
+            )
+        if self.method == "less" and not self.checkpoint:
+            raise UsageError(
+                "--method less needs a checkpoint with optimizer state", "name its folder with --checkpoint DIR"
+            )
 
 
 @dataclass(frozen=True)

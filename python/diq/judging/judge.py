@@ -123,10 +123,6 @@ def judge(options: JudgeOptions) -> Judgment:
             "a selection and outputs were given" if is_paired else "nothing to judge was given",
             "give --selection NAME for samples, or --outputs NAME=FILE twice for the outputs of models",
         )
-    if options.selection is not None and (options.question_column or options.output_column):
-        raise UsageError("a selection has no columns", "leave --question-column and --output-column out")
-    if is_paired and options.against is not None:
-        raise UsageError("outputs are compared with each other", "leave --against out, and repeat --outputs")
     if options.selection is not None:
         against = "rest" if options.against is None else str(options.against)
         arms = _draw_samples(store, str(options.selection), against, options.sample, seed)

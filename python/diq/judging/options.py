@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
-from diq.base.options import InStore, Option, Options, ToldWithNote
+from diq.base.options import InStore, Needs, Option, Options, ToldWithNote, check_name
 
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_URL = "https://api.openai.com/v1"
@@ -115,6 +115,7 @@ class JudgeOptions(InStore):
             default="rest",
             reads="selection",
         ),
+        Needs("selection"),
     ] = None
     outputs: Annotated[
         Sequence[str],
@@ -129,6 +130,7 @@ class JudgeOptions(InStore):
     question_column: Annotated[
         str | None,
         Option("Column of the question in the outputs.", metavar="COLUMN", default=" or ".join(QUESTION_COLUMNS)),
+        Needs("outputs"),
     ] = None
     output_column: Annotated[
         str | None,
@@ -137,6 +139,7 @@ class JudgeOptions(InStore):
             metavar="COLUMN",
             default=f"{', '.join(OUTPUT_COLUMNS[:-1])} or {OUTPUT_COLUMNS[-1]}",
         ),
+        Needs("outputs"),
     ] = None
     sample: Annotated[
         int,
@@ -148,7 +151,7 @@ class JudgeOptions(InStore):
         ),
     ] = 100
     seed: AskSeed = 0
-    name: Annotated[str | None, Option("Name of the comparison in the store.", metavar="NAME")] = None
+    name: Annotated[str | None, Option("Name of the comparison in the store.", metavar="NAME", check=check_name)] = None
     retry_unreadable: RetryUnreadable = False
     server: AskedServer
     progress: ToldWithNote = None

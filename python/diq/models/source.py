@@ -55,7 +55,7 @@ def find_model(source: str | os.PathLike[str], *, name: str | None = None) -> Mo
         ModelError: there is no such folder or hub id, or the folder lacks a config or weights.
     """
     source = os.fspath(source)
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if folder.is_dir():
         recover_folder(folder)
         path, model_id = folder.resolve(), fingerprint_folder(folder)
@@ -163,7 +163,7 @@ def find_adapter(source: str | os.PathLike[str], base: ModelSource) -> ModelSour
         ModelError: the folder is neither, or the record of `diq train` in it names another base model.
     """
     source = os.fspath(source)
-    path = Path(source).expanduser()
+    path = Path(source)
     if (path / "config.json").is_file():
         found = find_model(source)
         return ModelSource(source, found.path, f"{base.name}+{found.path.name}", found.model_id)

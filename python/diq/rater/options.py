@@ -69,6 +69,7 @@ class ScoreRaterOptions(InStore):
             "Language model that the rater stands for: its folder, or its name in the store.",
             metavar="NAME",
             default="the rater's own",
+            name=True,
         ),
     ] = None
     batch_tokens: Annotated[int | None, batch_tokens("encoder")] = None

@@ -9,14 +9,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diq.base.errors import DiqError
+from diq.base.config import expanded
+from diq.base.errors import DiqError, as_keywords
 from diq.base.files import check_file, check_folder
 from diq.base.options import BadValueError
 from diq.base.text import did_you_mean
 from diq.demo.make import ENCODER, MODEL
 from diq.recipes.text import Place, Problems, Recipe, Step
-from diq.recipes.verbs import VERBS, given, keywords, look_up, parameters
-from diq.selection.options import SelectOptions, default_name
+from diq.recipes.verbs import VERBS, effective, given, idle_options, keywords, look_up, parameters
+from diq.selection.options import (
+    DIFFICULTY_STRATEGIES,
+    DOT_STRATEGIES,
+    TEXT_STRATEGIES,
+    SelectOptions,
+    default_name,
+)
 from diq.store.store import Store
 
 Thing = tuple[str, str]
@@ -29,9 +36,6 @@ _FILES = ("path", "model", "source")
 # verbs whose output is a file; that of the others is a folder
 _WRITE_FILES = ("select", "sql", "benchmark questions", "results")
 
-# scores that a strategy needs: of a model (or encoder), and of difficulty
-_NEEDS_DOTS = ("diq", "influence", "less", "q1", "q2", "q3", "q4")
-_NEEDS_DIFFICULTY = ("diq", "knowledge", "reasoning", "overall", "q1", "q2", "q3", "q4")
 SCORES = {
     "score difficulty": "difficulty",
     "difficulty annotate": "difficulty",
@@ -116,12 +120,17 @@ def _check_options(problems: Problems, step: Step) -> bool:
         try:
             one.read(step.options[key])
         except BadValueError as error:
-            problems.add(step.at(key), f"{error.text}; {error.hint}".removesuffix("; ") + _hint(step, key))
+            problems.add(step.at(key), _said(error.text, error.hint) + _hint(step, key))
             good = False
         except DiqError as error:
-            problems.add(step.at(key), f"{error.message}; {error.hint}".removesuffix("; ") + _hint(step, key))
+            problems.add(step.at(key), _said(error.message, error.hint) + _hint(step, key))
             good = False
     return good
+
+
+def _said(text: str, hint: str) -> str:
+    """A message on one line, with options as a recipe calls them."""
+    return as_keywords(f"{text}; {hint}".removesuffix("; "))
 
 
 def _hint(step: Step, key: str) -> str:
@@ -135,6 +144,11 @@ def _check_values(problems: Problems, step: Step) -> None:
         _told(problems, step, "output", lambda: _check_output(step.verb, Path(_place(output))))
     if step.verb == "score difficulty" and bool(step.options.get("model")) == bool(step.options.get("columns")):
         problems.add(step.place, f"give either `model` or `columns`{_hint(step, 'model')}")
+    known = parameters(step.verb)
+    for key, told in idle_options(step.verb, step.options).items():
+        # a step of a loop, or a default for all steps of a verb, may say more than one of its turns needs
+        if key not in step.inherited and not step.filled.intersection(rule.option for rule in known[key].beside):
+            problems.add(step.at(key), _said(told.text, told.hint))
     # what the record says of options together, such as an output and its format
     _told(problems, step, "output", lambda: look_up(VERBS[step.verb].record)(**keywords(step.verb, step.options)))
 
@@ -159,7 +173,7 @@ def _told(problems: Problems, step: Step, key: str, check: Callable[[], Any]) ->
     try:
         check()
     except DiqError as error:
-        problems.add(step.at(key), f"{error.message}; {error.hint}{_hint(step, key)}".removesuffix("; "))
+        problems.add(step.at(key), _said(error.message, error.hint) + _hint(step, key))
 
 
 # what steps read and write -------------------------------------------------------------------------------------------
@@ -186,11 +200,11 @@ def reads(step: Step) -> list[tuple[str, Thing]]:
     if step.verb == "select":
         dataset, strategy = options["dataset"], options.get("strategy", "diq")
         owner = options.get("model") or ANY
-        if strategy in _NEEDS_DOTS:
+        if strategy in DOT_STRATEGIES:
             found.append(("model", ("influence", f"{dataset} {owner}")))
-        if strategy in _NEEDS_DIFFICULTY:
+        if strategy in DIFFICULTY_STRATEGIES:
             found.append(("dataset", ("difficulty", f"{dataset} {ANY}")))
-        if strategy in ("perplexity", "similarity"):
+        if strategy in TEXT_STRATEGIES:
             owner = owner if strategy == "perplexity" else options.get("encoder") or ANY
             found.append(("model" if strategy == "perplexity" else "encoder", (strategy, f"{dataset} {owner}")))
     return found
@@ -200,11 +214,9 @@ def _read_names(step: Step) -> Iterator[tuple[str, str, str]]:
     """Option, kind and name of all that a step's options name to be read; of NAME=FILE the file."""
     for key, one in parameters(step.verb).items():
         for name in _names(step.options.get(key)) if one.option.reads else ():
-            if not one.option.named:
-                yield key, one.option.reads, name
-            elif file := name.partition("=")[2]:
-                # a benchmark by its name alone is read from where it always is
-                yield key, one.option.reads, file
+            # of NAME=FILE the file; a benchmark by its name alone is read from where it always is
+            if told := name.partition("=")[2] if one.option.named else name:
+                yield key, one.option.reads, expanded(told) if one.is_path else told
 
 
 def writes(step: Step) -> list[Thing]:
@@ -225,7 +237,7 @@ def writes(step: Step) -> list[Thing]:
             found = [(kind, f"{dataset} {ANY}") for kind in dict.fromkeys(SCORES.values())]
     if step.verb == "select" and options.get("name") is None:
         with contextlib.suppress(DiqError):
-            found.append(("selection", default_name(SelectOptions(**options))))
+            found.append(("selection", default_name(SelectOptions(**effective(step.verb, options)))))
     if step.verb in SCORES:
         found.append((SCORES[step.verb], f"{dataset} {_owner(step)}"))
     return found
@@ -263,7 +275,7 @@ def _names(value: Any) -> list[str]:
 
 def _place(name: str) -> str:
     """One spelling of a path."""
-    return os.path.abspath(os.path.expanduser(name))  # noqa: PTH100, PTH111 (a link keeps its own name)
+    return os.path.abspath(expanded(name))  # noqa: PTH100 (a link keeps its own name)
 
 
 def _check_names(problems: Problems, step: Step, made: Iterable[Thing], store: Store | None) -> None:
@@ -324,8 +336,7 @@ def _check_files(recipe: Recipe, step: Step, made: Iterable[Thing]) -> None:
             continue
         # a checkpoint's weight follows its folder
         place = _place(name)
-        # only models are looked for behind a ~
-        if makers(place, made) or Path(place if kind == "model" else name).exists():
+        if makers(place, made) or Path(name).exists():
             continue
         if key == "checkpoint" and Path(_place(name.rpartition(":")[0])).exists():
             continue
@@ -358,7 +369,8 @@ def _check_dataset(problems: Problems, name: str, ingests: Sequence[Step], store
     for step in ingests:
         # nothing to compare with where a source is not there (yet)
         with contextlib.suppress(DiqError):
-            for source in find_sources(_names(step.options["sources"]), split=step.options.get("split")):
+            named = [expanded(one) for one in _names(step.options["sources"])]
+            for source in find_sources(named, split=step.options.get("split")):
                 place = _place(source.path) if isinstance(source, FileSource) else source.path
                 options[place] = {key: step.options.get(key) or None for key in ("map", "split", "drop_reasoning")}
                 if isinstance(source, FileSource):

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from diq.base.config import MAX_LENGTH
+from diq.base.config import MAX_LENGTH, expanded
 from diq.base.errors import DiqError
 from diq.base.text import Ratio
 from diq.costs.flops import encoder_flops, exact_flops, forward_flops, preference_flops, projected_flops, training_flops
@@ -20,6 +20,7 @@ from diq.costs.lengths import Lengths, read_file_lengths, read_lengths
 from diq.costs.options import Params
 from diq.costs.sizes import BIOMEDBERT, Size, find_size
 from diq.recipes.text import Recipe, Step
+from diq.recipes.verbs import effective
 from diq.selection.options import SelectOptions, default_name
 from diq.training.options import EPOCHS, LORA_RANK
 
@@ -109,12 +110,12 @@ class _Counter:
             options = step.options
             if step.verb == "select":
                 ratio = Ratio.parse(str(options["ratio"]))
-                known = (options.get("name") or default_name(SelectOptions(**options)),)
+                known = (options.get("name") or default_name(SelectOptions(**effective("select", options))),)
                 if name in (*known, options.get("output")):
                     whole = self._dataset(options["dataset"], max_length)
                     return None if whole is None else whole.scaled(ratio.of(int(whole.n)) / max(whole.n, 1))
-        if Path(name).is_file():
-            return read_file_lengths(name, max_length=max_length or MAX_LENGTH)
+        if Path(file := expanded(name)).is_file():
+            return read_file_lengths(file, max_length=max_length or MAX_LENGTH)
         return self._dataset(name, max_length)
 
     def _dataset(self, name: str, max_length: int | None) -> Lengths | None:
@@ -132,9 +133,9 @@ class _Counter:
             if step.verb == "ingest" and step.options["dataset"] == name and not step.options.get("validation"):
                 sources = step.options["sources"]
                 for source in sources if isinstance(sources, list) else [sources]:
-                    if not Path(str(source)).is_file():
+                    if not Path(file := expanded(str(source))).is_file():
                         return None
-                    found.append(read_file_lengths(str(source), max_length=limit))
+                    found.append(read_file_lengths(file, max_length=limit))
         return _sum(found) if found else None
 
     def _validation_sets(self) -> list[str]:
@@ -157,7 +158,7 @@ def _params(options: Mapping[str, Any]) -> Params | None:
 
 def _size(model: Any) -> Size | None:
     """Sizes that are known without a network."""
-    name = str(model)
+    name = expanded(str(model))
     # the last part alone is a name that is known, or none at all; a hub id would be fetched
     return find_size(name if Path(name).is_dir() else name.partition("@")[0].split("/")[-1])
 

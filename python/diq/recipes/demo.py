@@ -363,8 +363,8 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="diq-demo-") as made:
             yield Path(made).resolve()
     else:
-        check_folder(keep.expanduser())
-        yield keep.expanduser().resolve()
+        check_folder(keep)
+        yield keep.resolve()
 
 
 def _is_continued(keep: Path, folder: Path, sizes: Sizes, seed: int) -> bool:

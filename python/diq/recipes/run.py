@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diq.base.errors import DiqError, InputError, RunFailedError, UsageError
+from diq.base.errors import DiqError, InputError, RunFailedError, UsageError, as_keywords
 from diq.base.files import check_folder, disk_errors
 from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.options import verb
@@ -302,8 +302,8 @@ class _Run:
         except DiqError as error:
             self._failed(mark, report, error.message)
             raise RunFailedError(
-                f"step {step.number} of {len(self.reports)} ({report.title}): {error.message}",
-                f"{error.hint}; then the same command goes on".removeprefix("; "),
+                as_keywords(f"step {step.number} of {len(self.reports)} ({report.title}): {error.message}"),
+                as_keywords(f"{error.hint}; then the same command goes on".removeprefix("; ")),
             ) from error
         except KeyboardInterrupt:
             self._failed(mark, report, "stopped")

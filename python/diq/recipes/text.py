@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from diq.base.config import expanded
 from diq.base.errors import InputError
 from diq.base.text import did_you_mean, short
 
@@ -99,7 +100,9 @@ class Step:
         options: by keyword, defaults included.
         place: of the options in the file.
         output: the recipe's folder.
-        made_from: the variable that an option is, by option: ``classifier: "{classifier}"``.
+        made_from: the variable that an option is, by option: ``classifier: "{classifier}"``; none of a loop, which
+            nobody can set.
+        filled: options that have a variable in them, also of a loop.
         inherited: options that come from the recipe's defaults for the verb.
     """
 
@@ -109,6 +112,7 @@ class Step:
     place: Place
     output: Path
     made_from: dict[str, str] = field(default_factory=dict)
+    filled: set[str] = field(default_factory=set)
     inherited: frozenset[str] = frozenset()
 
     def at(self, key: str) -> Place:
@@ -172,8 +176,10 @@ def read(
         if tree.get(key) is not None and not isinstance(tree[key], str):
             problems.add((key,), f"`{short(tree[key])}` is not a text")
     called = str(tree.get("recipe") or name)
-    folder = Path(output or str(tree.get("output") or called))
-    variables = _variables(tree.get("vars") or {}, settings, folder, problems)
+    folder = Path(expanded(output or str(tree.get("output") or called)))
+    given = tree.get("vars") or {}
+    settable = given if isinstance(given, dict) else {}
+    variables = _variables(given, settings, folder, problems)
     steps: list[Step] = []
     defaults = _defaults(tree.get("defaults") or {}, problems)
     outline: list[tuple[str, list[str], Place]] = [
@@ -188,11 +194,15 @@ def read(
                 problems.add(("steps",), f"the loops make more than {_MOST_STEPS:,} steps")
                 break
             inherited = frozenset(defaults.get(verb, {})) - set(options)
-            step = Step(len(steps) + 1, verb, {}, place, folder, {}, inherited)
+            step = Step(len(steps) + 1, verb, {}, place, folder, inherited=inherited)
             for key, value in {**defaults.get(verb, {}), **options}.items():
                 step.options[key] = _fill(value, scope, step.at(key), problems)
-                match = _HOLE.fullmatch(value) if isinstance(value, str) else None
-                if match and match[1]:
+                if not isinstance(value, str):
+                    continue
+                if any(hole[1] for hole in _HOLE.finditer(value)):
+                    step.filled.add(key)
+                match = _HOLE.fullmatch(value)
+                if match and match[1] and match[1].partition(".")[0] in settable:
                     step.made_from[key] = match[1]
             steps.append(step)
         if not steps and not problems.found:

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from diq.base.options import Field, fields_of
+from diq.base.options import BadValueError, Field, fields_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,20 @@ def given(name: str) -> list[str]:
     return [key for key, one in VERBS[name].options.items() if one.option.given]
 
 
+def idle_options(name: str, options: Mapping[str, Any]) -> dict[str, BadValueError]:
+    """The options of a step that have no effect beside the others, each with what is to be said of it."""
+    verb = VERBS[name]
+    values = {key: one.default for key, one in verb.options.items()} | {**verb.fixed, **options}
+    return {field.name: told for field, told in look_up(verb.record).idle(values, options)}
+
+
+def effective(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a step without those that have no effect."""
+    while left_out := idle_options(name, options):
+        options = {key: value for key, value in options.items() if key not in left_out}
+    return options
+
+
 def keywords(name: str, options: Mapping[str, Any], **given: Any) -> dict[str, Any]:
     """What a verb's stage and its record are called with.
 
@@ -121,7 +135,7 @@ def keywords(name: str, options: Mapping[str, Any], **given: Any) -> dict[str, A
         options: of the step.
         given: the store and the progress; a stage without a store is not given one.
     """
-    verb = VERBS[name]
+    verb, options = VERBS[name], effective(name, options)
     found: dict[str, Any] = dict(verb.fixed)
     for key, one in verb.options.items():
         if one.record is not None:
@@ -142,7 +156,7 @@ def command(name: str, options: Mapping[str, Any], store: Path) -> list[str]:
     known = parameters(name)
     words = ["diq", *verb.command]
     rest: list[str] = []
-    for key, value in options.items():
+    for key, value in effective(name, options).items():
         if key in known and known[key].option.positional:
             words += _texts(value)
         elif key in known:

@@ -34,7 +34,6 @@ def ingest(options: IngestOptions) -> IngestSummary:
         InputError: a source cannot be read as a whole; nothing of the call is written.
         StoreError: the store cannot be opened or written; nothing of the call is written.
     """
-    _check_together(options)
     # a single one is a list of one already
     sources = options.sources if isinstance(options.sources, tuple) else (str(options.sources),)
     report = options.progress or (lambda *_: None)
@@ -68,31 +67,6 @@ def ingest(options: IngestOptions) -> IngestSummary:
         split="unused" if options.validation else options.split or "train",
         report=report,
     )
-
-
-def _check_together(options: IngestOptions) -> None:
-    """Refuse options that do not go together."""
-    if not options.dataset.strip():
-        raise UsageError("the dataset has no name", "name it with --dataset")
-    if options.scores:
-        for given, option in (
-            (options.validation, "--validation"),
-            (options.sample is not None, "--sample"),
-            (options.drop_reasoning, "--drop-reasoning"),
-            (options.format is not None, "--format"),
-        ):
-            if given:
-                raise UsageError(f"{option} does not go with --scores", "scores are not samples; drop one of the two")
-        return
-    for given, option in (
-        (options.model is not None, "--model"),
-        (options.validation_set is not None, "--validation-set"),
-        (options.replace, "--replace"),
-    ):
-        if given:
-            raise UsageError(f"{option} is for score files", "add --scores")
-    if options.sample is not None and not options.validation:
-        raise UsageError("--sample draws a validation set", "add --validation")
 
 
 # samples --------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
-from diq.base.options import InStore, Option
+from diq.base.options import Excludes, InStore, Needs, Option, check_name
+
+_OF_SCORES, _OF_SAMPLES = Needs("scores"), Excludes("scores")
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,13 @@ class IngestOptions(InStore):
     ]
     _: KW_ONLY
     dataset: Annotated[
-        str, Option("Dataset to make or add to (or to give scores to).", metavar="NAME", writes="dataset")
+        str,
+        Option("Dataset to make or add to (or to give scores to).", metavar="NAME", writes="dataset", check=check_name),
     ]
     format: Annotated[
-        str | None, Option("Layout of the rows, such as alpaca or sharegpt.", metavar="LAYOUT", default="detected")
+        str | None,
+        Option("Layout of the rows, such as alpaca or sharegpt.", metavar="LAYOUT", default="detected"),
+        _OF_SAMPLES,
     ] = None
     map: Annotated[
         Mapping[str, str] | None,
@@ -41,7 +46,7 @@ class IngestOptions(InStore):
     split: Annotated[
         str | None, Option("Split of a hub id or dataset folder; recorded with the samples.", metavar="NAME")
     ] = None
-    validation: Annotated[bool, Option("Make a validation set of the same name.")] = False
+    validation: Annotated[bool, Option("Make a validation set of the same name."), _OF_SAMPLES] = False
     sample: Annotated[
         int | None,
         Option(
@@ -50,11 +55,15 @@ class IngestOptions(InStore):
             default="all",
             least=1,
         ),
+        Needs("validation"),
     ] = None
-    seed: Annotated[int, Option("Seed of the draw.", least=0, most=2**63 - 1, hint="give another --seed")] = 0
+    seed: Annotated[
+        int, Option("Seed of the draw.", least=0, most=2**63 - 1, hint="give another --seed"), Needs("sample")
+    ] = 0
     drop_reasoning: Annotated[
         bool,
         Option("Question-and-answer variant: without the reasoning part, and no leading <think>...</think>."),
+        _OF_SAMPLES,
     ] = False
     scores: Annotated[
         bool,
@@ -64,9 +73,13 @@ class IngestOptions(InStore):
         ),
     ] = False
     model: Annotated[
-        str | None, Option("Model that the dots or perplexities of a score file belong to.", metavar="NAME")
+        str | None,
+        Option("Model that the dots or perplexities of a score file belong to.", metavar="NAME", check=check_name),
+        _OF_SCORES,
     ] = None
     validation_set: Annotated[
-        str | None, Option("Validation set of the dots of a score file.", metavar="NAME", default="external")
+        str | None,
+        Option("Validation set of the dots of a score file.", metavar="NAME", default="external", check=check_name),
+        _OF_SCORES,
     ] = None
-    replace: Annotated[bool, Option("Take the new value where the store has another score.")] = False
+    replace: Annotated[bool, Option("Take the new value where the store has another score."), _OF_SCORES] = False

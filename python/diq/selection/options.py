@@ -8,8 +8,8 @@ from dataclasses import KW_ONLY, dataclass
 from decimal import Decimal
 from typing import Annotated, Literal, get_args
 
-from diq.base.config import Dimension
-from diq.base.options import DatasetName, InStore, Option
+from diq.base.config import DIFFICULTY_DIMENSIONS, Dimension
+from diq.base.options import DatasetName, Excludes, InStore, Needs, Option, check_name
 from diq.base.text import Ratio
 
 Strategy = Literal[
@@ -32,6 +32,17 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 QUADRANT_STRATEGIES = ("diq", "q1", "q2", "q3", "q4")
 """Strategies that take a part of the ranking of Algorithm 1."""
 
+DOT_STRATEGIES = (*QUADRANT_STRATEGIES, "influence", "less")
+"""Strategies that rank by dots."""
+
+DIFFICULTY_STRATEGIES = (*QUADRANT_STRATEGIES, *DIFFICULTY_DIMENSIONS)
+"""Strategies that rank by difficulty."""
+
+TEXT_STRATEGIES = ("perplexity", "similarity")
+"""Strategies that rank by the score of their name."""
+
+_OF_QUADRANTS = Needs("strategy", QUADRANT_STRATEGIES)
+
 
 @dataclass(frozen=True)
 class SelectOptions(InStore):
@@ -44,10 +55,14 @@ class SelectOptions(InStore):
         Option("How much, in (0, 1]: 0.01, 1% or 1e-2, as it is typed.", metavar="RATIO", check=Ratio.parse),
     ]
     model: Annotated[
-        str | None, Option("Name of a scored model in the store: the hub id or the folder's name.", metavar="NAME")
+        str | None,
+        Option("Name of a scored model in the store: the hub id or the folder's name.", metavar="NAME"),
+        Needs("strategy", (*DOT_STRATEGIES, "perplexity")),
     ] = None
     encoder: Annotated[
-        str | None, Option("Encoder of the similarities, when the dataset has those of several.", metavar="NAME")
+        str | None,
+        Option("Encoder of the similarities, when the dataset has those of several.", metavar="NAME"),
+        Needs("strategy", ("similarity",)),
     ] = None
     output: Annotated[
         str | os.PathLike[str] | None,
@@ -58,12 +73,17 @@ class SelectOptions(InStore):
             writes="path",
         ),
     ] = None
-    difficulty: Annotated[Dimension, Option("Dimension of the difficulty.")] = "overall"
+    difficulty: Annotated[Dimension, Option("Dimension of the difficulty."), _OF_QUADRANTS] = "overall"
     difficulty_percentile: Annotated[
-        float, Option("p of the threshold tau.", least=0, most=1, hint="give 0.5 for the median")
+        float,
+        Option("p of the threshold tau.", least=0, most=1, hint="give 0.5 for the median"),
+        _OF_QUADRANTS,
+        Excludes("difficulty_threshold"),
     ] = 0.5
     difficulty_threshold: Annotated[
-        float | None, Option("An absolute tau in place of the percentile.", hint="give a value such as 3")
+        float | None,
+        Option("An absolute tau in place of the percentile.", hint="give a value such as 3"),
+        _OF_QUADRANTS,
     ] = None
     validation_set: Annotated[
         Sequence[str],
@@ -73,6 +93,7 @@ class SelectOptions(InStore):
             default="all of the run, by their samples (Eq. 3)",
             reads="validation set",
         ),
+        Needs("strategy", (*DOT_STRATEGIES, "similarity")),
     ] = ()
     strategy: Annotated[Strategy, Option("What ranks the samples; docs/method.md has the formula of each.")] = "diq"
     influence: Annotated[
@@ -80,15 +101,22 @@ class SelectOptions(InStore):
         Option(
             "cosine: dots over the norms of the samples' gradients (scored with --norms); column dot then holds them."
         ),
+        Needs("strategy", (*QUADRANT_STRATEGIES, "influence")),
     ] = "dot"
     run: Annotated[
-        int | None, Option("Run of the dots (perplexities, similarities), when there are several.", metavar="NUMBER")
+        int | None,
+        Option("Run of the dots (perplexities, similarities), when there are several.", metavar="NUMBER"),
+        Needs("strategy", (*DOT_STRATEGIES, *TEXT_STRATEGIES)),
     ] = None
-    difficulty_run: Annotated[int | None, Option("Difficulty run, when the dataset has several.", metavar="NUMBER")] = (
-        None
-    )
+    difficulty_run: Annotated[
+        int | None,
+        Option("Difficulty run, when the dataset has several.", metavar="NUMBER"),
+        Needs("strategy", DIFFICULTY_STRATEGIES),
+    ] = None
     seed: Annotated[
-        int, Option("Seed of the strategy random.", least=0, most=2**64 - 1, hint="give a number such as 0")
+        int,
+        Option("Seed of the strategy random.", least=0, most=2**64 - 1, hint="give a number such as 0"),
+        Needs("strategy", ("random",)),
     ] = 0
     dedupe: Annotated[
         Literal["exact", "near"] | None,
@@ -97,7 +125,9 @@ class SelectOptions(InStore):
         ),
     ] = None
     dedupe_threshold: Annotated[
-        float, Option("Least Jaccard similarity of near duplicates, over runs of five words.", above=0, most=1)
+        float,
+        Option("Least Jaccard similarity of near duplicates, over runs of five words.", above=0, most=1),
+        Needs("dedupe", ("near",)),
     ] = 0.8
     decontaminate: Annotated[
         Sequence[str],
@@ -105,6 +135,7 @@ class SelectOptions(InStore):
             "Leave out samples that hold 13 words in a row of a question of this dataset, validation set or file, "
             "or of any validation set; repeat.",
             metavar="BENCHMARK",
+            name=True,
         ),
     ] = ()
     decontaminate_share: Annotated[
@@ -114,6 +145,7 @@ class SelectOptions(InStore):
             least=0,
             most=1,
         ),
+        Needs("decontaminate"),
     ] = 0.0
     name: Annotated[
         str | None,
@@ -121,6 +153,7 @@ class SelectOptions(InStore):
             "Name of the selection in the store.",
             default="DATASET-STRATEGY-RATIO, and what else was asked for",
             writes="selection",
+            check=check_name,
         ),
     ] = None
 

@@ -19,8 +19,9 @@ import pyarrow as pa
 from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.fingerprint import begun, canonical_json, fingerprint_of
+from diq.selection.options import TEXT_STRATEGIES
 from diq.selection.quadrants import QUADRANTS, rank
-from diq.selection.scores import TEXT_STRATEGIES, Floats, Request, Runs, Scores, read_scores
+from diq.selection.scores import Floats, Request, Runs, Scores, read_scores
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)

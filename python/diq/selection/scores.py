@@ -23,18 +23,12 @@ from diq.influence.stored import (
     read_similarity,
     takes_largest,
 )
-from diq.selection.options import QUADRANT_STRATEGIES
-from diq.store.store import Store
+from diq.selection.options import DIFFICULTY_STRATEGIES, DOT_STRATEGIES, QUADRANT_STRATEGIES, TEXT_STRATEGIES
+from diq.store.store import Store, listed_runs
 
 log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
-
-TEXT_STRATEGIES = ("perplexity", "similarity")
-"""Strategies that rank by the score of their name."""
-
-_NEEDS_DOT = frozenset({*QUADRANT_STRATEGIES, "influence", "less"})
-_NEEDS_DIFFICULTY = frozenset({*QUADRANT_STRATEGIES, *DIFFICULTY_DIMENSIONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +72,16 @@ class Request:
         quadrants = strategy in QUADRANT_STRATEGIES
         return cls(
             "diq" if quadrants else strategy,
-            model=model if strategy in _NEEDS_DOT or strategy == "perplexity" else None,
+            model=model if strategy in DOT_STRATEGIES or strategy == "perplexity" else None,
             encoder=encoder if strategy == "similarity" else None,
             difficulty=strategy
             if strategy in DIFFICULTY_DIMENSIONS
             else difficulty
-            if strategy in _NEEDS_DIFFICULTY
+            if strategy in DIFFICULTY_STRATEGIES
             else None,
             percentile=percentile if quadrants and threshold is None else None,
             threshold=threshold if quadrants else None,
-            influence=influence if strategy in _NEEDS_DOT else None,
+            influence=influence if strategy in DOT_STRATEGIES else None,
             seed=seed if strategy == "random" else None,
         )
 
@@ -119,7 +113,7 @@ def choose_runs(
     """
     influence = difficulty = score = None
     name, strategy, model = data["name"], request.strategy, request.model
-    if strategy in _NEEDS_DOT:
+    if strategy in DOT_STRATEGIES:
         if model is None:
             raise UsageError(f"the strategy `{strategy}` needs a model", "give --model NAME; `diq status` lists them")
         _check_model(store, model, f"diq score influence {name} --model {model}")
@@ -135,7 +129,8 @@ def choose_runs(
         wanted = f"influence scores of model `{model}`" + (" by method less" if less else "")
         influence = _one_run(store, candidates, asked, wanted, data, command, "--run")
         _warn_of_predictions(store, influence)
-    if strategy in _NEEDS_DIFFICULTY:
+        _warn_of_namesakes(store, model, influence)
+    if strategy in DIFFICULTY_STRATEGIES:
         candidates = store.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
         command = f"diq score difficulty {name} --model CLASSIFIER"
         difficulty = _one_run(
@@ -158,6 +153,8 @@ def choose_runs(
         candidates = store.rows("store/candidate_runs", kind=strategy, dataset_id=data["dataset_id"], model=owner)
         wanted = f"{strategy} scores" + (f" of `{owner}`" if owner else "")
         score = _one_run(store, candidates, asked, wanted, data, command, "--run")
+        if owner is not None:
+            _warn_of_namesakes(store, owner, score)
     return Runs(influence, difficulty, score)
 
 
@@ -170,6 +167,23 @@ def _warn_of_predictions(store: Store, run_id: int) -> None:
         log.warning(
             "the dots of run %d are predictions of a rater (Spearman with dots of held-out samples: %s)", run_id, found
         )
+
+
+def _warn_of_namesakes(store: Store, name: str, run_id: int) -> None:
+    """Say whose scores are taken where several models have the name: a folder that was trained again keeps it."""
+    # models of servers have no such scores
+    named = [
+        row
+        for row in store.rows("store/list_models")
+        if row["name"] == name and not row["model_id"].startswith(("server:", "api:"))
+    ]
+    run = store.row("store/get_run", run_id=run_id)
+    if len(named) > 1 and run is not None:
+        source = next(row["source"] for row in named if row["model_id"] == run["model_id"])
+        log.warning(
+            "%d models are called `%s`: run %d is of the one of `%s` (%s)",
+            len(named), name, run_id, source, run["model_id"][:12],
+        )  # fmt: skip
 
 
 def _check_model(store: Store, name: str, command: str) -> None:
@@ -188,12 +202,14 @@ def _one_run(
     option: str,
     dimension: str | None = None,
 ) -> int:
+    there = candidates
     if asked is not None:
-        candidates = [one for one in candidates if one["run_id"] == asked]
+        candidates = [one for one in there if one["run_id"] == asked]
         wanted += f" in run {asked}"
     if not candidates:
         raise MissingScoresError(
-            f"no {wanted} on dataset `{data['name']}`: found 0 of {data['n_samples']} samples", f"run `{command}`"
+            f"no {wanted} on dataset `{data['name']}`: found 0 of {data['n_samples']} samples",
+            f"name another with {option}: {listed_runs(there)}" if there else f"run `{command}`",
         )
     sealed = [one for one in candidates if one["state"] == "sealed"]
     if len(sealed) == 1:

@@ -13,11 +13,11 @@ from diq.base.files import check_file, restored_on_error
 from diq.base.options import verb
 from diq.base.summary import Summary
 from diq.base.text import Ratio
-from diq.selection.options import SelectOptions, default_name
+from diq.selection.options import TEXT_STRATEGIES, SelectOptions, default_name
 from diq.selection.output import check_ending, written
 from diq.selection.quadrants import QUADRANTS
 from diq.selection.ranking import Ranking, find_ranking
-from diq.selection.scores import TEXT_STRATEGIES, Request, Runs, choose_runs, settled_weights
+from diq.selection.scores import Request, Runs, choose_runs, settled_weights
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def select(options: SelectOptions) -> Selection:
         flips = ranking.flip_share(opened, options.strategy, n_target)
         _warn(data, ranking, flips, parsed, n)
         label = options.name or default_name(options)
-        before = opened.find_selection(label) if not label.isdecimal() else None
+        before = opened.find_selection(label)
         place = {"dataset_id": data["dataset_id"], "ranking_id": ranking.ranking_id, "first": first, "n": n}
         score = options.strategy if options.strategy in TEXT_STRATEGIES else None
         with contextlib.ExitStack() as stack:

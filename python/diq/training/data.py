@@ -117,7 +117,7 @@ def read_samples(source: str, store: Path, texts: Texts) -> Origin:
         UsageError: there is no such thing, it is empty, or a selection's dataset was made anew since.
         InputError: the file cannot be read, or one of its rows is no sample.
     """
-    path = Path(source).expanduser()
+    path = Path(source)
     if path.is_file():
         origin = _read_file(path, store, texts)
     elif os.sep in source or path.suffix in (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst", ".arrow"):

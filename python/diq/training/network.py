@@ -118,7 +118,7 @@ def save_network(network: Any, tokenizer: Any, source: ModelSource, dtype: str, 
     with saving_errors(folder.path):
         if isinstance(network, PeftModel):
             config = network.peft_config[ADAPTER]
-            if Path(source.source).expanduser().is_dir():
+            if Path(source.source).is_dir():
                 config.base_model_name_or_path = str(source.path)
             else:
                 # the snapshot folder is named after the commit

@@ -15,10 +15,12 @@ from diq.base.options import (
     DatasetName,
     Device,
     Devices,
+    Excludes,
     InStore,
     LanguageModel,
     MaxLength,
     ModelName,
+    Needs,
     Option,
     ValidationSets,
 )
@@ -31,6 +33,9 @@ TrainDtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Option("Precision of the model; auto is float32 on a CPU and bfloat16 on a GPU."),
 ]
+
+# an adapter that is gone on with has modules, rank and scale of its own; full weights have no adapter
+_NEW, _LORA = Excludes("adapter"), Excludes("params", ("full",))
 
 # what a new adapter and a training are made with where nothing is asked; `diq cost` counts with the same
 # passes and learning rates: the paper's for SFT (section 4.1); DPO and whole weights take the order of magnitude that
@@ -57,6 +62,7 @@ class TrainOptions(InStore):
             "of a dataset in the store (all of it).",
             positional=True,
             reads="selection",
+            name=True,
         ),
     ]
     _: KW_ONLY
@@ -86,14 +92,24 @@ class TrainOptions(InStore):
             metavar="qkv|all-linear|full|REGEX",
             default="qkv",
         ),
+        _NEW,
     ] = None
-    lora_rank: Annotated[int | None, Option("Rank of a new adapter.", default=f"{LORA_RANK}", least=1)] = None
+    lora_rank: Annotated[int | None, Option("Rank of a new adapter.", default=f"{LORA_RANK}", least=1), _NEW, _LORA] = (
+        None
+    )
     lora_alpha: Annotated[
-        float | None, Option("A new adapter is scaled by alpha / rank.", default=f"{LORA_ALPHA:g}", above=0)
+        float | None,
+        Option("A new adapter is scaled by alpha / rank.", default=f"{LORA_ALPHA:g}", above=0),
+        _NEW,
+        _LORA,
     ] = None
-    lora_dropout: Annotated[float | None, Option("Dropout before a new adapter.", default="0", least=0, below=1)] = None
-    quantization: Annotated[Literal["nf4"] | None, Option("Pack the frozen weights into 4 bits (QLoRA).")] = None
-    beta: Annotated[float, Option("How strongly dpo holds on to the reference.", above=0)] = 0.1
+    lora_dropout: Annotated[
+        float | None, Option("Dropout before a new adapter.", default="0", least=0, below=1), _NEW, _LORA
+    ] = None
+    quantization: Annotated[Literal["nf4"] | None, Option("Pack the frozen weights into 4 bits (QLoRA)."), _LORA] = None
+    beta: Annotated[
+        float, Option("How strongly dpo holds on to the reference.", above=0), Needs("method", ("dpo",))
+    ] = 0.1
     epochs: Annotated[
         float | None,
         Option("Passes over the selection.", default=f"{EPOCHS['sft']:g}; dpo: {EPOCHS['dpo']:g}", above=0),
@@ -118,7 +134,9 @@ class TrainOptions(InStore):
         ),
     ] = None
     packing: Annotated[
-        bool, Option("Put the samples of a micro-batch into one row without padding: faster, the same result.")
+        bool,
+        Option("Put the samples of a micro-batch into one row without padding: faster, the same result."),
+        Needs("method", ("sft",)),
     ] = False
     scheduler: Annotated[Scheduler, Option("Course of the learning rate.")] = "cosine"
     warmup_ratio: Annotated[float, Option("Share of the steps in which it rises.", least=0, most=1)] = 0.03

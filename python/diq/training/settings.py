@@ -46,22 +46,8 @@ def make_settings(
         learning_rate: or None.
         packing: whether samples are trained on without padding.
         others: settings that need no default.
-
-    Raises:
-        UsageError: settings that do not go together, or out of range.
     """
     full = params == FULL
-    given = [f"--{name.replace('_', '-')}" for name, value in {"params": params, **lora}.items() if value is not None]
-    if starts and given:
-        raise UsageError(
-            f"{given[0]} belongs to a new adapter, and --adapter goes on with its own", f"leave out {given[0]}"
-        )
-    if full and len(given) > 1:
-        raise UsageError(f"{given[1]} needs an adapter, and --params full trains the weights", f"leave out {given[1]}")
-    if full and quantization:
-        raise UsageError("packed weights cannot be trained", "leave out --quantization, or train an adapter")
-    if packing and method == "dpo":
-        raise UsageError("--packing is for --method sft alone", "leave it out")
     settings: dict[str, Any] = {
         **others,
         "epochs": float(EPOCHS[method] if epochs is None else epochs),
