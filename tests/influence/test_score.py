@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import diq
 from conftest import Commit, build_llama, build_tokenizer, ingest_rows, run_killed, save_model
 from diq.base.errors import ModelError, RunFailedError, StoreError, UsageError
 from diq.difficulty.score import score_difficulty
@@ -24,6 +25,7 @@ from diq.models.layers import linear_modules
 from diq.models.network import load_causal_lm
 from diq.models.source import find_model
 from diq.models.tokens import Tokenization, Tokens, collate
+from diq.selection.select import select
 from diq.store.store import Store
 from influence.conftest import Conversations, fill
 
@@ -124,7 +126,7 @@ def test_whatever_changes_a_score_is_another_run(filled: Path, tiny_llama_folder
     assert other.n_scored == 60
 
 
-def test_a_changed_checkpoint_is_another_model(filled: Path, tmp_path: Path) -> None:
+def test_a_changed_checkpoint_is_another_model(filled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_model(tmp_path / "model", build_llama(seed=5), build_tokenizer())
     first = score_influence("pool", model=str(folder), store=filled)
     copy = save_model(tmp_path / "copy", build_llama(seed=5), build_tokenizer())
@@ -133,6 +135,33 @@ def test_a_changed_checkpoint_is_another_model(filled: Path, tmp_path: Path) -> 
     changed = score_influence("pool", model=str(folder), store=filled)
     assert changed.run_id != first.run_id
     assert changed.n_scored == 60
+    # it keeps its name, so a selection says whose scores it takes
+    select("pool", ratio=1, model="model", strategy="influence", run=first.run_id, store=filled)
+    assert f"2 models are called `model`: run {first.run_id} is of the one of `{folder}`" in caplog.text
+
+
+def test_a_model_is_not_taken_for_another_of_its_name(filled: Path, tmp_path: Path) -> None:
+    """Folders are called alike, `final` say: their scores are looked up by that name."""
+    folders = [
+        save_model(tmp_path / name / "final", build_llama(seed=n), build_tokenizer()) for n, name in enumerate("ab")
+    ]
+    score_influence("pool", model=folders[0], store=filled)
+    for score in (diq.score_influence, diq.score_perplexity):
+        with pytest.raises(UsageError) as caught:
+            score("pool", model=folders[1], store=filled)
+        assert caught.value.message == (
+            f"the model of `{folders[1]}` would be called `final`, as the one of `{folders[0]}` is"
+        )
+        assert caught.value.hint == "name it otherwise with --model-name NAME"
+    with pytest.raises(UsageError, match="model_name `2` reads as a number"):
+        score_influence("pool", model=folders[1], store=filled, model_name="2")
+    assert len(influence_rows(filled)) == 120
+    named = score_influence("pool", model=folders[1], store=filled, model_name="second")
+    # from now on it is known, whatever its folder is called
+    assert score_influence("pool", model=folders[1], store=filled).run_id == named.run_id
+    assert diq.sql("SELECT name FROM models ORDER BY added_at", store=filled).to_pydict() == {
+        "name": ["final", "second"]
+    }
 
 
 def test_batch_size_does_not_move_the_dots(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
@@ -149,7 +178,6 @@ def test_batch_size_does_not_move_the_dots(filled: Path, tiny_llama_folder: Path
 
 
 def test_samples_without_a_dot_have_a_reason_and_are_not_ranked(filled: Path, tiny_llama_folder: Path) -> None:
-    from diq.selection.select import select
 
     summary = score_influence("pool", model=str(tiny_llama_folder), store=filled, max_length=70)
     reason = "no answer token is left within the maximum length"
@@ -285,16 +313,18 @@ def test_three_models_make_one_classifier(filled: Path, tmp_path: Path) -> None:
 
 
 def test_difficulty_from_columns(filled: Path) -> None:
-    summary = score_difficulty("pool", store=filled, columns={"overall": "level", "knowledge": "tag"})
+    summary = score_difficulty("pool", store=filled, columns={"overall": "level"})
     assert (summary.n_scored, summary.n_no_score) == (60, 0)
     rows = difficulty_rows(filled)
     assert sorted({row[4] for row in rows}) == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert all(row[2] is None for row in rows)
-    for columns, message in (({"overall": "levl"}, "no column `levl`"), ({"hard": "level"}, "not a dimension")):
+    for columns, message in (
+        ({"overall": "levl"}, "no column `levl`"),
+        ({"hard": "level"}, "not a dimension"),
+        ({"overall": "level", "knowledge": "tag"}, "none of the 60 values of column `tag`"),
+    ):
         with pytest.raises(UsageError, match=message):
             score_difficulty("pool", store=filled, columns=columns)
-    unusable = score_difficulty("pool", store=filled, columns={"overall": "tag"})
-    assert unusable.n_no_score == 60
 
 
 def test_bad_requests(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
@@ -317,7 +347,7 @@ def test_bad_requests(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> 
         ({"model": model, "params": "nothing_like_this"}, ModelError, "no linear module"),
         ({"model": model, "params": "("}, ModelError, "not a regular expression"),
         ({"model": model, "validation_set": ["zz"]}, UsageError, "no validation set named `zz`"),
-        ({"model": model, "max_length": 1}, UsageError, "max-length"),
+        ({"model": model, "max_length": 1}, UsageError, "max_length"),
         ({"model": model, "device": "cuda:7"}, ModelError, "cuda"),
         ({"model": model, "device": "toaster"}, ModelError, "toaster"),
         ({"model": model, "store": tmp_path / "none.duckdb"}, StoreError, "there is no store"),

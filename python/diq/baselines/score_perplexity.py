@@ -24,7 +24,7 @@ from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, find_adapter, find_model, is_adapter
 from diq.models.tokens import Tokenization, Tokens, load_tokenization
 from diq.scoring.harness import Batch, Scorer, score_missing
-from diq.scoring.job import RunModel, ScoreJob, read_dataset
+from diq.scoring.job import RunModel, ScoreJob, check_name, read_dataset
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def score_perplexity(options: ScorePerplexityOptions) -> ScoreSummary:
     data = read_dataset(options.store_file, options.dataset)
     source = find_model(options.model, name=options.model_name)
     target = source if options.adapter is None else find_adapter(options.adapter, source)
+    check_name(options.store_file, target)
     wrapped = options.adapter is not None and is_adapter(target)
     base = source if wrapped else target
     # before the store is asked what is missing: it costs nothing

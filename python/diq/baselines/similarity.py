@@ -27,7 +27,7 @@ from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.memory import default_budget
 from diq.models.source import ModelSource, find_model, fingerprint_modules
 from diq.scoring.harness import Batch, Scorer, score_missing
-from diq.scoring.job import Request, RunModel, ScoreJob, read_request
+from diq.scoring.job import Request, RunModel, ScoreJob, check_name, read_request
 from diq.scoring.summary import ScoreSummary
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def score_similarity(options: ScoreSimilarityOptions) -> ScoreSummary:
     """
     request = read_request(options.store_file, options.dataset, options.validation_set)
     source = find_encoder(options.encoder, name=options.encoder_name)
+    check_name(options.store_file, source, "name it otherwise with --encoder-name NAME")
     place = pick_device(options.device)
     precision = pick_dtype(options.dtype, place)
     set_ids = [int(one["validation_set_id"]) for one in request.sets]
@@ -175,7 +176,7 @@ def find_encoder(source: str | os.PathLike[str], *, name: str | None = None) -> 
         ModelError: there is no such folder or hub id, or it is no model.
     """
     source = os.fspath(source)
-    folder = Path(source).expanduser()
+    folder = Path(source)
     if not folder.is_dir():
         if not folder.exists() and "/" not in source:
             raise ModelError(

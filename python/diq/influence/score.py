@@ -35,7 +35,7 @@ from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_adapter, find_model
 from diq.models.tokens import TokenFile, Tokenization
 from diq.scoring.harness import score_missing
-from diq.scoring.job import finish, read_request, read_samples
+from diq.scoring.job import check_name, finish, read_request, read_samples
 from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
 from diq.store.store import Store
@@ -56,11 +56,9 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
         RunFailedError: the scoring cannot be finished.
         StoreError: the store is held by another process.
     """
-    if options.from_index is not None and options.method == "exact":
-        options = replace(options, method="projected")
-    _check_together(options)
     request = read_request(options.store_file, options.dataset, options.validation_set)
     source = find_model(options.model, name=options.model_name)
+    check_name(options.store_file, source)
     params_or_default = options.params or ("lora" if options.method == "less" else "qkv")
     # LESS is defined with a dense projection
     kind_or_default = options.kind or ("rademacher" if options.method == "less" else "sparse")
@@ -117,45 +115,6 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
     return _score_checkpoints(job, list(map(str, options.checkpoint)))
 
 
-# the request -------------------------------------------------------------------------------------------------------
-
-
-def _check_together(options: ScoreInfluenceOptions) -> None:
-    """Refuse options that do not go together."""
-    indexed = options.method in ("projected", "less")
-    wrong: list[tuple[bool, str, str]] = [
-        (options.kind is not None and options.method != "projected", "--kind", "--method projected"),
-        (options.dim is not None and not indexed, "--dim", "--method projected or less"),
-        (options.dim is not None and options.kind == "subspace", "--dim", "a random kind; subspace takes --rank"),
-        (options.index is not None and not indexed, "--index", "--method projected or less"),
-        (options.seed is not None and not indexed, "--seed", "--method projected or less"),
-        (options.seed is not None and options.kind == "subspace", "--seed", "a random kind; a subspace has none"),
-        (options.element is not None and not indexed, "--element", "--method projected or less"),
-        (options.from_index is not None and options.method != "projected", "--from-index", "--method projected"),
-        (
-            options.from_index is not None and options.index is not None,
-            "--from-index",
-            "no --index beside it: the index exists",
-        ),
-        (options.from_index is not None and bool(options.checkpoint), "--from-index", "one model"),
-        (options.formula is not None and options.method != "less", "--formula", "--method less"),
-        (options.norms and options.method in ("forward", "central", "less", "projected"), "--norms", "--method exact"),
-        (
-            options.rank is not None and options.method != "exact" and options.kind != "subspace",
-            "--rank",
-            "--method exact, or --method projected --kind subspace",
-        ),
-        (
-            options.method == "less" and not options.checkpoint,
-            "--method less",
-            "--checkpoint DIR, a checkpoint with optimizer state",
-        ),
-    ]
-    for failed, option, needed in wrong:
-        if failed:
-            raise UsageError(f"{option} goes with {needed}", "see `diq score influence --help`")
-
-
 # checkpoints -------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +143,7 @@ def _folders(texts: Sequence[str]) -> Iterator[tuple[str, float | None]]:
     """Folders and weights; a pattern such as ``out/checkpoint-*`` stands for all that it matches, in order of steps."""
     for text in texts:
         folder, weight = _split_weight(text)
-        place = Path(folder).expanduser()
+        place = Path(folder)
         if "*" not in place.name:
             yield folder, weight
             continue

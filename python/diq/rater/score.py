@@ -18,12 +18,12 @@ from diq.base.sample import Message
 from diq.encoders.embeddings import text_of
 from diq.influence.stored import RATER
 from diq.models.device import describe_environment, pick_device, pick_dtype
-from diq.models.source import fingerprint_folder
+from diq.models.source import ModelSource, fingerprint_folder
 from diq.rater.model import RatedSet, Rater, RaterRecord, digest_of, predicted_dots
 from diq.rater.options import ScoreRaterOptions
 from diq.scoring.encoder import EncoderScorer
 from diq.scoring.harness import score_missing
-from diq.scoring.job import RunModel, ScoreJob, read_dataset
+from diq.scoring.job import RunModel, ScoreJob, check_name, read_dataset
 from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
@@ -45,6 +45,8 @@ def score_rater(options: ScoreRaterOptions) -> ScoreSummary:
     record = RaterRecord.read(folder)
     if options.model is not None:
         _check_model(options.store_file, options.model, folder, record)
+    learnt = ModelSource(record.model_source, Path(record.model_source), record.model_name, record.model_id)
+    check_name(options.store_file, learnt, "score some samples with that model itself first, with --model-name NAME")
     with Store(options.store_file, read_only=True, wait_s=WAIT_S) as opened:
         for one in record.sets:
             _find_set(opened, one)
@@ -110,7 +112,7 @@ def _check_model(store: Path, asked: str, folder: Path, record: RaterRecord) -> 
     Raises:
         ModelError: the rater was trained for another model.
     """
-    place = Path(asked).expanduser()
+    place = Path(asked)
     if (place / "config.json").is_file():
         ids = [fingerprint_folder(place)]
     else:

@@ -16,10 +16,12 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from diq.base.config import expanded
 from diq.base.errors import RunFailedError, UsageError
 from diq.base.files import lock
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import Progress
+from diq.models.source import ModelSource
 from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
 from diq.store.store import Store
@@ -91,6 +93,38 @@ def read_request(store: Path, dataset: str, validation_sets: Sequence[str]) -> R
             for one in sets
         ]
     return Request(data, sets, conversations)
+
+
+def check_name(store: Path, model: ModelSource, hint: str = "name it otherwise with --model-name NAME") -> None:
+    """Refuse a name by which the store knows another model, before anything is computed: scores go by names.
+
+    A model that the store has keeps the name that it has there; a changed one in the same place keeps that of before.
+
+    Args:
+        store: the store file.
+        model: what will be scored with.
+        hint: how it gets another name.
+
+    Raises:
+        UsageError: the name is that of a model from another place.
+    """
+    with Store(store, read_only=True) as opened:
+        known = opened.rows("store/list_models")
+    here = next((row["name"] for row in known if row["model_id"] == model.model_id), None)
+    if here is not None:
+        if here != model.name:
+            log.warning("`%s` is in the store as the model `%s`, by which `diq select` finds it", model.source, here)
+        return
+    place = os.path.realpath(expanded(model.source))
+    for row in known:
+        if row["name"] != model.name or ":" in row["model_id"]:
+            # what a server answered with, or was computed elsewhere, lies in no place
+            continue
+        if os.path.realpath(expanded(row["source"])) != place:
+            raise UsageError(
+                f"the model of `{model.source}` would be called `{model.name}`, as the one of `{row['source']}` is",
+                hint,
+            )
 
 
 # the run -----------------------------------------------------------------------------------------------------------
