@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from diq.gradients.losses import slices, token_losses
+from diq.models.architecture import vocabulary_size
 from diq.models.tokens import Tokens, collate
 
 NOTHING_TO_PREDICT = "the text has fewer than two tokens, so none is predicted"
@@ -50,7 +51,7 @@ def mean_losses(
     whole = [Tokens(one.ids, 1) for one in samples]
     batch = collate(whole, padding_side=padding_side).to(device)
     rows, columns = batch.answer.nonzero(as_tuple=True)
-    vocabulary = int(model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]
+    vocabulary = vocabulary_size(model)
     sums = np.zeros(len(whole))
     with _once(model):
         for part in slices(len(rows), vocabulary):

@@ -230,9 +230,10 @@ def backward_pass(
 
 def _as_tokens(name: str, values: Tensor, batch: Batch) -> Tensor:
     rows, t = batch.ids.shape
-    # some models flatten rows and tokens into one dimension
-    if values.dim() == 2 and len(values) == rows * t:
-        return values.view(rows, t, -1)
+    # some models flatten rows and tokens into one dimension, some put one of size 1 (for heads) between them
+    seen = [n for n in values.shape[:-1] if n != 1]
+    if seen in ([n for n in (rows, t) if n != 1], [rows * t]):
+        return values.reshape(rows, t, -1)
     raise ModelError(
         f"`{name}` sees {tuple(values.shape[:-1])} tokens where the batch has {(rows, t)} "
         "(a mixture-of-experts layer, or one that is not run on every token)",

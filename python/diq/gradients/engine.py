@@ -329,13 +329,13 @@ class Engine:
 
     # scoring -----------------------------------------------------------------------------------------------------
 
-    def check_packing(self, samples: Sequence[Tokens]) -> None:
-        """Refuse packed batches where the attention looks across the borders of samples.
+    def check_packing(self) -> None:
+        """Refuse packed batches where samples see each other across their borders.
 
         Raises:
-            ModelError: a sample's loss changes when another stands before it.
+            ModelError: a sample's losses change with the one that stands before it.
         """
-        problem = packing_problem(self.model, samples, self.device)
+        problem = packing_problem(self.model)
         if problem:
             raise ModelError(problem, "leave out --packed, or try --attention flash_attention_2")
 

@@ -185,14 +185,8 @@ class EngineScorer(Scorer):
     def score(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Result]]:
         """See ``Scorer``."""
         if self.packed:
-            self._check_packing()
+            self.engines.ask("check_packing")
         return self.engines.score((batch, [self.tokens[int(i)] for i in batch.wanted]) for batch in batches)
-
-    def _check_packing(self) -> None:
-        """Refuse packed batches where the attention does not keep samples apart."""
-        shortest = np.argsort(self.tokens.lengths(), kind="stable")
-        usable = (one for one in (self.tokens[int(i)] for i in shortest) if one.answer_tokens > 0)
-        self.engines.ask("check_packing", [one for _, one in zip(range(2), usable, strict=False)])
 
 
 def dot_rows(

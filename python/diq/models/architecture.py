@@ -168,7 +168,7 @@ def _whole_language_model(network: Any) -> tuple[str, Any]:
 @torch.no_grad()
 def _check_causal(model: ModelSource, network: Any) -> None:
     """Refuse a model whose logits before a token change with it: an encoder with a decoder's class."""
-    vocabulary = network.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_size(network)
     first = torch.arange(_PROBE_TOKENS) % vocabulary
     second = first.clone()
     second[-1] = (second[-1] + vocabulary // 2) % vocabulary
@@ -188,6 +188,11 @@ def plain_experts(network: Any) -> None:
     """Let experts be computed one after another: the grouped kernels know neither float64 nor forward mode."""
     if hasattr(network, "set_experts_implementation") and network._can_set_experts_implementation():
         network.set_experts_implementation("eager")
+
+
+def vocabulary_size(network: Any) -> int:
+    """Tokens that the model can both read and write; an embedding may have more rows, for images."""
+    return int(network.config.get_text_config(decoder=True).vocab_size)
 
 
 def layers_of(network: Any) -> dict[str, nn.Module]:

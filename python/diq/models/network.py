@@ -95,7 +95,9 @@ def load_causal_lm(
     loaded.eval()
     with one_line_of_memory(what, _LARGER):
         network: nn.Module = loaded if quantised else loaded.to(place)
-        prepare_for_text(model, network)
+        if not quantised:
+            # packed weights on a CPU take a form without a backward pass at their first run without gradients
+            prepare_for_text(model, network)
     return network
 
 

@@ -248,7 +248,6 @@ class Tokenized:
         answer_tokens: those of them that the loss covers.
         longest: tokens of the longest sequence.
         reasons: why samples were left out, and how many each.
-        examples: the first two sequences.
     """
 
     path: Path
@@ -257,7 +256,6 @@ class Tokenized:
     answer_tokens: int = 0
     longest: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    examples: list[Tokens] = field(default_factory=list)
 
     def count(self, *sequences: Tokens) -> None:
         """Take one sample into the counts."""
@@ -266,8 +264,6 @@ class Tokenized:
             self.tokens += len(one.ids)
             self.answer_tokens += one.answer_tokens
             self.longest = max(self.longest, len(one.ids))
-            if len(self.examples) < 2:
-                self.examples.append(one)
 
     def leave_out(self, reason: str) -> None:
         """Count a sample that cannot be trained on."""

@@ -200,7 +200,6 @@ def train(options: TrainOptions) -> TrainSummary:
             start=start,
             output=output.absolute(),
             tokens=rows.path.absolute(),
-            examples=[(one.ids.tolist(), one.answer_start) for one in rows.examples],
             longest=rows.longest,
             n=rows.n,
             method=options.method,

@@ -22,7 +22,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -36,7 +35,7 @@ from diq.gradients.losses import packing_problem
 from diq.models.device import quiet_libraries
 from diq.models.memory import default_budget, halving, is_out_of_memory, one_line_of_memory
 from diq.models.source import ModelSource
-from diq.models.tokens import Tokenization, Tokens, load_tokenizer
+from diq.models.tokens import Tokenization, load_tokenizer
 from diq.training.network import ADAPTER, load_network, load_reference, save_network, trained_parameters
 from diq.training.output_folder import OutputFolder, checkpoint_step
 from diq.training.trainer import PATIENCE_S, Course, make_trainer
@@ -61,7 +60,6 @@ class Plan:
         start: the adapter that is trained on, or None.
         output: folder of the training.
         tokens: Arrow stream of the samples.
-        examples: ids and answer start of two samples, to try packing on.
         longest: tokens of the longest sequence.
         n: samples.
         method: ``sft`` or ``dpo``.
@@ -81,7 +79,6 @@ class Plan:
     start: ModelSource | None
     output: Path
     tokens: Path
-    examples: list[tuple[list[int], int]]
     longest: int
     n: int
     method: str
@@ -225,7 +222,7 @@ def _train_once(
         gradient_checkpointing=checkpointing,
     )
     if settings.get("packing"):
-        _check_packing(network, plan, device)
+        _check_packing(network)
 
     def validate(network: Any) -> dict[str, float]:
         return validation_losses(network, tokenization, plan.validation)
@@ -277,9 +274,8 @@ def _train_once(
     }
 
 
-def _check_packing(network: Any, plan: Plan, device: str) -> None:
-    samples = [Tokens(np.asarray(ids, np.int32), start) for ids, start in plan.examples]
-    problem = packing_problem(network, samples, torch.device(device))
+def _check_packing(network: Any) -> None:
+    problem = packing_problem(network)
     if problem:
         raise ModelError(problem, "leave out --packing, or try --attention flash_attention_2")
 
