@@ -15,7 +15,7 @@ import pytest
 from diq.base.errors import InputError, UsageError
 from diq.base.sample import Sample
 from diq.formats import Parsed, open_source
-from diq.formats.layouts import LAYOUTS, NAMES, mapped, named
+from diq.formats.layouts import LAYOUTS, NAMES, choose, mapped, named
 from diq.formats.layouts.choices import gold, inline, options
 from diq.formats.layouts.layout import without_reasoning
 from diq.formats.rows import BadRow
@@ -568,3 +568,45 @@ def families() -> Iterator[Path]:
 def test_layouts_import_no_model_library() -> None:
     for path in families():
         assert "torch" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"image": "coco/1.jpg"}, "column image"),
+        ({"images": ["a.png", "b.png"]}, "column images"),
+        ({"images": "['a.png']"}, "column images"),
+        ({"image": {"bytes": b"GIF", "path": None}}, "column image"),
+        ({"Image_path": "scan.dcm"}, "column Image_path"),
+        ({"pixel_values": [[0.5, 0.5], [0.1, 0.2]]}, "column pixel_values"),
+        ({"picture": "data:image/png;base64,AAAA"}, "column picture"),
+        ({"video_url": "https://there/x.mp4"}, "column video_url"),
+        ({"question": "<image>\nWhat is seen?"}, "`<image>`"),
+        ({"question": "<|vision_start|><|image_pad|>What?"}, "`<|vision_start|>`"),
+        ({"question": "What is said? <audio>"}, "`<audio>`"),
+    ],
+)
+def test_what_needs_more_than_text_is_refused(row: dict[str, Any], reason: str) -> None:
+    plain = {"question": "Q?", "answer": "A."}
+    chosen = choose("x", [plain | row], None)
+    with pytest.raises(ValueError, match="only text can be used") as caught:
+        chosen.sample(plain | row)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image": None},
+        {"images": []},
+        {"image_id": "12"},
+        {"image_caption": "a chest"},
+        {"source": "scan.png"},
+        {"imaging": "MRI"},
+        {"question": "What does the tag <video> do in HTML?"},
+        {"answer": "<image> is no tag of HTML; <img> is."},
+    ],
+)
+def test_what_only_speaks_of_images_is_text(row: dict[str, Any]) -> None:
+    plain = {"question": "Q?", "answer": "A."}
+    assert choose("x", [plain | row], None).sample(plain | row).messages

@@ -137,7 +137,7 @@ def test_every_strategy_ranks_real_scores_and_sql_agrees(
     from diq.difficulty.score import score_difficulty
     from diq.influence.score import score_influence
     from diq.selection.compare import compare
-    from diq.selection.options import STRATEGIES
+    from diq.selection.options import DOT_STRATEGIES, STRATEGIES
     from diq.selection.select import select
 
     store, model = tmp_path / "s.duckdb", str(tiny_llama_folder)
@@ -153,8 +153,15 @@ def test_every_strategy_ranks_real_scores_and_sql_agrees(
     score_perplexity("medquad", store=store, model=model, model_name="tiny", max_length=512)
     encoder = str(Path(minilm.__file__).parent / "model")
     score_similarity("medquad", store=store, encoder=encoder, encoder_name="minilm")
+    named = {strategy: {"model": "tiny"} for strategy in (*DOT_STRATEGIES, "perplexity")}
     made = {
-        strategy: select("medquad", ratio="20%", store=store, model="tiny", strategy=strategy)
+        strategy: select(
+            "medquad",
+            ratio="20%",
+            store=store,
+            strategy=strategy,
+            **named.get(strategy, {}),
+        )
         for strategy in STRATEGIES
         if strategy != "less"
     }

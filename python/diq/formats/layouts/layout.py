@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diq.base.sample import Message, Sample
+from diq.formats.layouts.media import media_column, media_place
 
 Values = Mapping[str, Any]
 Conversion = Callable[[Values], "list[Message] | tuple[list[Message], list[Message]]"]
@@ -52,9 +53,13 @@ class Layout:
         missing = self.missing(row)
         if missing:
             raise ValueError(f"no column {missing} (layout {self.name})")
+        if (column := media_column(row)) is not None:
+            raise ValueError(f"the row has an image, video or sound (column {column}); only text can be used")
         converted = self.convert(row)
         messages, rejected = converted if isinstance(converted, tuple) else (converted, None)
         check(messages)
+        if (place := media_place(messages)) is not None:
+            raise ValueError(f"message {place[0]} has a place for an image (`{place[1]}`); only text can be used")
         return Sample(messages, rejected, attributes(row, self.text))
 
 
