@@ -586,7 +586,7 @@ def test_what_changed_runs_again_and_all_that_depends_on_it(ran: Small) -> None:
 def test_changed_data_is_not_mixed_into_what_was_read_before(ran: Small) -> None:
     with ran.files["data"].open("a", encoding="utf-8") as file:
         file.write(ran.files["data"].read_text(encoding="utf-8").splitlines()[0].replace("the", "a") + "\n")
-    with pytest.raises(InputError, match="changed since it was read into the dataset `pool`; name another --output"):
+    with pytest.raises(InputError, match="changed since it was read into the dataset `pool`; name another output"):
         ran.run()
     with pytest.raises(InputError, match=r"also holds `.*pool\.jsonl`, which this recipe does not read"):
         ran.run(f"data={ran.files['tasks']}")
