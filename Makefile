@@ -43,7 +43,8 @@ demo: $(VENV)/.extension ## run the whole pipeline offline on made-up data
 
 test: test-rust test-python ## cargo tests, then pytest
 
-test-rust: setup
+# needs nothing of $(VENV): cargo builds it while that is being filled
+test-rust:
 	@echo "==> cargo test"
 	@cargo test --quiet
 
