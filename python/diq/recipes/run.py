@@ -278,17 +278,22 @@ class _Run:
 
     def all(self) -> int | None:
         """Every step in order; returns the run's number in the store."""
+        ran = False
         for step, mark, report in zip(self.recipe.steps, self.marks, self.reports, strict=True):
             self.listener.starts(report, len(self.reports))
-            # once more: a step before this one may have changed what it reads, as a grown dataset does
-            with _reading(self.file) as opened:
-                done = self.record.is_done(step, mark, opened)
+            done = report.state == DONE
+            if ran or not done:
+                # once more: a step before this one may have changed what it reads, as a grown dataset does, and another
+                # run may have done it meanwhile
+                with _reading(self.file) as opened:
+                    done = self.record.is_done(step, mark, opened)
             if done:
                 entry = self.record.steps[mark]
                 report.state, report.was_done = DONE, True
                 report.told, report.result = entry.get("told", ""), entry.get("result", {})
             else:
                 self._step(step, mark, report)
+                ran = True
             self.listener.ends(report)
         self._tell_store()
         return self.run_id

@@ -322,13 +322,17 @@ def _known_version() -> int:
 
 def _version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     """Schema version of a store; 0 for an empty file."""
-    tables = {row[0] for row in connection.execute(queries.query("store/list_tables")).fetchall()}
-    if "schema_migrations" not in tables:
+    try:
+        ((version,),) = connection.execute(queries.query("store/get_schema_version")).fetchall()
+    except duckdb.CatalogException:
+        tables = sorted(row[0] for row in connection.execute(queries.query("store/list_tables")).fetchall())
+        # a store has the table, and something else is wrong with it
+        if "schema_migrations" in tables:
+            raise
         if tables:
             raise StoreError(
-                f"`{path}` is a DuckDB file, but not a diq store (it holds {', '.join(sorted(tables)[:3])})",
+                f"`{path}` is a DuckDB file, but not a diq store (it holds {', '.join(tables[:3])})",
                 "name another path with --store",
-            )
+            ) from None
         return 0
-    ((version,),) = connection.execute(queries.query("store/get_schema_version")).fetchall()
     return int(version)
