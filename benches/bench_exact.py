@@ -27,7 +27,7 @@ from diq.gradients.dots import Dots, Norms
 from diq.gradients.forward import Forward
 from diq.gradients.losses import checkpointed, token_losses
 from diq.gradients.validation import ValidationGradient, mean_gradient
-from diq.models.layers import linear_modules
+from diq.models.layers import linear_weights
 from diq.models.tokens import Batch, Tokens, collate, plan_batches
 
 # hidden, layers, heads, key-value heads, vocabulary; the second has 28 million parameters
@@ -82,26 +82,26 @@ def strict_step(model: LlamaForCausalLM, batches: list[Batch]) -> None:
 
 def autograd_loop(model: LlamaForCausalLM, samples: list[Tokens], gradient: dict[str, torch.Tensor]) -> list[float]:
     """What one would write first: one sample, one backward, one dot."""
-    modules = linear_modules(model)
-    weights = [module.weight for module in modules.values()]
-    for weight in weights:
-        weight.requires_grad_(True)
+    weights = linear_weights(model)
+    parameters = [one.parameter for one in weights.values()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     dots = []
     for sample in samples:
         batch = collate([sample])
         labels = batch.ids.masked_fill(~batch.answer, -100)
         loss = model(input_ids=batch.ids, labels=labels, use_cache=False).loss
-        parts = torch.autograd.grad(loss, weights)
-        dots.append(sum(float((part * gradient[name]).sum()) for part, name in zip(parts, modules, strict=True)))
-    for weight in weights:
-        weight.requires_grad_(False)
+        parts = torch.autograd.grad(loss, parameters)
+        dots.append(sum(float((part * gradient[name]).sum()) for part, name in zip(parts, weights, strict=True)))
+    for parameter in parameters:
+        parameter.requires_grad_(False)
     return dots
 
 
 def score(model: LlamaForCausalLM, recorders: list[Recorder], batches: list[Batch]) -> None:
-    modules = linear_modules(model)
+    weights = linear_weights(model)
     for batch in batches:
-        score_batch(model, modules, batch, recorders)
+        score_batch(model, weights, batch, recorders)
 
 
 def score_checkpointed(model: LlamaForCausalLM, recorders: list[Recorder], batches: list[Batch]) -> None:
@@ -115,16 +115,16 @@ def score_forward(method: Forward, batches: list[Batch]) -> None:
 
 
 def measured(model: LlamaForCausalLM, samples: Sequence[Tokens], *, folds: int = 1) -> ValidationGradient:
-    modules = linear_modules(model)
+    weights = linear_weights(model)
     parts = [samples[i::folds] for i in range(folds)]
     return ValidationGradient(
-        tuple(mean_gradient(model, modules, [collate(part)]) for part in parts), tuple(len(part) for part in parts)
+        tuple(mean_gradient(model, weights, [collate(part)]) for part in parts), tuple(len(part) for part in parts)
     )
 
 
 def check(model: LlamaForCausalLM, recorder: Dots, gradient: ValidationGradient, samples: list[Tokens]) -> None:
     wanted = torch.tensor(autograd_loop(model, samples, gradient.mean()), dtype=torch.float64)
-    found = score_batch(model, linear_modules(model), collate(samples), [recorder]).values[0][:, 0]
+    found = score_batch(model, linear_weights(model), collate(samples), [recorder]).values[0][:, 0]
     assert (found - wanted).abs().max() < 1e-4 * wanted.std(), "the dots are wrong; no time is taken"
 
 
@@ -144,27 +144,27 @@ def measure(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[s
 def compare(shape: tuple[int, int, int, int, int], samples: list[Tokens], repeats: int) -> None:
     model = build(*shape).requires_grad_(False)
     narrow = copy.deepcopy(model).bfloat16()
-    modules, narrow_modules = linear_modules(model), linear_modules(narrow)
+    weights, narrow_weights = linear_weights(model), linear_weights(narrow)
     batches = batches_of(samples)
     validation = [tokens(4, shape[-1], seed=i + 1) for i in range(9)]
     sets = [measured(model, one) for one in validation]
     halves = [measured(model, one, folds=2) for one in validation]
     narrow_sets = [measured(narrow, one) for one in validation[:1]]
-    one = Dots(modules, sets[:1])
+    one = Dots(weights, sets[:1])
     check(model, one, sets[0], samples[:6])
     candidates: dict[str, Callable[[], object]] = {
         PLAIN: partial(plain_step, model, batches),
         "strict step (head on answers alone)": partial(strict_step, model, batches),
         "exact, 1 set": partial(score, model, [one], batches),
-        "exact, 1 set, 2 folds (default)": partial(score, model, [Dots(modules, halves[:1])], batches),
-        "exact, 4 sets": partial(score, model, [Dots(modules, sets[:4])], batches),
-        "exact, 9 sets, 2 folds": partial(score, model, [Dots(modules, halves)], batches),
-        "exact, 9 sets, 2 folds, rank 8": partial(score, model, [Dots(modules, halves, rank=8)], batches),
+        "exact, 1 set, 2 folds (default)": partial(score, model, [Dots(weights, halves[:1])], batches),
+        "exact, 4 sets": partial(score, model, [Dots(weights, sets[:4])], batches),
+        "exact, 9 sets, 2 folds": partial(score, model, [Dots(weights, halves)], batches),
+        "exact, 9 sets, 2 folds, rank 8": partial(score, model, [Dots(weights, halves, rank=8)], batches),
         "exact, 1 set, norms": partial(score, model, [one, Norms()], batches),
         "exact, 1 set, checkpointing": partial(score_checkpointed, model, [one], batches),
-        "forward mode, 1 set": partial(score_forward, Forward(model, modules, sets[:1]), batches),
+        "forward mode, 1 set": partial(score_forward, Forward(model, weights, sets[:1]), batches),
         "bfloat16: plain step": partial(plain_step, narrow, batches),
-        "bfloat16: exact, 1 set": partial(score, narrow, [Dots(narrow_modules, narrow_sets)], batches),
+        "bfloat16: exact, 1 set": partial(score, narrow, [Dots(narrow_weights, narrow_sets)], batches),
         "autograd loop, batch 1": partial(autograd_loop, model, samples, sets[0].mean()),
     }
     times = measure(candidates, repeats)
@@ -184,8 +184,8 @@ def grow(repeats: int) -> None:
     """Seconds against the number of samples, and against their length, with the exponent of a power law."""
     shape = SHAPES["demo size"]
     model = build(*shape).requires_grad_(False)
-    modules = linear_modules(model)
-    recorder = Dots(modules, [measured(model, tokens(8, shape[-1]))])
+    weights = linear_weights(model)
+    recorder = Dots(weights, [measured(model, tokens(8, shape[-1]))])
     for title, cases in (
         ("samples", [(n, 1.0) for n in (16, 32, 64, 128)]),
         ("tokens a sample", [(32, scale) for scale in (0.5, 1.0, 2.0, 4.0)]),

@@ -872,7 +872,7 @@ def main() -> None:
             samples = setup.samples[: options.lora_samples]
             engine = setup.engine(checkpoint=adapter, params="lora")
             columns = measure(engine, samples, setup.validation, setup.far, RANDOM_LORA, seed=setup.seed)
-            parameters = sum(rows * width for rows, width in engine.facts.modules.values())
+            parameters = sum(math.prod(shape) for shape in engine.facts.weights.values())
             print_projections(
                 f"2c. A and B of the adapter, {parameters:,} parameters", columns, setup.difficulty[: len(samples)]
             )

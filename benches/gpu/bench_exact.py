@@ -27,7 +27,7 @@ from diq.gradients.kernels.projections import project_rademacher
 from diq.gradients.kernels.reference import parameter_key
 from diq.gradients.losses import token_losses
 from diq.gradients.validation import ValidationGradient, mean_gradient
-from diq.models.layers import linear_modules
+from diq.models.layers import Weight, linear_weights
 from diq.models.tokens import Tokens, collate, plan_batches
 
 DIM = 4096
@@ -81,12 +81,12 @@ def draw(n: int, vocabulary: int, seed: int, longest: int, typical: int) -> list
     return [Tokens(rng.integers(3, vocabulary, length).astype(np.int32), max(1, length // 3)) for length in lengths]
 
 
-def needed(model: LlamaForCausalLM, modules: dict[str, nn.Module], samples: Sequence[Tokens], sets: int) -> Work:
+def needed(model: LlamaForCausalLM, weights: dict[str, Weight], samples: Sequence[Tokens], sets: int) -> Work:
     """Forward, backward for activations alone, V x of the chosen layers; causal attention counts its lower half."""
     config = model.config
     head = model.get_output_embeddings()
     linear = sum(one.weight.numel() for one in model.modules() if isinstance(one, nn.Linear) and one is not head)
-    chosen = sum(one.get_parameter("weight").numel() for one in modules.values())
+    chosen = sum(one.parameter.numel() for one in weights.values())
     flops = 0.0
     for sample in samples:
         length = len(sample.ids)
@@ -97,13 +97,13 @@ def needed(model: LlamaForCausalLM, modules: dict[str, nn.Module], samples: Sequ
     return Work(len(samples), sum(len(one.ids) for one in samples), flops)
 
 
-def check(model: LlamaForCausalLM, modules: dict[str, nn.Module], dots: Dots, mean: dict[str, Tensor]) -> None:
+def check(model: LlamaForCausalLM, weights: dict[str, Weight], dots: Dots, mean: dict[str, Tensor]) -> None:
     """Dots of a few samples against autograd, one sample at a time, in the model's own precision."""
     samples = draw(6, model.config.vocab_size, 99, 300, 100)
-    found = score_batch(model, modules, collate(samples), [dots]).values[0][:, 0]
+    found = score_batch(model, weights, collate(samples), [dots]).values[0][:, 0]
     wanted = []
     for sample in samples:
-        gradients = sample_gradients(model, modules, sample)
+        gradients = sample_gradients(model, weights, sample)
         parts = [(one.float() * mean[name]).sum(dtype=torch.float64) for name, one in gradients.items()]
         wanted.append(sum(float(part) for part in parts))
     expected = torch.tensor(wanted, dtype=torch.float64)
@@ -112,20 +112,20 @@ def check(model: LlamaForCausalLM, modules: dict[str, nn.Module], dots: Dots, me
     print(f"check: dots of 6 samples against autograd in bfloat16: relative error {error:.1e}")
 
 
-def sample_gradients(model: LlamaForCausalLM, modules: dict[str, nn.Module], sample: Tokens) -> dict[str, Tensor]:
-    weights = [one.get_parameter("weight") for one in modules.values()]
-    for one in weights:
+def sample_gradients(model: LlamaForCausalLM, weights: dict[str, Weight], sample: Tokens) -> dict[str, Tensor]:
+    parameters = [one.parameter for one in weights.values()]
+    for one in parameters:
         one.requires_grad_(True)
-    batch = collate([sample]).to(weights[0].device)
+    batch = collate([sample]).to(parameters[0].device)
     loss = token_losses(model, batch).by_sample("mean").sum()
-    found = torch.autograd.grad(loss, weights)
-    for one in weights:
+    found = torch.autograd.grad(loss, parameters)
+    for one in parameters:
         one.requires_grad_(False)
-    return dict(zip(modules, found, strict=True))
+    return dict(zip(weights, found, strict=True))
 
 
 def score_all(
-    model: LlamaForCausalLM, modules: dict[str, nn.Module], dots: Dots, samples: Sequence[Tokens], budget: int
+    model: LlamaForCausalLM, weights: dict[str, Weight], dots: Dots, samples: Sequence[Tokens], budget: int
 ) -> int:
     """Score everything; the budget that fitted into memory."""
     lengths = np.asarray([len(one.ids) for one in samples])
@@ -133,7 +133,7 @@ def score_all(
     while pending:
         rows = pending.pop(0)
         try:
-            score_batch(model, modules, collate([samples[row] for row in rows]), [dots])
+            score_batch(model, weights, collate([samples[row] for row in rows]), [dots])
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
@@ -146,21 +146,21 @@ def score_all(
 
 def exact(bench: Bench, ceilings: Ceilings, sets: int) -> None:
     model = build(bench)
-    modules = linear_modules(model)
+    weights = linear_weights(model)
     vocabulary = model.config.vocab_size
     longest, typical, n = (120, 40, 12) if bench.tiny else (8192, 900, 96)
 
     def validation(one: int) -> ValidationGradient:
         chosen = draw(4, vocabulary, 1000 + one, longest // 4, typical)
-        return ValidationGradient((mean_gradient(model, modules, [collate([sample]) for sample in chosen]),), (4,))
+        return ValidationGradient((mean_gradient(model, weights, [collate([sample]) for sample in chosen]),), (4,))
 
     # one at a time: a mean gradient in float32 is 3 GB here
-    dots = Dots(modules, (validation(one) for one in range(sets)))
+    dots = Dots(weights, (validation(one) for one in range(sets)))
     if sets == 1:
-        check(model, modules, dots, validation(0).mean())
+        check(model, weights, dots, validation(0).mean())
     samples = draw(n, vocabulary, 0, longest, typical)
-    work = needed(model, modules, samples, sets)
-    budget = score_all(model, modules, dots, samples, 512 if bench.tiny else BUDGET)
+    work = needed(model, weights, samples, sets)
+    budget = score_all(model, weights, dots, samples, 512 if bench.tiny else BUDGET)
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats()
     title = f"exact: {sum(one.numel() for one in model.parameters()) / 1e9:.2f} B parameters, q/k/v"
@@ -175,17 +175,17 @@ def exact(bench: Bench, ceilings: Ceilings, sets: int) -> None:
             f"{peak:.1f} GB, budget {budget}"
         )
 
-    run = functools.partial(score_all, model, modules, dots, samples, budget)
+    run = functools.partial(score_all, model, weights, dots, samples, budget)
     row = bench.time(group, "diq exact", run, floor, note=note, repeats=2 if bench.tiny else 3)
     if sets == 1:
-        less(bench, group, model, modules, samples, row)
+        less(bench, group, model, weights, samples, row)
 
 
 def less(
     bench: Bench,
     group: str,
     model: LlamaForCausalLM,
-    modules: dict[str, nn.Module],
+    weights: dict[str, Weight],
     samples: Sequence[Tokens],
     ours: Row,
 ) -> None:
@@ -195,9 +195,9 @@ def less(
 
     def loop(projector: fast.Projector) -> None:
         for sample in few:
-            projector(sample_gradients(model, modules, sample))
+            projector(sample_gradients(model, weights, sample))
 
-    keys = {name: parameter_key(0, f"{name}.weight") for name in modules}
+    keys = {name: parameter_key(0, f"{name}.weight") for name in weights}
 
     def ours_dense(gradients: dict[str, Tensor]) -> Tensor:
         projected = torch.zeros(1, DIM, device=bench.device)

@@ -242,13 +242,13 @@ def test_a_real_lora_step(folder: Path, params: Any, checkpointing: bool) -> Non
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from diq.models.layers import linear_modules
+    from diq.models.layers import linear_weights
     from diq.models.network import load_causal_lm
     from diq.models.source import find_model
 
     size, rank = find_size(str(folder)), 4
     network: Any = load_causal_lm(find_model(str(folder)))
-    names = list(linear_modules(network, params))
+    names = list(linear_weights(network, params))
     network = get_peft_model(network, LoraConfig(r=rank, target_modules=names, task_type="CAUSAL_LM"))
     if checkpointing:
         network.enable_input_require_grads()

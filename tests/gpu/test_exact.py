@@ -15,7 +15,7 @@ from conftest import build_llama, build_tokenizer, save_model
 from diq.gradients.backward import score_batch
 from diq.gradients.dots import Dots
 from diq.gradients.validation import ValidationGradient, mean_gradient
-from diq.models.layers import linear_modules
+from diq.models.layers import linear_weights
 from diq.models.tokens import Tokens, collate
 
 VOCABULARY = 2048
@@ -45,11 +45,11 @@ def draw(n: int, seed: int, longest: int = 200) -> list[Tokens]:
 
 
 def scores(model: nn.Module, samples: list[Tokens], sets: list[list[Tokens]], batch: int) -> torch.Tensor:
-    modules = linear_modules(model)
-    validation = [ValidationGradient((mean_gradient(model, modules, [collate(one)]),), (len(one),)) for one in sets]
-    dots = Dots(modules, validation)
+    weights = linear_weights(model)
+    validation = [ValidationGradient((mean_gradient(model, weights, [collate(one)]),), (len(one),)) for one in sets]
+    dots = Dots(weights, validation)
     parts = [
-        score_batch(model, modules, collate(samples[at : at + batch]), [dots]).values[0]
+        score_batch(model, weights, collate(samples[at : at + batch]), [dots]).values[0]
         for at in range(0, len(samples), batch)
     ]
     return torch.cat(parts).double()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diq.gradients.losses import checkpointed, packing_problem
-from diq.models.layers import linear_modules
+from diq.models.layers import linear_weights
 from gradients.test_gradients import Case
 
 SMALL: dict[str, Any] = {
@@ -127,4 +127,4 @@ def test_the_feed_forward_of_rwkv_is_no_attention() -> None:
     from transformers import RwkvConfig, RwkvForCausalLM
 
     model = RwkvForCausalLM(RwkvConfig(vocab_size=400, hidden_size=48, num_hidden_layers=2, context_length=64))
-    assert {name.split(".")[3] for name in linear_modules(model)} == {"attention"}
+    assert {name.split(".")[3] for name in linear_weights(model)} == {"attention"}

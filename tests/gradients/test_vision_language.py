@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diq.models.layers import adapted_modules, coverage, linear_modules, target_names
+from diq.models.layers import adapted_weights, coverage, linear_weights, target_names
 from diq.models.network import load_causal_lm
 from diq.models.source import find_model
 from gradients.test_gradients import Case
@@ -15,7 +15,7 @@ from models.vision_language import CONFIGS, build
 # where each keeps its language part
 LANGUAGE = {"llama4": "language_model.model.", "idefics3": "model.text_model.", "smolvlm": "model.text_model."}
 # linear layers of attention and of the rest that text passes
-COUNTS = {"qwen3_5": (3, 31), "llama4": (6, 15)}
+COUNTS = {"qwen3_5": (3, 31), "llama4": (6, 17)}
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def test_the_language_part_counts_alone_and_its_dots_are_exact(folder: Path) -> 
     sizes = {}
     for params, n in zip(("qkv", "all-linear"), COUNTS.get(folder.name, (6, 14)), strict=True):
         case = Case(lambda: load_causal_lm(source), params)
-        assert len(case.modules) == n
-        assert all(name.startswith(inside) for name in case.modules)
+        assert len(case.weights) == n
+        assert all(name.startswith(inside) for name in case.weights)
         # the linear attention of Qwen3.5 adds up what nearly cancels, in float32
         bound = 1e-3 if folder.name == "qwen3_5" else 2e-5
         assert case.error(case.scores()) < bound
         assert case.error(case.scores(batch=32, padding_side="left")) < bound
-        found = coverage(network, linear_modules(network, params), params)
+        found = coverage(network, linear_weights(network, params), params)
         sizes[params] = found.covered
         assert found.reached == (1 if params == "qkv" and folder.name == "qwen3_5" else found.layers - found.silent)
         assert found.silent == (1 if folder.name == "mllama" else 0)
@@ -51,6 +51,6 @@ def test_the_language_part_counts_alone_and_its_dots_are_exact(folder: Path) -> 
     # and an adapter goes where the gradients are taken
     names = [name for name, _ in network.named_modules()]
     for params in ("qkv", "all-linear"):
-        targets = target_names(network, adapted_modules(network, params))
+        targets = target_names(network, adapted_weights(network, params))
         hit = {name for name in names if any(name == one or name.endswith(f".{one}") for one in targets)}
-        assert hit == set(linear_modules(network, params))
+        assert hit == set(adapted_weights(network, params))

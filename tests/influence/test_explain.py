@@ -18,7 +18,7 @@ from diq import explain
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.influence.explain import Explanation, token_texts
 from diq.influence.score import score_influence
-from diq.models.layers import linear_modules
+from diq.models.layers import linear_weights
 from diq.models.network import load_causal_lm
 from diq.models.source import find_model
 from diq.models.tokens import Tokenization, Tokens
@@ -76,8 +76,8 @@ def slow_terms(
     model = load_causal_lm(find_model(str(folder)), dtype="float64")
     template, reduction = options.get("template", "auto"), options.get("loss_reduction", "mean")
     tokenization = Tokenization(AutoTokenizer.from_pretrained(folder), max_length=512, template=template)
-    modules = linear_modules(model, options.get("params", "qkv"))
-    weight_of = [module.get_parameter("weight").requires_grad_() for module in modules.values()]
+    modules = linear_weights(model, options.get("params", "qkv"))
+    parameters = [one.parameter.requires_grad_() for one in modules.values()]
 
     def losses(conversation: Any) -> torch.Tensor:
         (tokens,) = tokenization.encode([conversation])
@@ -87,10 +87,10 @@ def slow_terms(
         return F.cross_entropy(logits, row[0, 1:], reduction="none")[tokens.answer_start - 1 :]
 
     def gradient(loss: torch.Tensor) -> torch.Tensor:
-        return torch.cat([one.flatten() for one in torch.autograd.grad(loss, weight_of, retain_graph=True)])
+        return torch.cat([one.flatten() for one in torch.autograd.grad(loss, parameters, retain_graph=True)])
 
     total = sum(weights.values())
-    v = torch.zeros(sum(one.numel() for one in weight_of), dtype=torch.float64)
+    v = torch.zeros(sum(one.numel() for one in parameters), dtype=torch.float64)
     for name, weight in weights.items():
         for conversation in validation[name]:
             own = losses(conversation)
@@ -264,7 +264,7 @@ def test_bfloat16_adds_up_roughly(filled: Path, tiny_llama_folder: Path) -> None
         ({"dataset": "pool", "position": 0}, {"max_length": 1}, "--max-length 1"),
         ({"dataset": "pool", "position": 0}, {"template": "chat"}, "--template `chat`"),
         ({"dataset": "pool", "position": 0}, {"loss_reduction": "max"}, "--loss-reduction `max`"),
-        ({"dataset": "pool", "position": 0}, {"params": "nope"}, "no linear module"),
+        ({"dataset": "pool", "position": 0}, {"params": "nope"}, "no linear layer"),
         ({"dataset": "pool", "position": 0}, {"checkpoint": "nowhere"}, "`nowhere` is not a checkpoint"),
     ],
 )

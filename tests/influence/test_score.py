@@ -21,7 +21,7 @@ from diq.gradients.backward import score_batch
 from diq.gradients.dots import Dots
 from diq.gradients.validation import ValidationGradient, mean_gradient
 from diq.influence.score import score_influence
-from diq.models.layers import linear_modules
+from diq.models.layers import linear_weights
 from diq.models.network import load_causal_lm
 from diq.models.source import find_model
 from diq.models.tokens import Tokenization, Tokens, collate
@@ -52,16 +52,16 @@ def slow_dots(folder: Path, pool: Conversations, validation: Conversations) -> n
     from transformers import AutoTokenizer
 
     tokenization = Tokenization(AutoTokenizer.from_pretrained(folder), max_length=512)
-    modules = linear_modules(model)
+    weights = linear_weights(model)
 
     def encode(conversations: Conversations) -> list[Tokens]:
         found = tokenization.encode(conversations)
         assert all(isinstance(one, Tokens) for one in found)
         return found  # type: ignore[return-value]
 
-    gradient = mean_gradient(model, modules, [collate([one]) for one in encode(validation)])
-    dots = Dots(modules, [ValidationGradient((gradient,), (1,))])
-    return np.asarray([score_batch(model, modules, collate([one]), [dots]).values[0].item() for one in encode(pool)])
+    gradient = mean_gradient(model, weights, [collate([one]) for one in encode(validation)])
+    dots = Dots(weights, [ValidationGradient((gradient,), (1,))])
+    return np.asarray([score_batch(model, weights, collate([one]), [dots]).values[0].item() for one in encode(pool)])
 
 
 @pytest.mark.parametrize("kind", ["tiny_llama_folder", "tiny_llama_chat_folder"])
@@ -344,7 +344,7 @@ def test_bad_requests(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> 
         ({"model": str(tmp_path / "empty")}, ModelError, "no config.json"),
         ({"model": str(without_tokenizer)}, ModelError, "no usable tokenizer"),
         ({"model": str(broken)}, ModelError, "cannot be loaded"),
-        ({"model": model, "params": "nothing_like_this"}, ModelError, "no linear module"),
+        ({"model": model, "params": "nothing_like_this"}, ModelError, "no linear layer"),
         ({"model": model, "params": "("}, ModelError, "not a regular expression"),
         ({"model": model, "validation_set": ["zz"]}, UsageError, "no validation set named `zz`"),
         ({"model": model, "max_length": 1}, UsageError, "max_length"),

@@ -460,7 +460,7 @@ def test_less_end_to_end_against_the_slow_form(
     from diq.gradients.adam import adam_direction
     from diq.gradients.adam_state import read_adam_moments
     from diq.gradients.kernels import reference
-    from diq.models.layers import linear_modules
+    from diq.models.layers import linear_weights
     from diq.models.network import load_causal_lm
     from diq.models.source import find_adapter, find_model
     from diq.models.tokens import Tokenization
@@ -481,15 +481,15 @@ def test_less_end_to_end_against_the_slow_form(
     expected = {"a": np.zeros(40), "b": np.zeros(40)}
     for checkpoint, weight in zip(checkpoints, (0.75, 0.25), strict=True):
         network = load_causal_lm(source, adapter=find_adapter(str(checkpoint), source), dtype="float64")
-        modules = linear_modules(network, "lora")
+        modules = linear_weights(network, "lora")
         parameters = dict(network.named_parameters())
-        names = {name: next(k for k, v in parameters.items() if v is one.weight) for name, one in modules.items()}
+        names = {name: next(k for k, v in parameters.items() if v is one.parameter) for name, one in modules.items()}
         moments = read_adam_moments(checkpoint, network)
 
         def project(gradient: torch.Tensor, *, adam: bool) -> np.ndarray:
             total, at = np.zeros((len(gradient), 128)), 0
-            for name, module in modules.items():  # noqa: B023
-                shape = module.weight.shape
+            for name, one in modules.items():  # noqa: B023
+                shape = one.parameter.shape
                 part = gradient[:, at : at + shape.numel()].reshape(-1, *shape)
                 at += shape.numel()
                 if adam:

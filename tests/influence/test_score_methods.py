@@ -277,7 +277,7 @@ def test_a_killed_worker_is_replaced_by_the_others_and_a_killed_parent_resumes(
 
 @pytest.mark.slow
 def test_what_a_worker_meets_reaches_the_caller(filled: Path, tiny_llama_folder: Path) -> None:
-    with pytest.raises(ModelError, match="no linear module"):
+    with pytest.raises(ModelError, match="no linear layer"):
         score_influence("pool", model=str(tiny_llama_folder), store=filled, params="nope", devices=2, device="cpu")
 
 

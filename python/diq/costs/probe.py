@@ -28,7 +28,7 @@ from diq.gradients.engine import Engine, EngineSettings
 from diq.gradients.projections import default_dim
 from diq.gradients.validation import ValidationTokens
 from diq.models.device import pick_device, pick_dtype, quiet_libraries
-from diq.models.layers import is_transposed, linear_modules
+from diq.models.layers import adapted_weights, target_names
 from diq.models.memory import default_budget, halving, release
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, find_model
@@ -321,12 +321,12 @@ def _adapted(network: Any, params: str, rank: int) -> Any:
     # peft is only needed here
     from peft import LoraConfig, get_peft_model
 
-    modules = linear_modules(network, params)
+    weights = adapted_weights(network, params)
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
-        target_modules=list(modules),
-        fan_in_fan_out=any(is_transposed(module) for module in modules.values()),
+        target_modules=target_names(network, weights),
+        fan_in_fan_out=any(one.transposed for one in weights.values()),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(network, config)

@@ -9,6 +9,7 @@ and the projections (``diq.projections``) look at the same ``(x, delta)`` of the
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,141 +24,225 @@ from transformers.pytorch_utils import Conv1D
 from diq.base.errors import ModelError
 from diq.gradients.losses import token_losses
 from diq.gradients.options import Reduction
-from diq.models.layers import is_transposed
+from diq.models.experts import Routing, StackProduct, experts_forward, stack_product
+from diq.models.layers import Weight
 from diq.models.tokens import Batch
 
 MatrixGradients = dict[str, Tensor]
-"""Module name to a matrix ``[out, in]`` float32 (float64 for float64 models), whatever layout the module stores."""
+"""Name to a matrix ``[out, in]`` float32 (float64 for float64 models), whatever layout the model stores.
 
-_Record = Callable[[str, Tensor, Tensor], None]
+The matrices of a stack of experts have a name each (:func:`diq.models.layers.matrix_names`).
+"""
+
 Product = Callable[[Tensor, Tensor | None], Tensor]
 """Input and bias to what a linear layer gives."""
 
 _PLAIN = (nn.Linear.forward, Conv1D.forward)
 _MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
+_CASTS = (Tensor.to, Tensor.type, Tensor.float, Tensor.double)
+
+
+class Tap(Protocol):
+    """What is told of inputs and output gradients."""
+
+    def matrix(self, name: str, x: Tensor, delta: Tensor) -> None:
+        """A layer had inputs ``[..., in]`` and output gradients ``[..., out]``."""
+
+    def stack(self, name: str, x: Tensor, delta: Tensor, routing: Routing) -> None:
+        """A stack of experts' layers had inputs ``[s, in]`` and output gradients ``[s, out]``, expert after expert."""
 
 
 class _TappedLinear(torch.autograd.Function):
-    """A frozen linear layer that hands ``(x, delta)`` to a recorder on the way back."""
+    """A frozen linear layer that hands ``(x, delta)`` to a tap on the way back."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, name: str, record: _Record
+        ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, bias: Tensor | None, name: str, tap: Tap
     ) -> Tensor:
         # weight is [out, in]; anchor makes the output need a gradient even where x does not (the first layer)
         ctx.save_for_backward(x, weight)
-        ctx.name, ctx.record = name, record
+        ctx.name, ctx.tap = name, tap
         return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        ctx.record(ctx.name, x, delta)
+        ctx.tap.matrix(ctx.name, x, delta)
         return (delta @ weight if ctx.needs_input_grad[0] else None, None, None, None, None, None)
 
 
-def weight_of(module: nn.Module) -> Tensor:
-    """Weight ``[out, in]`` of a linear module."""
-    weight = module.get_parameter("weight").detach()
-    return weight.T if is_transposed(module) else weight
+class _TappedStack(torch.autograd.Function):
+    """The same for a stack of experts' layers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, stack: Tensor, routing: Routing, name: str, tap: Tap) -> Tensor:
+        ctx.save_for_backward(x, stack)
+        ctx.routing, ctx.name, ctx.tap = routing, name, tap
+        return stack_product(x, stack, routing)
+
+    @staticmethod
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
+        x, stack = ctx.saved_tensors
+        ctx.tap.stack(ctx.name, x, delta, ctx.routing)
+        back = stack_product(delta, stack.mT, ctx.routing) if ctx.needs_input_grad[0] else None
+        return (back, None, None, None, None, None)
 
 
 @contextlib.contextmanager
-def other_products(modules: Mapping[str, nn.Module], product_of: Callable[[str, nn.Module], Product]) -> Iterator[None]:
-    """Let linear modules make their product of input and weight in another way for the time of a ``with`` block.
+def other_products(
+    weights: Mapping[str, Weight],
+    product_of: Callable[[str, Weight], Product],
+    stack_product_of: Callable[[str, Weight], StackProduct],
+) -> Iterator[None]:
+    """Let layers make their product of input and weight in another way for the time of a ``with`` block.
 
     What a module does beside it stays: a router also chooses experts, a quantising layer rounds its input first.
+
+    Args:
+        weights: of the layers.
+        product_of: what takes the place of the product with a single matrix.
+        stack_product_of: what takes the place of the products with a stack.
     """
+    single: dict[nn.Module, list[tuple[Weight, Product]]] = {}
+    stacks: dict[nn.Module, dict[str, StackProduct]] = {}
+    for name, weight in weights.items():
+        if weight.experts is None:
+            single.setdefault(weight.owner, []).append((weight, product_of(name, weight)))
+        else:
+            stacks.setdefault(weight.owner, {})[weight.stack] = stack_product_of(name, weight)
+    forwards = {module: _forward_with(module, products) for module, products in single.items()}
+    forwards |= {module: experts_forward(module, products) for module, products in stacks.items()}
     # a forward set on the instance by somebody else (an offloading hook, say) is put back as it was
-    before = {name: module.__dict__.get("forward") for name, module in modules.items()}
+    before = {module: module.__dict__.get("forward") for module in forwards}
     try:
-        for name, module in modules.items():
-            module.forward = _forward_with(module, product_of(name, module))
+        for module, forward in forwards.items():
+            module.forward = forward
         # a compiled graph would go around what was replaced
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        for name, module in modules.items():
-            earlier = before[name]
+        for module, earlier in before.items():
             if earlier is None:
                 module.__dict__.pop("forward", None)
             else:
                 module.forward = earlier
 
 
-def _forward_with(module: Any, product: Product) -> Callable[..., Any]:
+def _forward_with(module: Any, products: Sequence[tuple[Weight, Product]]) -> Callable[..., Any]:
     if type(module).forward in _PLAIN:
+        ((_, product),) = products
         bias = module.bias
         return lambda x: product(x, bias)
     whole = module.forward
 
     def forward(*args: Any, **options: Any) -> Any:
-        with _OtherProduct(module.weight, product):
+        with _OtherProducts([(weight.parameter, product) for weight, product in products]):
             return whole(*args, **options)
 
     return forward
 
 
-class _OtherProduct(TorchFunctionMode):
-    """Make the product with one weight in another way, wherever it is asked for."""
+class _OtherProducts(TorchFunctionMode):
+    """Make the products with some weights in another way, wherever they are asked for."""
 
-    def __init__(self, weight: Tensor, product: Product) -> None:
+    def __init__(self, products: Sequence[tuple[Tensor, Product]]) -> None:
         super().__init__()
-        self._weight, self._product = weight, product
+        self._products = list(products)
+        self._casts: list[tuple[Tensor, Product]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
         if func is F.linear:
             given = dict(zip(("input", "weight", "bias"), args, strict=False)) | options
-            if given["weight"] is self._weight:
-                return self._product(given["input"], given.get("bias"))
-        elif func in _MATMULS and len(args) == 2 and self._is_transposed(args[1]):
-            return self._product(args[0], None)
-        return func(*args, **options)
+            product = self._with(given["weight"])
+            if product is not None:
+                return product(given["input"], given.get("bias"))
+        elif func in _MATMULS and len(args) == 2:
+            product = self._with_transposed(args[1])
+            if product is not None:
+                return product(args[0], None)
+        found = func(*args, **options)
+        # routers compute in float32: the copy of their weight stands for it
+        if func in _CASTS and (product := self._with(args[0])) is not None:
+            self._casts.append((found, product))
+        return found
 
-    def _is_transposed(self, other: Any) -> bool:
-        weight = self._weight
-        return (
-            isinstance(other, Tensor)
-            and other.data_ptr() == weight.data_ptr()
-            and other.shape == weight.shape[::-1]
-            and other.stride() == weight.stride()[::-1]
-        )
+    def _with(self, weight: Any) -> Product | None:
+        return next((product for one, product in [*self._products, *self._casts] if one is weight), None)
+
+    def _with_transposed(self, other: Any) -> Product | None:
+        for weight, product in [*self._products, *self._casts] if isinstance(other, Tensor) else ():
+            if (
+                other.data_ptr() == weight.data_ptr()
+                and other.shape == weight.shape[::-1]
+                and other.stride() == weight.stride()[::-1]
+            ):
+                return product
+        return None
 
 
-def tapped(modules: Mapping[str, nn.Module], record: _Record) -> contextlib.AbstractContextManager[None]:
-    """Let linear modules report their input and output gradient for the time of a ``with`` block.
+def tapped(weights: Mapping[str, Weight], tap: Tap) -> contextlib.AbstractContextManager[None]:
+    """Let layers report their inputs and output gradients for the time of a ``with`` block.
 
     Args:
-        modules: name to ``nn.Linear`` or ``Conv1D``.
-        record: called once a module and backward with the name, the input ``[..., in]`` and the output gradient
-            ``[..., out]``.
+        weights: of the layers, by name.
+        tap: is told once a layer and backward.
     """
 
-    def product_of(name: str, module: nn.Module) -> Product:
-        weight = weight_of(module)
-        anchor = torch.zeros((), device=weight.device, requires_grad=True)
+    def anchor(weight: Tensor) -> Tensor:
+        return torch.zeros((), device=weight.device, requires_grad=True)
+
+    def product_of(name: str, one: Weight) -> Product:
+        weight, start = one.matrix, anchor(one.matrix)
 
         def product(x: Tensor, bias: Tensor | None) -> Tensor:
-            return _TappedLinear.apply(x, anchor, weight, bias, name, record)  # type: ignore[no-any-return]
+            # a router's product in float32
+            matrix = weight.to(x.dtype)
+            return _TappedLinear.apply(x, start, matrix, bias, name, tap)  # type: ignore[no-any-return]
 
         return product
 
-    return other_products(modules, product_of)
+    def stack_product_of(name: str, one: Weight) -> StackProduct:
+        stack, start = one.matrix, anchor(one.matrix)
+
+        def product(x: Tensor, routing: Routing) -> Tensor:
+            return _TappedStack.apply(x, start, stack, routing, name, tap)  # type: ignore[no-any-return]
+
+        return product
+
+    return other_products(weights, product_of, stack_product_of)
 
 
 # one pass, several recorders ---------------------------------------------------------------------------------------
 
 
-class Recorder(Protocol):
-    """Something that makes numbers of each sample out of the ``(x, delta)`` of the chosen modules."""
+class Recorder(abc.ABC):
+    """Something that makes numbers of each sample out of the ``(x, delta)`` of the chosen layers."""
 
+    @abc.abstractmethod
     def begin(self, batch: Batch) -> None:
         """A pass over a batch begins."""
 
-    def record(self, name: str, x: Tensor, delta: Tensor) -> None:
-        """A module reports its input ``[rows, t, in]`` and its output gradient ``[rows, t, out]``."""
+    @abc.abstractmethod
+    def record(self, name: str, x: Tensor, delta: Tensor, tokens: Batch) -> None:
+        """A layer reports its input ``[rows, t, in]`` and its output gradient ``[rows, t, out]``.
 
+        Args:
+            name: of the matrix.
+            x: inputs.
+            delta: output gradients.
+            tokens: whose they are: the batch's; for an expert, those that it was sent, of the same samples.
+        """
+
+    def record_stack(self, name: str, x: Tensor, delta: Tensor, routing: Routing) -> bool:
+        """A stack of experts' layers reports the inputs ``[s, in]`` and output gradients ``[s, out]`` of its rows.
+
+        Returns:
+            Whether that is all this recorder needs; else it is told expert by expert, where any token went.
+        """
+        return False
+
+    @abc.abstractmethod
     def finish(self) -> Tensor:
         """The numbers of the batch's samples, ``[n, k]``."""
 
@@ -179,18 +264,18 @@ class Scored:
 
 def backward_pass(
     model: nn.Module,
-    modules: Mapping[str, nn.Module],
+    weights: Mapping[str, Weight],
     batch: Batch,
     recorders: Sequence[Recorder],
     *,
     reduction: Reduction = "mean",
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """One forward and one backward for activation gradients; every recorder sees every chosen module.
+    """One forward and one backward for activation gradients; every recorder sees every chosen layer.
 
     Args:
         model: a causal language model; its parameters need no gradients.
-        modules: the linear modules that count as parameters.
+        weights: those that count as parameters.
         batch: tokens, on the model's device.
         recorders: they are told that the batch begins; the caller finishes them.
         reduction: over the answer tokens of a sample.
@@ -200,32 +285,55 @@ def backward_pass(
         Losses ``[n]`` and answer tokens ``[n]``.
 
     Raises:
-        ModelError: a module reported nothing (its forward was bypassed), or not the tokens of the batch.
+        ModelError: a layer reported nothing (its forward was bypassed), or not the tokens of the batch.
     """
-    reported = set()
-
-    def record(name: str, x: Tensor, delta: Tensor) -> None:
-        reported.add(name)
-        if x.shape[:-1] != batch.ids.shape:
-            x, delta = _as_tokens(name, x, batch), _as_tokens(name, delta, batch)
-        for one in recorders:
-            one.record(name, x, delta)
-
     for one in recorders:
         one.begin(batch)
-    with tapped(modules, record):
+    tap = _Tap(batch, recorders)
+    with tapped(weights, tap):
         token = token_losses(model, batch)
         losses = token.by_sample(reduction)
         if token.values.requires_grad:
             (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
-    silent = [name for name in modules if name not in reported]
+    silent = [name for name in weights if name not in tap.reported]
     if silent and len(token.values):
         raise ModelError(
-            f"{len(silent)} of {len(modules)} chosen modules reported no gradient, first `{silent[0]}`: the model "
+            f"{len(silent)} of {len(weights)} chosen layers reported no gradient, first `{silent[0]}`: the model "
             "does not call them (a fused kernel, torch.compile, or a layer without effect on the answer)",
-            "load the model without fused kernels and uncompiled, or name other modules with --params",
+            "load the model without fused kernels and uncompiled, or name other layers with --params",
         )
     return losses.detach(), token.counts
+
+
+class _Tap:
+    """Hands to the recorders of a pass what the layers report."""
+
+    def __init__(self, batch: Batch, recorders: Sequence[Recorder]) -> None:
+        self._batch, self._recorders = batch, recorders
+        self.reported: set[str] = set()
+
+    def matrix(self, name: str, x: Tensor, delta: Tensor) -> None:
+        self.reported.add(name)
+        if x.shape[:-1] != self._batch.ids.shape:
+            x, delta = _as_tokens(name, x, self._batch), _as_tokens(name, delta, self._batch)
+        for one in self._recorders:
+            one.record(name, x, delta, self._batch)
+
+    def stack(self, name: str, x: Tensor, delta: Tensor, routing: Routing) -> None:
+        self.reported.add(name)
+        if len(routing.slots) != self._batch.ids.numel():
+            raise _other_tokens(name, (len(routing.slots),), self._batch)
+        rest = [one for one in self._recorders if not one.record_stack(name, x, delta, routing)]
+        if not rest:
+            return
+        real = self._batch.mask.reshape(-1)
+        for expert, first, end in routing.spans:
+            tokens = routing.tokens[first:end]
+            # what stands at padding may be anything
+            kept = real[tokens].nonzero()[:, 0]
+            part = self._batch.part(tokens[kept])
+            for one in rest:
+                one.record(f"{name}.{expert}", x[first:end][kept][None], delta[first:end][kept][None], part)
 
 
 def _as_tokens(name: str, values: Tensor, batch: Batch) -> Tensor:
@@ -234,16 +342,20 @@ def _as_tokens(name: str, values: Tensor, batch: Batch) -> Tensor:
     seen = [n for n in values.shape[:-1] if n != 1]
     if seen in ([n for n in (rows, t) if n != 1], [rows * t]):
         return values.reshape(rows, t, -1)
-    raise ModelError(
-        f"`{name}` sees {tuple(values.shape[:-1])} tokens where the batch has {(rows, t)} "
-        "(a mixture-of-experts layer, or one that is not run on every token)",
+    raise _other_tokens(name, tuple(values.shape[:-1]), batch)
+
+
+def _other_tokens(name: str, seen: tuple[int, ...], batch: Batch) -> ModelError:
+    return ModelError(
+        f"`{name}` sees {seen} tokens where the batch has {tuple(batch.ids.shape)} "
+        "(a layer that is not run on every token, in a form that diq does not know)",
         "leave it out with --params",
     )
 
 
 def score_batch(
     model: nn.Module,
-    modules: Mapping[str, nn.Module],
+    weights: Mapping[str, Weight],
     batch: Batch,
     recorders: Sequence[Recorder],
     *,
@@ -255,5 +367,5 @@ def score_batch(
     finite or not meaningful: the caller leaves both out.
     """
     placed = batch.to(next(model.parameters()).device)
-    losses, counts = backward_pass(model, modules, placed, recorders, reduction=reduction)
+    losses, counts = backward_pass(model, weights, placed, recorders, reduction=reduction)
     return Scored(tuple(one.finish().cpu() for one in recorders), losses.cpu(), counts.cpu())

@@ -32,11 +32,10 @@ from diq.gradients.projections import (
     basis_arrays,
     basis_from_arrays,
     leading_basis,
-    shapes,
 )
 from diq.gradients.validation import ValidationFacts, ValidationGradient, ValidationTokens, mean_gradient
 from diq.models.device import describe_environment
-from diq.models.layers import Coverage, coverage, is_transposed, linear_modules
+from diq.models.layers import Coverage, coverage, linear_weights, matrix_names
 from diq.models.memory import default_budget, halving
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
@@ -54,7 +53,7 @@ class EngineSettings:
         model: the base model.
         checkpoint: an adapter or a full model in its place; None for the base model itself.
         method: one of ``METHODS``.
-        params: which weights count (``models.linear_modules``).
+        params: which weights count (``models.linear_weights``).
         reduction: over the answer tokens of a sample.
         dtype: precision of the model.
         device: device of the model; None lets several workers share what there is.
@@ -128,7 +127,7 @@ class EngineFacts:
     Attributes:
         architecture: class of the model.
         n_parameters: parameters of the model.
-        modules: shape ``(out, in)`` of each chosen weight.
+        weights: shape of each chosen weight: ``(out, in)``, of a stack of experts ``(experts, out, in)``.
         coverage: how much of the model they are.
         dtype: precision of the model.
         environment: versions and hardware.
@@ -137,7 +136,7 @@ class EngineFacts:
 
     architecture: str
     n_parameters: int
-    modules: dict[str, tuple[int, int]]
+    weights: dict[str, tuple[int, ...]]
     coverage: Coverage
     dtype: str
     environment: dict[str, str]
@@ -158,15 +157,15 @@ class Engine:
         self.model = load_causal_lm(
             base, dtype=settings.dtype, device=settings.device, attention=settings.attention, adapter=adapter
         )
-        self.modules = linear_modules(self.model, settings.params)
+        self.weights = linear_weights(self.model, settings.params)
         self.device = next(self.model.parameters()).device
         self.token_budget = settings.token_budget or default_budget("gradients", self.device.type)
         self.facts = EngineFacts(
             architecture=type(self.model).__name__,
             n_parameters=sum(one.numel() for one in self.model.parameters()),
-            modules=shapes(self.modules),
-            coverage=coverage(self.model, self.modules, settings.params),
-            dtype=str(next(iter(self.modules.values())).get_parameter("weight").dtype).removeprefix("torch."),
+            weights={name: one.shape for name, one in self.weights.items()},
+            coverage=coverage(self.model, self.weights, settings.params),
+            dtype=str(next(iter(self.weights.values())).parameter.dtype).removeprefix("torch."),
             environment=describe_environment(self.device),
         )
         self._recorders: list[Recorder] = []
@@ -185,14 +184,14 @@ class Engine:
         """
         settings = self.settings
         if settings.method == "exact":
-            dots = Dots(self.modules, self._measured(validation), rank=settings.rank)
+            dots = Dots(self.weights, self._measured(validation), rank=settings.rank)
             self._recorders = [dots]
             for one, share in zip(validation, dots.kept_shares, strict=True):
                 facts = self.facts.validation[one.name]
                 self.facts.validation[one.name] = replace(facts, kept_share=share)
         elif settings.method in ("forward", "central"):
             self._forward = Forward(
-                self.model, self.modules, self._measured(validation), central=settings.method == "central"
+                self.model, self.weights, self._measured(validation), central=settings.method == "central"
             )
         else:
             self._projection = self._make_projection(validation)
@@ -236,7 +235,7 @@ class Engine:
         def attempt(budget: int) -> MatrixGradients:
             batches = [collate([samples[i] for i in batch]) for batch in plan_batches(lengths, token_budget=budget)]
             with self._checkpointing():
-                return mean_gradient(self.model, self.modules, batches, reduction=self.settings.reduction)
+                return mean_gradient(self.model, self.weights, batches, reduction=self.settings.reduction)
 
         return halving(
             attempt, self.token_budget, least=longest, what="padded tokens", one=_one_sample(longest), hint=_HINT
@@ -251,12 +250,12 @@ class Engine:
         settings = self.settings
         if settings.method == "less":
             return Rademacher(
-                self.modules, dim=settings.dim, seed=settings.seed, moments=self._moments(), formula=settings.formula
+                self.weights, dim=settings.dim, seed=settings.seed, moments=self._moments(), formula=settings.formula
             )
         if settings.kind == "rademacher":
-            return Rademacher(self.modules, dim=settings.dim, seed=settings.seed)
+            return Rademacher(self.weights, dim=settings.dim, seed=settings.seed)
         if settings.kind == "sparse":
-            return Sparse(self.modules, dim=settings.dim, seed=settings.seed)
+            return Sparse(self.weights, dim=settings.dim, seed=settings.seed)
         return Subspace(self.basis(validation))
 
     def basis(self, validation: Sequence[ValidationTokens]) -> Basis:
@@ -282,22 +281,24 @@ class Engine:
             raise ModelError(
                 "the method less needs a checkpoint with the optimizer's state", "name its folder with --checkpoint"
             )
-        names = {name: self._parameter_name(module) for name, module in self.modules.items()}
+        stored = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        names = {name: stored[id(one.parameter)] for name, one in self.weights.items()}
         moments = read_adam_moments(checkpoint.path, self.model, names=list(names.values()))
 
         def placed(values: dict[str, Tensor]) -> dict[str, Tensor]:
-            found = {}
-            for name, module in self.modules.items():
-                value = values[names[name]].to(self.device, torch.float32)
-                found[f"{name}.weight"] = value.T.contiguous() if is_transposed(module) else value
+            found: dict[str, Tensor] = {}
+            for name, one in self.weights.items():
+                value = replace(one, parameter=values[names[name]].to(self.device, torch.float32)).matrix.contiguous()
+                each = [value] if one.experts is None else list(value)
+                found |= {f"{m}.weight": v for m, v in zip(matrix_names(name, one), each, strict=True)}
             return found
 
-        steps = {f"{name}.weight": moments.steps[names[name]] for name in self.modules}
+        steps = {
+            f"{m}.weight": moments.steps[names[name]]
+            for name, one in self.weights.items()
+            for m in matrix_names(name, one)
+        }
         return replace(moments, first=placed(moments.first), second=placed(moments.second), steps=steps)
-
-    def _parameter_name(self, module: torch.nn.Module) -> str:
-        weight = module.get_parameter("weight")
-        return next(one for one, parameter in self.model.named_parameters() if parameter is weight)
 
     def validation_vectors(self, validation: ValidationTokens) -> npt.NDArray[np.float32]:
         """Projections of a validation set, ``[folds, dim]``, whose dots with the index are the influence.
@@ -308,7 +309,7 @@ class Engine:
         projection = self._projection
         assert projection is not None
         if self.settings.method == "less":
-            plain = Rademacher(self.modules, dim=self.settings.dim, seed=self.settings.seed)
+            plain = Rademacher(self.weights, dim=self.settings.dim, seed=self.settings.seed)
             folds = validation.folds(self.settings.folds)
             vectors = [
                 unit_mean(torch.cat([self._backward([sample], [plain]).values[0] for sample in fold])) for fold in folds
@@ -371,7 +372,7 @@ class Engine:
     def _backward(self, samples: Sequence[Tokens], recorders: Sequence[Recorder], *, packed: bool = False) -> Scored:
         with self._checkpointing():
             return score_batch(
-                self.model, self.modules, collate(samples, packed=packed), recorders, reduction=self.settings.reduction
+                self.model, self.weights, collate(samples, packed=packed), recorders, reduction=self.settings.reduction
             )
 
     def record(self, samples: Sequence[Tokens], recorders: Sequence[Recorder]) -> Scored:

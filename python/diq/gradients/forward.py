@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,14 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diq.gradients.backward import MatrixGradients, Product, Scored, other_products, weight_of
+from diq.base.errors import ModelError
+from diq.gradients.backward import MatrixGradients, Product, Scored, other_products
 from diq.gradients.losses import TokenLosses, token_losses
 from diq.gradients.options import Reduction
 from diq.gradients.validation import ValidationGradient, squared_norm
 from diq.models.architecture import plain_experts
+from diq.models.experts import StackProduct, has_experts, joined
+from diq.models.layers import Weight, matrix_names
 from diq.models.tokens import Batch
 
 
@@ -28,7 +32,7 @@ class Forward:
 
     Args:
         model: a causal language model.
-        modules: the linear modules that count as parameters.
+        weights: those that count as parameters.
         validation: one gradient a validation set.
         central: central differences in place of forward mode.
         step: length of ``e V`` relative to the weights, for central differences.
@@ -37,22 +41,31 @@ class Forward:
     def __init__(
         self,
         model: nn.Module,
-        modules: Mapping[str, nn.Module],
+        weights: Mapping[str, Weight],
         validation: Iterable[ValidationGradient],
         *,
         central: bool = False,
         step: float = 1e-3,
     ) -> None:
+        if central and has_experts(model):
+            raise ModelError(
+                f"the routers of {type(model).__name__} send tokens to other experts at W + eV than at W - eV, and the "
+                "difference of the losses is no derivative then",
+                "use --method forward, or exact",
+            )
         plain_experts(model)
-        self.model, self.modules, self.central = model, dict(modules), central
+        self.model, self.weights, self.central = model, dict(weights), central
         self._columns: list[MatrixGradients] = []
         self._steps: list[float] = []
-        weights = math.sqrt(sum(float(weight_of(one).double().square().sum()) for one in modules.values()))
+        length = math.sqrt(sum(float(one.matrix.double().square().sum()) for one in weights.values()))
+        names = {name: matrix_names(name, one) for name, one in weights.items()}
         for gradient in validation:
             for fold in gradient.folds:
-                length = math.sqrt(squared_norm(fold))
-                self._steps.append(step * weights / length if length else 1.0)
-                self._columns.append({name: fold[name].to(weight_of(one).dtype) for name, one in modules.items()})
+                along = math.sqrt(squared_norm(fold))
+                self._steps.append(step * length / along if along else 1.0)
+                self._columns.append(
+                    {each: fold[each].to(one.parameter.dtype) for name, one in weights.items() for each in names[name]}
+                )
         self.n_columns = len(self._columns)
 
     def score(self, batch: Batch, *, reduction: Reduction = "mean") -> Scored:
@@ -74,7 +87,7 @@ class Forward:
 
     def _along(self, batch: Batch, column: MatrixGradients, step: float) -> tuple[TokenLosses, Tensor]:
         if not self.central:
-            with forward_ad.dual_level(), other_products(self.modules, _dual_product(column)):
+            with forward_ad.dual_level(), _dual(self.weights, column):
                 token = token_losses(self.model, batch)
                 value, tangent = forward_ad.unpack_dual(token.values)  # type: ignore[no-untyped-call]
                 if tangent is None:
@@ -82,33 +95,40 @@ class Forward:
                 return TokenLosses(value.clone(), token.sample, token.counts), tangent.clone()
         sides = []
         for sign in (1, -1):
-            with other_products(self.modules, _shifted_product(column, sign * step)):
+            with _shifted(self.weights, column, sign * step):
                 sides.append(token_losses(self.model, batch))
         ahead, behind = sides
         middle = TokenLosses((ahead.values + behind.values) / 2, ahead.sample, ahead.counts)
         return middle, (ahead.values.double() - behind.values.double()) / (2 * step)
 
 
-def _dual_product(column: MatrixGradients) -> Callable[[str, nn.Module], Product]:
-    def product_of(name: str, module: nn.Module) -> Product:
-        weight = weight_of(module)
+def _dual(weights: Mapping[str, Weight], column: MatrixGradients) -> contextlib.AbstractContextManager[None]:
+    """Layers whose weights have the column for a tangent."""
 
-        def product(x: Tensor, bias: Tensor | None) -> Tensor:
-            dual = forward_ad.make_dual(weight, column[name])  # type: ignore[no-untyped-call]
-            return F.linear(x, dual, bias)
+    def dual(weight: Tensor, tangent: Tensor) -> Tensor:
+        return forward_ad.make_dual(weight, tangent.to(weight.dtype))  # type: ignore[no-untyped-call, no-any-return]
 
-        return product
+    def product_of(name: str, one: Weight) -> Product:
+        weight = one.matrix
+        return lambda x, bias: F.linear(x, dual(weight.to(x.dtype), column[name]), bias)
 
-    return product_of
+    def stack_product_of(name: str, one: Weight) -> StackProduct:
+        stack = one.matrix
+        return joined(lambda e, x: F.linear(x, dual(stack[e], column[f"{name}.{e}"])), stack.shape[1])
+
+    return other_products(weights, product_of, stack_product_of)
 
 
-def _shifted_product(column: MatrixGradients, step: float) -> Callable[[str, nn.Module], Product]:
-    def product_of(name: str, module: nn.Module) -> Product:
-        weight = weight_of(module)
+def _shifted(
+    weights: Mapping[str, Weight], column: MatrixGradients, step: float
+) -> contextlib.AbstractContextManager[None]:
+    """Layers whose weights are off by so much of the column."""
 
-        def product(x: Tensor, bias: Tensor | None) -> Tensor:
-            return F.linear(x, weight, bias) + step * F.linear(x, column[name])
+    def product_of(name: str, one: Weight) -> Product:
+        weight = one.matrix
+        return lambda x, bias: F.linear(x, weight, bias) + step * F.linear(x, column[name])
 
-        return product
+    def stack_product_of(name: str, one: Weight) -> StackProduct:
+        raise AssertionError("experts are refused")
 
-    return product_of
+    return other_products(weights, product_of, stack_product_of)

@@ -13,24 +13,25 @@ Each is a recorder of ``backward.backward_pass``, and projects a matrix (a mean 
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from diq.base.errors import UsageError
 from diq.gradients.adam import adam_direction
 from diq.gradients.adam_state import AdamMoments
-from diq.gradients.backward import MatrixGradients
+from diq.gradients.backward import MatrixGradients, Recorder
 from diq.gradients.dots import leading_directions, refuse_twice
 from diq.gradients.kernels.projections import project_rademacher, sketch_matrices, sketch_outer
 from diq.gradients.kernels.reference import parameter_key
 from diq.gradients.losses import slices, wide
 from diq.gradients.validation import squared_norm
-from diq.models.layers import is_transposed
+from diq.models.layers import Weight, matrix_names
 from diq.models.tokens import Batch
 
 KINDS = ("rademacher", "sparse", "subspace")
@@ -46,49 +47,32 @@ def default_dim(kind: str, params: str) -> int:
     return 16384 if params == "lora" else 65536
 
 
-class Projection(Protocol):
-    """A recorder that projects, and the same map for matrices."""
+class Projection(Recorder):
+    """A recorder that projects each sample's gradient, float32 ``[n, dim]``, and the same map for whole gradients."""
 
     dim: int
 
-    def begin(self, batch: Batch) -> None:
-        """A pass over a batch begins."""
-
-    def record(self, name: str, x: Tensor, delta: Tensor) -> None:
-        """A module reports its input and its output gradient."""
-
-    def finish(self) -> Tensor:
-        """Projected gradients of the batch's samples, float32 ``[n, dim]``."""
-
+    @abc.abstractmethod
     def project(self, gradients: Sequence[MatrixGradients]) -> Tensor:
         """Projections of whole gradients, float32 ``[m, dim]``."""
 
 
-def keys(modules: Mapping[str, nn.Module], seed: int) -> dict[str, int]:
-    """Key of the random numbers of each module's weight."""
-    return {name: parameter_key(seed, f"{name}.weight") for name in modules}
+def keys(weights: Mapping[str, Weight], seed: int) -> dict[str, int]:
+    """Key of the random numbers of each matrix."""
+    names = [one for name, weight in weights.items() for one in matrix_names(name, weight)]
+    return {name: parameter_key(seed, f"{name}.weight") for name in names}
 
 
-def shapes(modules: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
-    """``(out, in)`` of each module."""
-    found = {}
-    for name, module in modules.items():
-        first, second = module.get_parameter("weight").shape
-        found[name] = (second, first) if is_transposed(module) else (first, second)
-    return found
-
-
-class _Random:
+class _Random(Projection):
     """What the two random kinds share."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], *, dim: int, seed: int) -> None:
+    def __init__(self, weights: Mapping[str, Weight], *, dim: int, seed: int) -> None:
         if dim % 16 or not 16 <= dim <= 1 << 20:
             raise UsageError(f"--dim {dim} is not a multiple of 16 between 16 and {1 << 20}", "give 4096, for example")
         self.dim = dim
-        self._keys = keys(modules, seed)
+        self._keys = keys(weights, seed)
 
     def begin(self, batch: Batch) -> None:
-        self._batch = batch
         self._projected = torch.zeros(len(batch), self.dim, device=batch.ids.device)
 
     def finish(self) -> Tensor:
@@ -99,7 +83,7 @@ class Rademacher(_Random):
     """Dense signs: for parameter sets of LoRA size, since every number of a gradient meets every column.
 
     Args:
-        modules: the linear modules that count as parameters.
+        weights: those that count as parameters.
         dim: columns; a multiple of 16.
         seed: of the matrix.
         moments: Adam's moments by module; then it is the Adam direction of each sample's gradient that is projected
@@ -109,37 +93,51 @@ class Rademacher(_Random):
 
     def __init__(
         self,
-        modules: Mapping[str, nn.Module],
+        weights: Mapping[str, Weight],
         *,
         dim: int,
         seed: int,
         moments: AdamMoments | None = None,
         formula: str = "code",
     ) -> None:
-        super().__init__(modules, dim=dim, seed=seed)
+        super().__init__(weights, dim=dim, seed=seed)
         self._moments, self._formula = moments, formula
 
     def begin(self, batch: Batch) -> None:
         super().begin(batch)
         self._seen: set[str] = set()
 
-    def record(self, name: str, x: Tensor, delta: Tensor) -> None:
+    def record(self, name: str, x: Tensor, delta: Tensor, tokens: Batch) -> None:
         if self._moments is not None:
             refuse_twice(name, self._seen, "an Adam direction")
-        x, delta = self._batch.by_sample(x).float(), self._batch.by_sample(delta).float()
+        x, delta = tokens.by_sample(x).float(), tokens.by_sample(delta).float()
         for part in slices(len(x), x.shape[2] * delta.shape[2]):
             gradient = delta[part].transpose(1, 2) @ x[part]
             if self._moments is not None:
-                gradient = adam_direction(
-                    gradient,
-                    self._moments.first[f"{name}.weight"],
-                    self._moments.second[f"{name}.weight"],
-                    step=self._moments.steps[f"{name}.weight"],
-                    betas=self._moments.betas,
-                    eps=self._moments.eps,
-                    formula=self._formula,  # type: ignore[arg-type]
-                )
+                gradient = self._direction(name, gradient, self._moments)
             project_rademacher(gradient.flatten(1), self._projected[part], key=self._keys[name])
+
+    def finish(self) -> Tensor:
+        if self._moments is not None:
+            # Adam also moves the matrix of an expert that no token of the batch was sent to
+            still = torch.zeros(1, self.dim, device=self._projected.device)
+            for name in self._keys.keys() - self._seen:
+                nothing = torch.zeros_like(self._moments.first[f"{name}.weight"])[None]
+                direction = self._direction(name, nothing, self._moments)
+                project_rademacher(direction.flatten(1), still, key=self._keys[name])
+            self._projected += still
+        return self._projected
+
+    def _direction(self, name: str, gradient: Tensor, moments: AdamMoments) -> Tensor:
+        return adam_direction(
+            gradient,
+            moments.first[f"{name}.weight"],
+            moments.second[f"{name}.weight"],
+            step=moments.steps[f"{name}.weight"],
+            betas=moments.betas,
+            eps=moments.eps,
+            formula=self._formula,  # type: ignore[arg-type]
+        )
 
     def project(self, gradients: Sequence[MatrixGradients]) -> Tensor:
         device = next(iter(gradients[0].values())).device
@@ -153,9 +151,9 @@ class Rademacher(_Random):
 class Sparse(_Random):
     """Signed count sketch: every number of a gradient goes to one of ``dim`` buckets, with a sign."""
 
-    def record(self, name: str, x: Tensor, delta: Tensor) -> None:
-        rows, offsets = self._batch.token_rows, self._batch.offsets()
-        sketch_outer(rows(delta), rows(x), offsets, self._projected, key=self._keys[name])
+    def record(self, name: str, x: Tensor, delta: Tensor, tokens: Batch) -> None:
+        rows = tokens.token_rows
+        sketch_outer(rows(delta), rows(x), tokens.offsets(), self._projected, key=self._keys[name])
 
     def project(self, gradients: Sequence[MatrixGradients]) -> Tensor:
         device = next(iter(gradients[0].values())).device
@@ -186,8 +184,8 @@ def leading_basis(means: Sequence[MatrixGradients], rank: int) -> Basis:
     return basis
 
 
-class Subspace:
-    """Coordinates ``U^T G W`` of each module's gradient G in the directions of a basis."""
+class Subspace(Projection):
+    """Coordinates ``U^T G W`` of each matrix' gradient G in the directions of a basis."""
 
     def __init__(self, basis: Basis) -> None:
         self.basis = basis
@@ -200,14 +198,13 @@ class Subspace:
         self.dim = at
 
     def begin(self, batch: Batch) -> None:
-        self._batch = batch
         self._projected = torch.zeros(len(batch), self.dim, device=batch.ids.device)
 
-    def record(self, name: str, x: Tensor, delta: Tensor) -> None:
+    def record(self, name: str, x: Tensor, delta: Tensor, tokens: Batch) -> None:
         left, right = self.basis[name]
         # sums over tokens in float32, of products that the model's dtype makes fast
-        a = self._batch.by_sample(wide(F.linear(x, right.T.to(x.dtype))))
-        b = self._batch.by_sample(wide(F.linear(delta, left.T.to(delta.dtype))))
+        a = tokens.by_sample(wide(F.linear(x, right.T.to(x.dtype))))
+        b = tokens.by_sample(wide(F.linear(delta, left.T.to(delta.dtype))))
         first, last = self._places[name]
         self._projected[:, first:last] += (b.transpose(1, 2) @ a).flatten(1).float()
 

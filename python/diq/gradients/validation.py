@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diq.gradients.backward import MatrixGradients, backward_pass
+from diq.gradients.backward import MatrixGradients, Recorder, backward_pass
 from diq.gradients.losses import wide
 from diq.gradients.options import Reduction
+from diq.models.layers import Weight, matrix_names
 from diq.models.tokens import Batch, Tokens
 
 
@@ -49,17 +50,17 @@ class ValidationFacts:
     kept_share: float | None
 
 
-class _Mean:
+class _Mean(Recorder):
     """Adds up the gradients of all samples."""
 
     def __init__(self) -> None:
         self.total: MatrixGradients = {}
 
     def begin(self, batch: Batch) -> None:
-        self._batch = batch
+        pass
 
-    def record(self, name: str, x: Tensor, delta: Tensor) -> None:
-        gradient = wide(self._batch.token_rows(delta)).T @ wide(self._batch.token_rows(x))
+    def record(self, name: str, x: Tensor, delta: Tensor, tokens: Batch) -> None:
+        gradient = wide(tokens.token_rows(delta)).T @ wide(tokens.token_rows(x))
         self.total[name] = self.total[name] + gradient if name in self.total else gradient
 
     def finish(self) -> Tensor:
@@ -67,26 +68,32 @@ class _Mean:
 
 
 def mean_gradient(
-    model: nn.Module, modules: Mapping[str, nn.Module], batches: Sequence[Batch], *, reduction: Reduction = "mean"
+    model: nn.Module, weights: Mapping[str, Weight], batches: Sequence[Batch], *, reduction: Reduction = "mean"
 ) -> MatrixGradients:
-    """Mean gradient of the samples of some batches (Eq. 3): ``(1/n) sum_z g(z)`` for each module.
+    """Mean gradient of the samples of some batches (Eq. 3): ``(1/n) sum_z g(z)`` for each matrix.
 
     Args:
         model: a causal language model, on the device of the result.
-        modules: the linear modules that count as parameters.
+        weights: those that count as parameters.
         batches: tokens; every sample has at least one answer token.
         reduction: over the answer tokens of a sample.
 
     Returns:
-        A matrix ``[out, in]`` a module, float32 (float64 for a float64 model).
+        ``[out, in]`` each, float32 (float64 for a float64 model); zeros, which take no memory, of an expert that no
+        token was sent to.
     """
     n = sum(len(batch) for batch in batches)
     mean = _Mean()
     device = next(model.parameters()).device
     for batch in batches:
-        backward_pass(model, modules, batch.to(device), [mean], reduction=reduction, scale=1 / n)
+        backward_pass(model, weights, batch.to(device), [mean], reduction=reduction, scale=1 / n)
+    found = {}
     # the backward pass met them last to first
-    return {name: mean.total[name] for name in modules}
+    for name, weight in weights.items():
+        nothing = wide(torch.zeros((), dtype=weight.parameter.dtype, device=device)).expand(weight.shape[-2:])
+        for one in matrix_names(name, weight):
+            found[one] = mean.total.get(one, nothing)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

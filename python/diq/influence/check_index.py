@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +27,9 @@ from diq.gradients.validation import ValidationGradient
 from diq.influence.meters import flip_share, order, spearman
 from diq.influence.options import CheckIndexOptions
 from diq.models.device import pick_device, pick_dtype
+from diq.models.experts import Routing
 from diq.models.source import find_adapter, find_model
-from diq.models.tokens import Tokens, load_tokenization, plan_batches
+from diq.models.tokens import Batch, Tokens, load_tokenization, plan_batches
 from diq.scoring.job import read_request
 from diq.store.store import Store
 
@@ -156,7 +156,7 @@ def check_index(options: CheckIndexOptions) -> Check:
         usable = tokenization.encode_validation_set(one["name"], conversations)
         means.append(engine.mean_gradient(usable))
         sizes.append(len(usable))
-    parameters = sum(rows * columns for rows, columns in engine.facts.modules.values())
+    parameters = sum(math.prod(shape) for shape in engine.facts.weights.values())
     if not asked:
         asked = [_candidate(text) for text in CANDIDATES]
         slow = [one for one in asked if one[0] == "rademacher" and one[1] * parameters > _DENSE_LIMIT]
@@ -187,18 +187,21 @@ def _candidate(text: str) -> tuple[str, int]:
     return kind, int(size)
 
 
-class _Measured:
+class _Measured(Recorder):
     """One projection during the pass: a recorder whose rows become dots at once."""
 
     def __init__(self, projection: Projection, vectors: Tensor) -> None:
         self.projection = projection
         self._vectors = vectors.double()
 
-    def begin(self, batch: Any) -> None:
+    def begin(self, batch: Batch) -> None:
         self.projection.begin(batch)
 
-    def record(self, name: str, x: Tensor, delta: Tensor) -> None:
-        self.projection.record(name, x, delta)
+    def record(self, name: str, x: Tensor, delta: Tensor, tokens: Batch) -> None:
+        self.projection.record(name, x, delta, tokens)
+
+    def record_stack(self, name: str, x: Tensor, delta: Tensor, routing: Routing) -> bool:
+        return self.projection.record_stack(name, x, delta, routing)
 
     def finish(self) -> Tensor:
         return self.projection.finish().double() @ self._vectors.T
@@ -215,7 +218,7 @@ def _measure(
 ) -> list[Quality]:
     pooled = ValidationGradient(tuple(means), tuple(sizes))
     mean = pooled.mean()
-    dots = Dots(engine.modules, [ValidationGradient((one,), (1,)) for one in [mean, *means]])
+    dots = Dots(engine.weights, [ValidationGradient((one,), (1,)) for one in [mean, *means]])
     recorders: list[Recorder] = [dots, Norms()]
     measured: list[_Measured] = []
     left_out: dict[int, list[int]] = {}
@@ -269,9 +272,9 @@ def _measure(
 
 def _projection(engine: Engine, kind: str, size: int, means: Sequence[MatrixGradients], seed: int) -> Projection:
     if kind == "rademacher":
-        return Rademacher(engine.modules, dim=size, seed=seed)
+        return Rademacher(engine.weights, dim=size, seed=seed)
     if kind == "sparse":
-        return Sparse(engine.modules, dim=size, seed=seed)
+        return Sparse(engine.weights, dim=size, seed=seed)
     return Subspace(leading_basis(means, size))
 
 

@@ -339,8 +339,8 @@ def _take_apart(
 ) -> tuple[_Floats, _Floats, _Floats]:
     """Losses and ``loss_term`` of the answer tokens ``[a]``, and ``term`` of all tokens ``[t]``."""
     with _readable_errors(tokens):
-        scored = engine.record([tokens], [TokenTerms(engine.modules, [gradient])])
-        token, derivatives = Forward(engine.model, engine.modules, [gradient]).token_derivatives(collate([tokens]), 0)
+        scored = engine.record([tokens], [TokenTerms(engine.weights, [gradient])])
+        token, derivatives = Forward(engine.model, engine.weights, [gradient]).token_derivatives(collate([tokens]), 0)
     terms = scored.values[0][0].double().numpy()
     losses, loss_terms = token.values.double().cpu().numpy(), derivatives.double().cpu().numpy()
     if engine.settings.reduction == "mean":

@@ -97,7 +97,7 @@ class Job:
 
 def environment_of(facts: EngineFacts) -> dict[str, Any]:
     """What is recorded of the machine and the model beside the settings of a run."""
-    return facts.environment | {"modules": sorted(facts.modules), "weights": asdict(facts.coverage)}
+    return facts.environment | {"modules": sorted(facts.weights), "weights": asdict(facts.coverage)}
 
 
 def keep_facts(job: Job, run_id: int, facts: Mapping[str, ValidationFacts]) -> None:
@@ -137,7 +137,7 @@ def tell_of_dots(job: Job, summary: ScoreSummary) -> None:
 def describe(job: Job, facts: EngineFacts, tokenization: Tokenization) -> dict[str, Any]:
     """What the summary tells of the model."""
     return {
-        "modules": len(facts.modules),
+        "modules": len(facts.weights),
         "parameters": facts.coverage.covered,
         "covers": str(facts.coverage),
         "dtype": facts.dtype,

@@ -212,7 +212,7 @@ def _score_missing(
             "model": job.target.name,
             "method": job.settings.method,
             "settings": gradients.settings,
-            "modules": {name: list(shape) for name, shape in engines.facts.modules.items()},
+            "modules": {name: list(shape) for name, shape in engines.facts.weights.items()},
             "dim": engines.ask("dim"),
         }
         index = GradientIndex.create(folder, identity, element=job.element)

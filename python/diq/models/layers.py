@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diq.base.errors import ModelError
 from diq.models.architecture import language_part, layers_of, silent_layers
+from diq.models.experts import Stack, matrices, routers_of, stacks_of
 
 # last part of the names of query, key and value projections, fused or not, in the decoders of transformers
 _QKV = frozenset(
@@ -42,46 +43,99 @@ _QKV = frozenset(
 _FEED_FORWARD = frozenset(["feed_forward", "mlp", "ffn"])
 
 
-def linear_modules(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module]:
-    """The linear modules whose weights count as parameters of the gradient, by name, in model order.
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """A matrix that counts as a parameter of the gradient, or a stack of as many as there are experts.
 
-    A name is the one that the module has in the base model, also where an adapter is wrapped around it; LoRA's own
-    matrices are ``....lora_A`` and ``....lora_B``. Of a vision-language model the language part counts alone, without
-    the layers that only images reach.
+    Attributes:
+        owner: the module whose forward makes the product with it.
+        parameter: as the model stores it.
+        transposed: whether a matrix is stored ``[in, out]``, as GPT-2's Conv1D does.
+        stack: where it is a stack, its name in the owner; else empty.
+        experts: matrices in the stack; None for a single matrix.
+    """
+
+    owner: nn.Module
+    parameter: Tensor
+    transposed: bool = False
+    stack: str = ""
+    experts: int | None = None
+
+    @property
+    def matrix(self) -> Tensor:
+        """``[out, in]``, or ``[experts, out, in]``, without gradient."""
+        if self.experts is not None:
+            return matrices(Stack(self.parameter, self.experts, self.transposed))
+        weight = self.parameter.detach()
+        return weight.T if self.transposed else weight
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of :attr:`matrix`."""
+        return tuple(self.matrix.shape)
+
+
+def matrix_names(name: str, weight: Weight) -> list[str]:
+    """Name of each matrix of a weight: its own, or that of the stack, a dot and the expert's number."""
+    return [name] if weight.experts is None else [f"{name}.{expert}" for expert in range(weight.experts)]
+
+
+def linear_weights(model: nn.Module, params: str = "qkv") -> dict[str, Weight]:
+    """The weights of linear layers that count as parameters of the gradient, by name, in model order.
+
+    A name is the one that the layer has in the base model, also where an adapter is wrapped around it; LoRA's own
+    matrices are ``....lora_A`` and ``....lora_B``; the stacks of experts have the names of their parameters. Of a
+    vision-language model the language part counts alone, without the layers that only images reach.
 
     Args:
         model: a causal language model, with or without a LoRA adapter inside.
         params: ``qkv`` (query, key and value projections, fused or not), ``all-linear`` (every linear layer but the
-            language-model head), ``lora`` (A and B of the adapter), or a regular expression searched in module names.
+            language-model head, with experts and their routers), ``lora`` (A and B of the adapter), or a regular
+            expression searched in names.
 
     Raises:
         ModelError: nothing matches (the message lists what there is), or a weight is quantised.
     """
-    found = _find_linear(model, params)
-    for name, module in found.items():
-        weight = module.weight
-        if not isinstance(weight, torch.Tensor) or weight.dtype not in _FLOATS:
+    found = _find(_all_weights(model), model, params)
+    for name, weight in found.items():
+        if weight.parameter.dtype not in _FLOATS:
             raise ModelError(
-                f"the weight of `{name}` is quantised ({type(module).__name__}, {getattr(weight, 'dtype', '?')}): "
+                f"the weight of `{name}` is quantised ({type(weight.owner).__name__}, {weight.parameter.dtype}): "
                 "packed integers have no gradient",
                 "use --params lora with an adapter (--checkpoint), or load the model unquantised",
             )
     return found
 
 
-def _find_linear(model: nn.Module, params: str) -> dict[str, nn.Module]:
+def _all_weights(model: nn.Module) -> dict[str, Weight]:
+    found = {}
+    routers: dict[str, Weight] = {}
+    for name, module in _of_language(model):
+        if is_linear(module):
+            found[name] = Weight(module, module.get_parameter("weight"), is_transposed(module))
+        elif name in routers:
+            found[name] = routers[name]
+        for stack, one in stacks_of(module).items():
+            found[f"{name}.{stack}"] = Weight(module, one.parameter, one.transposed, stack, one.experts)
+        for child, weight in routers_of(module).items():
+            # the block around router and experts makes the product where the router does not make it itself
+            routers[f"{name}.{child}"] = Weight(module, weight)
+    return found
+
+
+def _find(there: Mapping[str, Weight], model: nn.Module, params: str) -> dict[str, Weight]:
     # typed as Any: transformers' models have methods that nn.Module does not know
     network: Any = model
     head = network.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    linear = {_name(name): module for name, module in _of_language(model) if is_linear(module) and module is not head}
-    lora = {name: module for name, module in linear.items() if name.endswith((".lora_A", ".lora_B"))}
+    linear = {_name(name): weight for name, weight in there.items() if weight.owner is not head}
+    lora = {name: weight for name, weight in linear.items() if name.endswith((".lora_A", ".lora_B"))}
     if params == "lora":
         found = lora
         _check_lora(model, found)
     else:
-        linear = {name: module for name, module in linear.items() if name not in lora}
+        linear = {name: weight for name, weight in linear.items() if name not in lora}
         if params == "qkv":
-            found = {name: module for name, module in linear.items() if _is_qkv(name)}
+            found = {name: weight for name, weight in linear.items() if _is_qkv(name)}
         elif params == "all-linear":
             found = linear
         else:
@@ -89,12 +143,12 @@ def _find_linear(model: nn.Module, params: str) -> dict[str, nn.Module]:
                 pattern = re.compile(params)
             except re.error as error:
                 raise ModelError(f"--params `{params}` is not a regular expression: {error}") from error
-            found = {name: module for name, module in linear.items() if pattern.search(name)}
+            found = {name: weight for name, weight in linear.items() if pattern.search(name)}
     if not found:
         endings = sorted({name.rsplit(".", 1)[-1] for name in linear})
         raise ModelError(
-            f"no linear module of {type(model).__name__} matches --params `{params}`",
-            f"its linear modules end in: {', '.join(endings) or 'none'}; give a regular expression over module names",
+            f"no linear layer of {type(model).__name__} matches --params `{params}`",
+            f"its linear layers end in: {', '.join(endings) or 'none'}; give a regular expression over their names",
         )
     return found
 
@@ -158,12 +212,12 @@ class Coverage:
         return None
 
 
-def coverage(model: nn.Module, modules: Mapping[str, nn.Module], params: str) -> Coverage:
-    """Count what :func:`linear_modules` chose, and what it left out.
+def coverage(model: nn.Module, weights: Mapping[str, Weight], params: str) -> Coverage:
+    """Count what :func:`linear_weights` chose, and what it left out.
 
     Args:
         model: the model that they are in.
-        modules: what was chosen.
+        weights: what was chosen.
         params: by what.
     """
     network: Any = model
@@ -188,11 +242,10 @@ def coverage(model: nn.Module, modules: Mapping[str, nn.Module], params: str) ->
         if n:
             left_out[child] = n
     layers = layers_of(network)
-    chosen = {id(module) for module in modules.values()}
-    reached = sum(any(id(module) in chosen for module in layer.modules()) for layer in layers.values())
+    chosen = {id(weight.parameter): weight.parameter.numel() for weight in weights.values()}
+    reached = sum(any(id(one) in chosen for one in layer.parameters()) for layer in layers.values())
     silent = len(silent_layers(network))
-    covered = sum(module.get_parameter("weight").numel() for module in modules.values())
-    return Coverage(covered, sum(counted.values()), left_out, silent, len(layers), reached)
+    return Coverage(sum(chosen.values()), sum(counted.values()), left_out, silent, len(layers), reached)
 
 
 def _around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -217,7 +270,7 @@ def _name(name: str) -> str:
     return _WRAPPING.sub("", name)
 
 
-def _check_lora(model: nn.Module, found: dict[str, nn.Module]) -> None:
+def _check_lora(model: nn.Module, found: Mapping[str, Weight]) -> None:
     if not found:
         raise ModelError("--params lora needs an adapter", "name its folder with --checkpoint DIR")
     others = [
@@ -244,25 +297,27 @@ def is_transposed(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
-def adapted_modules(model: nn.Module, params: str = "qkv") -> dict[str, nn.Module]:
-    """The modules that an adapter is put on, by name; their weights may be packed.
+def adapted_weights(model: nn.Module, params: str = "qkv") -> dict[str, Weight]:
+    """The layers that an adapter is put on, by name; their weights may be packed.
 
     Args:
         model: a causal language model without an adapter.
-        params: as for :func:`linear_modules`, but for ``lora``.
+        params: as for :func:`linear_weights`, but for ``lora``.
 
     Raises:
         ModelError: nothing matches.
     """
-    return _find_linear(model, params)
+    plain = {name: weight for name, weight in _all_weights(model).items() if is_linear(weight.owner)}
+    return _find(plain, model, params)
 
 
-def target_names(model: nn.Module, modules: Mapping[str, nn.Module]) -> list[str]:
-    """Names that PEFT's ``target_modules`` takes for these modules and no other.
+def target_names(model: nn.Module, modules: Iterable[str]) -> list[str]:
+    """Names that PEFT's ``target_modules`` takes for the modules of these names and no other.
 
     Returns:
         Last parts of names where these mean no other module; else whole names.
     """
+    modules = list(modules)
     short = {name.rsplit(".", 1)[-1] for name in modules}
     # PEFT looks through the whole model, whose tower for images may have layers of the same names
     meant = sum(name.rsplit(".", 1)[-1] in short for name, _ in model.named_modules())

@@ -392,6 +392,17 @@ class Batch:
         """The real tokens alone, sample after sample: ``[rows, t, c]`` to ``[tokens, c]``."""
         return values[0] if self.lengths is not None else values[self.mask]
 
+    def part(self, positions: Tensor) -> Batch:
+        """Some tokens of the batch as a packed batch of as many samples, of which some may have no token.
+
+        Args:
+            positions: among the flattened tokens ``[rows * t]``, ascending; int64 ``[k]``.
+        """
+        rows, columns = positions // self.ids.shape[1], positions % self.ids.shape[1]
+        lengths = torch.bincount(self.sample_of(rows, columns), minlength=len(self))
+        ids, mask, answer = (one.reshape(-1)[positions][None] for one in (self.ids, self.mask, self.answer))
+        return Batch(ids, mask, answer, lengths=tuple(lengths.tolist()))
+
     def offsets(self) -> Tensor:
         """Where each sample begins among :meth:`token_rows`: int64 ``[n + 1]`` on the CPU."""
         lengths = torch.tensor(self.lengths) if self.lengths is not None else self.mask.sum(dim=1).cpu()

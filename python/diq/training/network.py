@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from diq.base.errors import ModelError
 from diq.base.files import publish
-from diq.models.layers import adapted_modules, coverage, is_transposed, target_names
+from diq.models.layers import adapted_weights, coverage, target_names
 from diq.models.network import load_causal_lm, wrap_adapter
 from diq.models.saving import saving_errors
 from diq.models.source import ModelSource, find_adapter, is_adapter
@@ -67,17 +67,17 @@ def load_network(
         network = prepare_model_for_kbit_training(network, use_gradient_checkpointing=gradient_checkpointing)
     if start is not None:
         return wrap_adapter(network, start, trainable=True)
-    modules = adapted_modules(network, settings["parameters"])
+    weights = adapted_weights(network, settings["parameters"])
     if not settings.get("quantization"):
         # packed weights have fewer numbers than they stand for
-        log.info("the adapter is put on %s", coverage(network, modules, settings["parameters"]))
+        log.info("the adapter is put on %s", coverage(network, weights, settings["parameters"]))
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings["lora_rank"],
         lora_alpha=settings["lora_alpha"],
         lora_dropout=settings["lora_dropout"],
-        target_modules=target_names(network, modules),
-        fan_in_fan_out=any(is_transposed(one) for one in modules.values()),
+        target_modules=target_names(network, weights),
+        fan_in_fan_out=any(one.transposed for one in weights.values()),
     )
     # the first values of the adapter
     set_seed(settings["seed"])
