@@ -28,7 +28,7 @@ from diq.gradients.engine import Engine, EngineSettings
 from diq.gradients.projections import default_dim
 from diq.gradients.validation import ValidationTokens
 from diq.models.device import pick_device, pick_dtype, quiet_libraries
-from diq.models.layers import adapted_weights, target_names
+from diq.models.layers import adapted_weights
 from diq.models.memory import default_budget, halving, release
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, find_model
@@ -319,17 +319,9 @@ def _training(settings: EngineSettings, samples: Sequence[Tokens], options: Prob
 
 def _adapted(network: Any, params: str, rank: int) -> Any:
     # peft is only needed here
-    from peft import LoraConfig, get_peft_model
+    from diq.models.adapters import put_adapter
 
-    weights = adapted_weights(network, params)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=target_names(network, weights),
-        fan_in_fan_out=any(one.transposed for one in weights.values()),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(network, config)
+    return put_adapter(network, adapted_weights(network, params), rank=rank, alpha=2 * rank, dropout=0.0)
 
 
 def _encoder(

@@ -45,6 +45,9 @@ _CASTS = (Tensor.to, Tensor.type, Tensor.float, Tensor.double)
 class Tap(Protocol):
     """What is told of inputs and output gradients."""
 
+    def called(self, name: str) -> None:
+        """A layer makes its product."""
+
     def matrix(self, name: str, x: Tensor, delta: Tensor) -> None:
         """A layer had inputs ``[..., in]`` and output gradients ``[..., out]``."""
 
@@ -107,9 +110,13 @@ def other_products(
     stacks: dict[nn.Module, dict[str, StackProduct]] = {}
     for name, weight in weights.items():
         if weight.experts is None:
-            single.setdefault(weight.owner, []).append((weight, product_of(name, weight)))
+            product = product_of(name, weight)
+            for owner in weight.owners:
+                single.setdefault(owner, []).append((weight, product))
         else:
-            stacks.setdefault(weight.owner, {})[weight.stack] = stack_product_of(name, weight)
+            stack_product = stack_product_of(name, weight)
+            for owner in weight.owners:
+                stacks.setdefault(owner, {})[weight.stack] = stack_product
     forwards = {module: _forward_with(module, products) for module, products in single.items()}
     forwards |= {module: experts_forward(module, products) for module, products in stacks.items()}
     # a forward set on the instance by somebody else (an offloading hook, say) is put back as it was
@@ -161,6 +168,10 @@ class _OtherProducts(TorchFunctionMode):
             product = self._with_transposed(args[1])
             if product is not None:
                 return product(args[0], None)
+            # Mamba: the weight from the left, tokens in columns
+            product = self._with(args[0])
+            if product is not None:
+                return product(args[1].transpose(-1, -2), None).transpose(-1, -2)
         found = func(*args, **options)
         # routers compute in float32: the copy of their weight stands for it
         if func in _CASTS and (product := self._with(args[0])) is not None:
@@ -196,6 +207,7 @@ def tapped(weights: Mapping[str, Weight], tap: Tap) -> contextlib.AbstractContex
         weight, start = one.matrix, anchor(one.matrix)
 
         def product(x: Tensor, bias: Tensor | None) -> Tensor:
+            tap.called(name)
             # a router's product in float32
             matrix = weight.to(x.dtype)
             return _TappedLinear.apply(x, start, matrix, bias, name, tap)  # type: ignore[no-any-return]
@@ -206,6 +218,7 @@ def tapped(weights: Mapping[str, Weight], tap: Tap) -> contextlib.AbstractContex
         stack, start = one.matrix, anchor(one.matrix)
 
         def product(x: Tensor, routing: Routing) -> Tensor:
+            tap.called(name)
             return _TappedStack.apply(x, start, stack, routing, name, tap)  # type: ignore[no-any-return]
 
         return product
@@ -285,7 +298,7 @@ def backward_pass(
         Losses ``[n]`` and answer tokens ``[n]``.
 
     Raises:
-        ModelError: a layer reported nothing (its forward was bypassed), or not the tokens of the batch.
+        ModelError: a layer was not called (its forward was bypassed), or not with the tokens of the batch.
     """
     for one in recorders:
         one.begin(batch)
@@ -295,7 +308,8 @@ def backward_pass(
         losses = token.by_sample(reduction)
         if token.values.requires_grad:
             (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
-    silent = [name for name in weights if name not in tap.reported]
+    # one that is called and gets no gradient has none: what only chooses tokens, say
+    silent = [name for name in weights if name not in (tap.calls if tap.reported else ())]
     if silent and len(token.values):
         raise ModelError(
             f"{len(silent)} of {len(weights)} chosen layers reported no gradient, first `{silent[0]}`: the model "
@@ -310,17 +324,24 @@ class _Tap:
 
     def __init__(self, batch: Batch, recorders: Sequence[Recorder]) -> None:
         self._batch, self._recorders = batch, recorders
-        self.reported: set[str] = set()
+        self.calls: set[str] = set()
+        self.reported = False
+
+    def called(self, name: str) -> None:
+        self.calls.add(name)
 
     def matrix(self, name: str, x: Tensor, delta: Tensor) -> None:
-        self.reported.add(name)
+        self.reported = True
         if x.shape[:-1] != self._batch.ids.shape:
-            x, delta = _as_tokens(name, x, self._batch), _as_tokens(name, delta, self._batch)
+            seen = tuple(x.shape[:-1])
+            x, delta = as_tokens(x, self._batch), as_tokens(delta, self._batch)  # type: ignore[assignment]
+            if x is None or delta is None:
+                raise _other_tokens(name, seen, self._batch)
         for one in self._recorders:
             one.record(name, x, delta, self._batch)
 
     def stack(self, name: str, x: Tensor, delta: Tensor, routing: Routing) -> None:
-        self.reported.add(name)
+        self.reported = True
         if len(routing.slots) != self._batch.ids.numel():
             raise _other_tokens(name, (len(routing.slots),), self._batch)
         rest = [one for one in self._recorders if not one.record_stack(name, x, delta, routing)]
@@ -336,13 +357,14 @@ class _Tap:
                 one.record(f"{name}.{expert}", x[first:end][kept][None], delta[first:end][kept][None], part)
 
 
-def _as_tokens(name: str, values: Tensor, batch: Batch) -> Tensor:
+def as_tokens(values: Tensor, batch: Batch) -> Tensor | None:
+    """A layer's values ``[..., c]`` as those of the batch's tokens, ``[rows, t, c]``; None where they are of others."""
     rows, t = batch.ids.shape
     # some models flatten rows and tokens into one dimension, some put one of size 1 (for heads) between them
     seen = [n for n in values.shape[:-1] if n != 1]
     if seen in ([n for n in (rows, t) if n != 1], [rows * t]):
-        return values.reshape(rows, t, -1)
-    raise _other_tokens(name, tuple(values.shape[:-1]), batch)
+        return values.reshape(rows, t, values.shape[-1])
+    return None
 
 
 def _other_tokens(name: str, seen: tuple[int, ...], batch: Batch) -> ModelError:

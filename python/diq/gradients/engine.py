@@ -33,9 +33,10 @@ from diq.gradients.projections import (
     basis_from_arrays,
     leading_basis,
 )
+from diq.gradients.reach import Reach, reach
 from diq.gradients.validation import ValidationFacts, ValidationGradient, ValidationTokens, mean_gradient
 from diq.models.device import describe_environment
-from diq.models.layers import Coverage, coverage, linear_weights, matrix_names
+from diq.models.layers import Coverage, Weight, coverage, linear_weights, matrix_names
 from diq.models.memory import default_budget, halving
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
@@ -157,14 +158,22 @@ class Engine:
         self.model = load_causal_lm(
             base, dtype=settings.dtype, device=settings.device, attention=settings.attention, adapter=adapter
         )
-        self.weights = linear_weights(self.model, settings.params)
+        chosen = linear_weights(self.model, settings.params)
+        found = self._reach(chosen)
+        self.weights = found.weights
         self.device = next(self.model.parameters()).device
         self.token_budget = settings.token_budget or default_budget("gradients", self.device.type)
         self.facts = EngineFacts(
             architecture=type(self.model).__name__,
             n_parameters=sum(one.numel() for one in self.model.parameters()),
             weights={name: one.shape for name, one in self.weights.items()},
-            coverage=coverage(self.model, self.weights, settings.params),
+            coverage=coverage(
+                self.model,
+                self.weights,
+                settings.params,
+                unreached={name: chosen[name] for name in found.unreached},
+                unseen={name: chosen[name] for name in found.unseen},
+            ),
             dtype=str(next(iter(self.weights.values())).parameter.dtype).removeprefix("torch."),
             environment=describe_environment(self.device),
         )
@@ -173,6 +182,19 @@ class Engine:
         self._projection: Projection | None = None
         # padded tokens that fitted into memory; shrinks when they do not
         self._fits: int | None = None
+
+    def _reach(self, chosen: dict[str, Weight]) -> Reach:
+        # packed weights on a CPU take a form without a backward pass at their first run without gradients
+        if getattr(self.model, "hf_quantizer", None) is not None:
+            return Reach(chosen, [], [])
+        found = reach(self.model, chosen)
+        if not found.weights:
+            raise ModelError(
+                f"none of the {len(chosen)} layers that --params `{self.settings.params}` chooses can be tapped, first "
+                f"`{next(iter(chosen))}`: text does not reach them, or the model goes around them (a fused kernel)",
+                "load the model without fused kernels, or name other layers with --params",
+            )
+        return found
 
     # validation --------------------------------------------------------------------------------------------------
 

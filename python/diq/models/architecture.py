@@ -70,6 +70,10 @@ def loader_of(model: ModelSource, config: Any) -> Any:
     for loader, names in known.items():
         if set(saved) & set(names):
             return loader
+    named = getattr(transformers, saved[0], None) if saved else None
+    if named is not None and saved[0].endswith(("ForCausalLM", "ForConditionalGeneration")) and not any(known.values()):
+        # the language part of a composite model, saved by itself: its class loads it, and no table knows its config
+        return named
     found = next((loader for loader, names in known.items() if names), None)
     # a class that transformers knows for another task has no head for words, or a head that was not trained as one
     other = next((one for one in saved if hasattr(transformers, one) and not one.endswith("Model")), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,12 @@ _QKV = frozenset(
         "q_lin",
         "k_lin",
         "v_lin",
+        "Wq",
+        "Wk",
+        "Wv",
+        "q",
+        "k",
+        "v",
     ]
 )
 
@@ -48,14 +54,14 @@ class Weight:
     """A matrix that counts as a parameter of the gradient, or a stack of as many as there are experts.
 
     Attributes:
-        owner: the module whose forward makes the product with it.
+        owners: the modules whose forwards make the product with it; several where they share it.
         parameter: as the model stores it.
         transposed: whether a matrix is stored ``[in, out]``, as GPT-2's Conv1D does.
         stack: where it is a stack, its name in the owner; else empty.
         experts: matrices in the stack; None for a single matrix.
     """
 
-    owner: nn.Module
+    owners: tuple[nn.Module, ...]
     parameter: Tensor
     transposed: bool = False
     stack: str = ""
@@ -100,7 +106,7 @@ def linear_weights(model: nn.Module, params: str = "qkv") -> dict[str, Weight]:
     for name, weight in found.items():
         if weight.parameter.dtype not in _FLOATS:
             raise ModelError(
-                f"the weight of `{name}` is quantised ({type(weight.owner).__name__}, {weight.parameter.dtype}): "
+                f"the weight of `{name}` is quantised ({type(weight.owners[0]).__name__}, {weight.parameter.dtype}): "
                 "packed integers have no gradient",
                 "use --params lora with an adapter (--checkpoint), or load the model unquantised",
             )
@@ -112,14 +118,27 @@ def _all_weights(model: nn.Module) -> dict[str, Weight]:
     routers: dict[str, Weight] = {}
     for name, module in _of_language(model):
         if is_linear(module):
-            found[name] = Weight(module, module.get_parameter("weight"), is_transposed(module))
+            found[name] = Weight((module,), module.get_parameter("weight"), is_transposed(module))
         elif name in routers:
             found[name] = routers[name]
         for stack, one in stacks_of(module).items():
-            found[f"{name}.{stack}"] = Weight(module, one.parameter, one.transposed, stack, one.experts)
+            found[f"{name}.{stack}"] = Weight((module,), one.parameter, one.transposed, stack, one.experts)
         for child, weight in routers_of(module).items():
             # the block around router and experts makes the product where the router does not make it itself
-            routers[f"{name}.{child}"] = Weight(module, weight)
+            routers[f"{name}.{child}"] = Weight((module,), weight)
+    return _once(found)
+
+
+def _once(weights: Mapping[str, Weight]) -> dict[str, Weight]:
+    """Weights that several layers share under the name of the first: their gradient is the sum over all of them."""
+    first: dict[int, str] = {}
+    found: dict[str, Weight] = {}
+    for name, weight in weights.items():
+        known = first.setdefault(id(weight.parameter), name)
+        if known == name:
+            found[name] = weight
+        else:
+            found[known] = replace(found[known], owners=(*found[known].owners, *weight.owners))
     return found
 
 
@@ -127,7 +146,7 @@ def _find(there: Mapping[str, Weight], model: nn.Module, params: str) -> dict[st
     # typed as Any: transformers' models have methods that nn.Module does not know
     network: Any = model
     head = network.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    linear = {_name(name): weight for name, weight in there.items() if weight.owner is not head}
+    linear = {_name(name): weight for name, weight in there.items() if head not in weight.owners}
     lora = {name: weight for name, weight in linear.items() if name.endswith((".lora_A", ".lora_B"))}
     if params == "lora":
         found = lora
@@ -154,7 +173,8 @@ def _find(there: Mapping[str, Weight], model: nn.Module, params: str) -> dict[st
 
 
 def _is_qkv(name: str) -> bool:
-    *above, last = name.split(".")
+    # Moshi's projections are a module that holds one
+    *above, last = name.removesuffix(".linear").split(".")
     # RWKV's feed-forward has a key and a value, too
     return last in _QKV and not (above and above[-1] in _FEED_FORWARD)
 
@@ -181,6 +201,8 @@ class Coverage:
         total: numbers in what text passes of the language part, without embeddings and the language-model head; for an
             adapter, its own.
         left_out: numbers in each part of the model beside its language part, by name.
+        unreached: numbers in chosen layers that text does not pass.
+        unseen: numbers in chosen layers whose products the model makes in a form that is not known here, by name.
         silent: layers of the language part that text does not pass.
         layers: layers of the language part.
         reached: those of them that have a chosen weight.
@@ -189,6 +211,8 @@ class Coverage:
     covered: int
     total: int
     left_out: dict[str, int]
+    unreached: int
+    unseen: dict[str, int]
     silent: int
     layers: int
     reached: int
@@ -198,10 +222,19 @@ class Coverage:
         beside = [f"{name} ({n:,} weights)" for name, n in self.left_out.items()]
         if self.silent:
             beside.append(f"{self.silent} layers that only images reach")
+        if self.unreached:
+            beside.append(f"{self.unreached:,} weights that text does not reach")
+        if self.unseen:
+            beside.append(f"{sum(self.unseen.values()):,} weights of {len(self.unseen)} layers of another form")
         return f"{share}; left out: {', '.join(beside)}" if beside else share
 
     def problem(self, params: str) -> str | None:
-        """What was asked for and is mostly not there, in words."""
+        """What was asked for and is not, or mostly not, there, in words."""
+        if self.unseen:
+            return (
+                f"--params {params} covers {self}: the model makes their products in a form that diq does not know, "
+                f"first `{next(iter(self.unseen))}`"
+            )
         if params == "all-linear" and 2 * self.covered < self.total:
             return f"--params all-linear covers {self}: the rest lies in weights that are no linear layers"
         if params == "qkv" and 2 * self.reached < self.layers - self.silent:
@@ -212,14 +245,24 @@ class Coverage:
         return None
 
 
-def coverage(model: nn.Module, weights: Mapping[str, Weight], params: str) -> Coverage:
+def coverage(
+    model: nn.Module,
+    weights: Mapping[str, Weight],
+    params: str,
+    *,
+    unreached: Mapping[str, Weight] | None = None,
+    unseen: Mapping[str, Weight] | None = None,
+) -> Coverage:
     """Count what :func:`linear_weights` chose, and what it left out.
 
     Args:
         model: the model that they are in.
         weights: what was chosen.
         params: by what.
+        unreached: what was chosen and text does not pass.
+        unseen: what was chosen and cannot be tapped.
     """
+    unreached, unseen = unreached or {}, unseen or {}
     network: Any = model
     name, part = language_part(network)
     head = network.get_output_embeddings()
@@ -233,7 +276,8 @@ def coverage(model: nn.Module, weights: Mapping[str, Weight], params: str) -> Co
     if params == "lora":
         counted = {id(one): one.numel() for one in model.parameters() if id(one) in adapter}
     else:
-        unused = {id(one) for silent in silent_layers(network) for one in model.get_submodule(silent).parameters()}
+        unused = {id(one.parameter) for one in unreached.values()}
+        unused |= {id(one) for silent in silent_layers(network) for one in model.get_submodule(silent).parameters()}
         counted = {id(one): one.numel() for one in part.parameters() if id(one) not in apart | adapter | unused}
     inside = {id(one) for one in part.parameters()} | apart
     left_out = {}
@@ -245,7 +289,16 @@ def coverage(model: nn.Module, weights: Mapping[str, Weight], params: str) -> Co
     chosen = {id(weight.parameter): weight.parameter.numel() for weight in weights.values()}
     reached = sum(any(id(one) in chosen for one in layer.parameters()) for layer in layers.values())
     silent = len(silent_layers(network))
-    return Coverage(sum(chosen.values()), sum(counted.values()), left_out, silent, len(layers), reached)
+    return Coverage(
+        covered=sum(chosen.values()),
+        total=sum(counted.values()),
+        left_out=left_out,
+        unreached=sum(one.parameter.numel() for one in unreached.values()),
+        unseen={name: one.parameter.numel() for name, one in unseen.items()},
+        silent=silent,
+        layers=len(layers),
+        reached=reached,
+    )
 
 
 def _around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -273,6 +326,12 @@ def _name(name: str) -> str:
 def _check_lora(model: nn.Module, found: Mapping[str, Weight]) -> None:
     if not found:
         raise ModelError("--params lora needs an adapter", "name its folder with --checkpoint DIR")
+    on_experts = [name for name, module in model.named_modules() if type(module).__name__ == "ParamWrapper"]
+    if on_experts:
+        raise ModelError(
+            f"the adapter is also on experts (`{_name(on_experts[0])}`), whose matrices no layer of its own multiplies",
+            "use --params all-linear or a regular expression over the weights themselves",
+        )
     others = [
         name
         for name, _ in model.named_parameters()
@@ -302,12 +361,18 @@ def adapted_weights(model: nn.Module, params: str = "qkv") -> dict[str, Weight]:
 
     Args:
         model: a causal language model without an adapter.
-        params: as for :func:`linear_weights`, but for ``lora``.
+        params: as for :func:`linear_weights`, but for ``lora``; experts are taken where a regular expression names
+            them, not with ``all-linear``.
 
     Raises:
         ModelError: nothing matches.
     """
-    plain = {name: weight for name, weight in _all_weights(model).items() if is_linear(weight.owner)}
+    named = params not in ("qkv", "all-linear")
+    plain = {
+        name: weight
+        for name, weight in _all_weights(model).items()
+        if all(is_linear(one) for one in weight.owners) or (named and weight.experts is not None)
+    }
     return _find(plain, model, params)
 
 

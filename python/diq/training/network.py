@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, prepare_model_for_kbit_training
 from transformers import set_seed
 
 from diq.base.errors import ModelError
 from diq.base.files import publish
-from diq.models.layers import adapted_weights, coverage, target_names
+from diq.models.adapters import put_adapter
+from diq.models.layers import adapted_weights, coverage
 from diq.models.network import load_causal_lm, wrap_adapter
 from diq.models.saving import saving_errors
 from diq.models.source import ModelSource, find_adapter, is_adapter
@@ -71,17 +72,15 @@ def load_network(
     if not settings.get("quantization"):
         # packed weights have fewer numbers than they stand for
         log.info("the adapter is put on %s", coverage(network, weights, settings["parameters"]))
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings["lora_rank"],
-        lora_alpha=settings["lora_alpha"],
-        lora_dropout=settings["lora_dropout"],
-        target_modules=target_names(network, weights),
-        fan_in_fan_out=any(one.transposed for one in weights.values()),
-    )
     # the first values of the adapter
     set_seed(settings["seed"])
-    return get_peft_model(network, config)
+    return put_adapter(
+        network,
+        weights,
+        rank=settings["lora_rank"],
+        alpha=settings["lora_alpha"],
+        dropout=settings["lora_dropout"],
+    )
 
 
 def load_reference(source: ModelSource, settings: dict[str, Any], *, device: str, attention: str | None) -> Any | None:

@@ -1,0 +1,87 @@
+"""Putting a new LoRA adapter on a model."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from peft import LoraConfig, get_peft_model
+
+from diq.base.errors import ModelError, UsageError
+from diq.base.text import first_line
+from diq.models.layers import Weight, target_names
+
+log = logging.getLogger(__name__)
+
+
+def put_adapter(network: Any, weights: Mapping[str, Weight], *, rank: int, alpha: float, dropout: float) -> Any:
+    """A PEFT model with a new, trainable adapter on these weights.
+
+    Args:
+        network: a causal language model.
+        weights: what :func:`diq.models.layers.adapted_weights` chose.
+        rank: of the adapter's matrices.
+        alpha: its scale, times the rank.
+        dropout: of what goes into it.
+
+    Raises:
+        UsageError: experts do not go with a dropout.
+        ModelError: PEFT does not adapt this model, or nothing is left that it adapts.
+    """
+    modules = [name for name, weight in weights.items() if weight.experts is None]
+    stacks = [name for name, weight in weights.items() if weight.experts is not None]
+    if stacks and dropout:
+        raise UsageError(
+            f"an adapter on experts (`{stacks[0]}`) takes no dropout, and --lora-dropout is {dropout:g}",
+            "give --lora-dropout 0",
+        )
+    modules = _without_experts(network, modules)
+    if not modules and not stacks:
+        raise ModelError(
+            f"PEFT takes the chosen layers of {type(network).__name__} for experts", "choose others with --params"
+        )
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=target_names(network, modules) if modules else [],
+        target_parameters=stacks or None,
+        fan_in_fan_out=any(weights[name].transposed for name in modules),
+    )
+    try:
+        return get_peft_model(network, config)
+    except (ValueError, NotImplementedError) as error:
+        raise ModelError(
+            f"PEFT puts no such adapter on {type(network).__name__}: {first_line(error)}",
+            "choose other layers with --params",
+        ) from error
+
+
+def _without_experts(network: Any, modules: list[str]) -> list[str]:
+    """The layers whose names PEFT does not read as those that experts had in transformers 4."""
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:
+        return modules
+    kept, read = [], set()
+    for last in dict.fromkeys(name.rsplit(".", 1)[-1] for name in modules):
+        config = copy.deepcopy(LoraConfig(target_modules=[last]))
+        try:
+            convert_peft_config_for_transformers(config, network, None)
+        except ValueError:
+            # one of two that it would have to fuse
+            read.add(last)
+            continue
+        if config.target_parameters:
+            read.add(last)
+    kept = [name for name in modules if name.rsplit(".", 1)[-1] not in read]
+    if read:
+        log.warning(
+            "%d layers named %s are left out of the adapter: PEFT takes them for experts of this model",
+            len(modules) - len(kept),
+            ", ".join(sorted(read)),
+        )
+    return kept
