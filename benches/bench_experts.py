@@ -1,9 +1,9 @@
 """Exact influence over a mixture of experts, against exact over its attention plus the experts' own products.
 
-What cannot be avoided is, for every row that a router sends to an expert, one product with the expert's matrix V of each
-stack. In one run, candidates in turn: exact over the attention alone, those products alone (with the rows that the model
-sends), exact over all linear layers, and a plain training step of transformers (forward and full backward). Right answer
-first: dots of some samples against autograd. Then what a pass keeps for its way back, in bytes.
+What cannot be avoided is, for every row that a router sends to an expert, one product with the expert's matrix V of
+each stack. In one run, candidates in turn: exact over the attention alone, those products alone (with the rows that the
+model sends), exact over all linear layers, and a plain training step of transformers (forward and full backward). Right
+answer first: dots of some samples against autograd. Then what a pass keeps for its way back, in bytes.
 
     python benches/bench_experts.py [--repeats 5] [--threads 2] [--samples 16]
 """
@@ -17,10 +17,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from bench_exact import batches_of, plain_step, tokens
 from torch import Tensor
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from bench_exact import batches_of, plain_step, tokens
 from diq.gradients.backward import Recorder, score_batch
 from diq.gradients.dots import Dots
 from diq.gradients.losses import token_losses

@@ -274,6 +274,18 @@ def test_packing_and_folds_change_no_dot(case: Case, options: dict[str, Any]) ->
     assert case.error(case.scores(**options)) < 1e-5
 
 
+def test_the_head_in_parts_changes_no_dot(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    handle = case.model.get_output_embeddings().register_forward_hook(lambda *_: calls.append(1))  # type: ignore[operator]
+    monkeypatch.setattr("diq.gradients.losses._TRANSIENT", 9 * VOCABULARY)
+    try:
+        for options in ({}, {"padding_side": "left"}, {"packed": True}, {"reduction": "mean", "folds": 2}):
+            assert case.error(case.scores(batch=8, **options)) < 1e-5
+    finally:
+        handle.remove()
+    assert len(calls) > 100
+
+
 def test_checkpointing_changes_no_dot_and_leaves_the_model_as_it_was(case: Case) -> None:
     before = case.scores()
     with checkpointed(case.model):

@@ -10,18 +10,17 @@ by it; the layout of a conversation is our choice, and the one that influence us
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from diq.gradients.losses import slices, token_losses
+from diq.gradients.losses import slices, token_losses, trunk_once
 from diq.models.architecture import vocabulary_size
 from diq.models.tokens import Tokens, collate
 
@@ -53,7 +52,7 @@ def mean_losses(
     rows, columns = batch.answer.nonzero(as_tuple=True)
     vocabulary = vocabulary_size(model)
     sums = np.zeros(len(whole))
-    with _once(model):
+    with trunk_once(model):
         for part in slices(len(rows), vocabulary):
             predicted = torch.zeros_like(batch.answer)
             predicted[rows[part], columns[part]] = True
@@ -62,35 +61,6 @@ def mean_losses(
             sums += np.bincount(losses.sample.cpu().numpy(), weights=values, minlength=len(sums))
     means: npt.NDArray[np.float64] = sums / np.asarray([one.answer_tokens for one in whole])
     return means
-
-
-@contextlib.contextmanager
-def _once(model: nn.Module) -> Iterator[None]:
-    """For the time of a ``with`` block the decoder of a causal language model runs at the first call only.
-
-    Further calls get its first output again, so that the head can be run part by part on the same hidden states.
-    """
-    trunk: Any = model.base_model
-    if trunk is model:
-        # no decoder of its own name: every part runs the whole model, slower and as right
-        yield
-        return
-    run, own = trunk.forward, trunk.__dict__.get("forward")
-    kept: list[Any] = []
-
-    def forward(*args: Any, **options: Any) -> Any:
-        if not kept:
-            kept.append(run(*args, **options))
-        return kept[0]
-
-    trunk.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del trunk.forward
-        else:
-            trunk.forward = own
 
 
 def perplexity(mean_loss: float) -> tuple[float | None, str | None]:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from diq.base.errors import ModelError
-from diq.gradients.losses import token_losses
+from diq.gradients.losses import pull_back
 from diq.gradients.options import Reduction
 from diq.models.experts import Routing, StackProduct, experts_forward, stack_product
 from diq.models.layers import Weight
@@ -304,10 +304,8 @@ def backward_pass(
         one.begin(batch)
     tap = _Tap(batch, recorders)
     with tapped(weights, tap):
-        token = token_losses(model, batch)
-        losses = token.by_sample(reduction)
-        if token.values.requires_grad:
-            (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
+        owners = {owner for weight in weights.values() for owner in weight.owners}
+        token = pull_back(model, batch, reduction=reduction, scale=scale, tapped=owners)
     # one that is called and gets no gradient has none: what only chooses tokens, say
     silent = [name for name in weights if name not in (tap.calls if tap.reported else ())]
     if silent and len(token.values):
@@ -316,7 +314,7 @@ def backward_pass(
             "does not call them (a fused kernel, torch.compile, or a layer without effect on the answer)",
             "load the model without fused kernels and uncompiled, or name other layers with --params",
         )
-    return losses.detach(), token.counts
+    return token.by_sample(reduction), token.counts
 
 
 class _Tap:

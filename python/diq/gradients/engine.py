@@ -37,12 +37,13 @@ from diq.gradients.reach import Reach, reach
 from diq.gradients.validation import ValidationFacts, ValidationGradient, ValidationTokens, mean_gradient
 from diq.models.device import describe_environment
 from diq.models.layers import Coverage, Weight, coverage, linear_weights, matrix_names
-from diq.models.memory import default_budget, halving
+from diq.models.memory import default_budget, halving, one_line_of_memory
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
 from diq.models.tokens import Tokenization, Tokens, collate, plan_batches
 
 # what makes one sample fit
+_VALIDATION_HINT = "use --rank 16, --folds 1, fewer validation sets, or --dtype bfloat16"
 _HINT = "use --checkpointing, --dtype bfloat16 or --method forward, or lower --max-length"
 
 
@@ -204,6 +205,10 @@ class Engine:
         Raises:
             RunFailedError: a validation gradient is not finite, or memory is short.
         """
+        with one_line_of_memory("the gradients of the validation sets", _VALIDATION_HINT):
+            self._prepare(validation)
+
+    def _prepare(self, validation: Sequence[ValidationTokens]) -> None:
         settings = self.settings
         if settings.method == "exact":
             dots = Dots(self.weights, self._measured(validation), rank=settings.rank)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,92 @@ def token_losses(model: nn.Module, batch: Batch) -> TokenLosses:
     with _head_on(model, rows, columns):
         logits = model(input_ids=batch.ids, **options).logits[0]
     return TokenLosses(F.cross_entropy(wide(logits), labels, reduction="none"), sample, counts)
+
+
+def pull_back(
+    model: nn.Module, batch: Batch, *, reduction: Reduction, scale: float = 1.0, tapped: Iterable[nn.Module] = ()
+) -> TokenLosses:
+    """Run a batch forward and the sum of its losses backward; the logits are there for some tokens at a time.
+
+    The decoder runs once each way. Where all logits would be large, the head, the losses and their way back to the
+    hidden states are taken in parts, which is the same sum.
+
+    Args:
+        model: a causal language model.
+        batch: tokens on the model's device.
+        reduction: over the answer tokens of a sample.
+        scale: what the sum of the losses is multiplied by.
+        tapped: modules that report on the way back, each once.
+
+    Returns:
+        Losses of the answer tokens, without gradient; none of them needs one where nothing was to pull.
+    """
+    rows, columns = batch.answer[:, 1:].nonzero(as_tuple=True)
+    parts = slices(len(rows), vocabulary_size(model))
+    trunk: Any = getattr(model, "base_model", model)
+    if len(parts) <= 1 or trunk is model or not set(tapped) <= set(trunk.modules()):
+        token = token_losses(model, batch)
+        if token.values.requires_grad:
+            (token.by_sample(reduction).sum() * scale).backward()  # type: ignore[no-untyped-call]
+        return TokenLosses(token.values.detach(), token.sample, token.counts)
+    counts = torch.bincount(batch.sample_of(rows, columns), minlength=len(batch))
+    found = []
+    with trunk_once(model, leaf=True) as states:
+        for part in parts:
+            predicted = torch.zeros_like(batch.answer)
+            predicted[rows[part], columns[part] + 1] = True
+            token = token_losses(model, replace(batch, answer=predicted))
+            share = token.values / counts[token.sample].clamp(min=1) if reduction == "mean" else token.values
+            if share.requires_grad:
+                (share.sum() * scale).backward()  # type: ignore[no-untyped-call]
+            found.append((token.values.detach(), token.sample))
+        (whole, leaf) = states[0]
+        if leaf.grad is not None and whole.requires_grad:
+            whole.backward(leaf.grad)  # type: ignore[no-untyped-call]
+    values, sample = (torch.cat(one) for one in zip(*found, strict=True))
+    return TokenLosses(values, sample, counts)
+
+
+@contextlib.contextmanager
+def trunk_once(model: nn.Module, *, leaf: bool = False) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """For the time of a ``with`` block the decoder of a causal language model runs at the first call only.
+
+    Further calls get its first output again, so that the head can be run part by part on the same hidden states.
+
+    Args:
+        model: a causal language model; one without a decoder of its own name runs whole each time.
+        leaf: whether the head sees hidden states that are a leaf, which collects the gradients of all parts.
+
+    Yields:
+        A list that will hold the hidden states, as the decoder gave them and as the head sees them.
+    """
+    trunk: Any = model.base_model
+    states: list[tuple[Tensor, Tensor]] = []
+    if trunk is model:
+        yield states
+        return
+    run, own = trunk.forward, trunk.__dict__.get("forward")
+    kept: list[Any] = []
+
+    def forward(*args: Any, **options: Any) -> Any:
+        if not kept:
+            output = run(*args, **options)
+            whole = output[0]
+            seen = whole.detach().requires_grad_() if leaf else whole
+            if leaf:
+                output["last_hidden_state"] = seen
+            states.append((whole, seen))
+            kept.append(output)
+        return kept[0]
+
+    trunk.forward = forward
+    try:
+        yield states
+    finally:
+        if own is None:
+            del trunk.forward
+        else:
+            trunk.forward = own
 
 
 @torch.no_grad()

@@ -105,6 +105,9 @@ def one_line_of_memory(what: str, hint: str) -> Iterator[None]:
     """
     try:
         yield
+    except DiqError:
+        # it is one line already
+        raise
     except Exception as error:
         raise_if_out_of_memory(error, what, hint)
         raise

@@ -11,6 +11,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -328,9 +329,12 @@ def temporary_disk(what: str) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Batch:
     """Tokens of some samples: padded to one length, one sample a row, or packed into one row without padding.
+
+    What layers ask for again and again (where tokens are, how many a sample has) is worked out once: each time would
+    make the host wait for the device.
 
     Attributes:
         ids: ``[rows, t]`` int64; padding holds 0.
@@ -370,15 +374,13 @@ class Batch:
         """Which sample the positions ``(rows, columns)`` belong to."""
         if self.lengths is None:
             return rows
-        ends = torch.tensor(self.lengths, device=columns.device).cumsum(dim=0)
-        return torch.searchsorted(ends, columns, right=True)
+        return torch.searchsorted(self._counts.cumsum(dim=0), columns, right=True)
 
     def token_sums(self, terms: Tensor) -> Tensor:
         """Sum over the tokens of each sample: ``[rows, t, c]`` to float64 ``[n, c]``; padding counts nothing."""
         if self.lengths is not None:
-            lengths = torch.tensor(self.lengths, device=terms.device)
             # a sum by segments, not by atomic additions: the same bits every time
-            return torch.segment_reduce(terms[0].double(), "sum", lengths=lengths, axis=0)
+            return torch.segment_reduce(terms[0].double(), "sum", lengths=self._counts, axis=0, unsafe=True)
         # a padded position may hold anything that attention made of it, even NaN
         return terms.masked_fill(~self.mask.unsqueeze(-1), 0).sum(dim=1, dtype=torch.float64)
 
@@ -390,7 +392,7 @@ class Batch:
 
     def token_rows(self, values: Tensor) -> Tensor:
         """The real tokens alone, sample after sample: ``[rows, t, c]`` to ``[tokens, c]``."""
-        return values[0] if self.lengths is not None else values[self.mask]
+        return values[0] if self.lengths is not None else values.flatten(0, 1)[self._real]
 
     def part(self, positions: Tensor) -> Batch:
         """Some tokens of the batch as a packed batch of as many samples, of which some may have no token.
@@ -405,8 +407,23 @@ class Batch:
 
     def offsets(self) -> Tensor:
         """Where each sample begins among :meth:`token_rows`: int64 ``[n + 1]`` on the CPU."""
-        lengths = torch.tensor(self.lengths) if self.lengths is not None else self.mask.sum(dim=1).cpu()
-        return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(dim=0)])
+        return self._offsets
+
+    @cached_property
+    def _real(self) -> Tensor:
+        """Positions of the real tokens among all, flattened."""
+        return self.mask.reshape(-1).nonzero()[:, 0]
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        """Tokens of each sample ``[n]``, on the device."""
+        if self.lengths is None:
+            return self.mask.sum(dim=1)
+        return torch.tensor(self.lengths, dtype=torch.int64, device=self.ids.device)
+
+    @cached_property
+    def _offsets(self) -> Tensor:
+        return torch.cat([torch.zeros(1, dtype=torch.int64), self._counts.cpu().cumsum(dim=0)])
 
 
 def collate(
