@@ -418,3 +418,37 @@ def test_a_quantised_base_model_has_dots_of_its_adapter_alone(filled: Path, tmp_
     assert np.isfinite(found).all()
     # the rounded weights are other weights, but close ones
     assert np.corrcoef(found, whole)[0, 1] > (0.9 if bits == "8" else 0.5)
+
+
+def test_a_sample_that_fits_with_checkpointing_alone_is_scored(
+    tiny_llama_folder: Path,
+    make_samples: Callable[..., Conversations],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from diq.gradients import dots
+    from diq.gradients.engine import Engine
+
+    stores = [fill(tmp_path / f"{i}.duckdb", make_samples(8, seed=1), {"a": make_samples(2, seed=2)}) for i in range(2)]
+    plain = score_influence("pool", model=str(tiny_llama_folder), store=stores[0])
+    entered = []
+    terms, checkpointing = dots.token_terms, Engine._checkpointing
+
+    def noted(self: Engine) -> Any:
+        entered.append(self._recomputes)
+        return checkpointing(self)
+
+    def short(*args: Any) -> torch.Tensor:
+        if not entered[-1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return terms(*args)
+
+    monkeypatch.setattr(Engine, "_checkpointing", noted)
+    monkeypatch.setattr(dots, "token_terms", short)
+    again = score_influence("pool", model=str(tiny_llama_folder), store=stores[1])
+    assert "layers are computed again on the way back" in caplog.text
+    first, second = (scores_of(store, run.run_id) for store, run in zip(stores, (plain, again), strict=True))
+    assert first.keys() == second.keys()
+    dots_of = [{one: row["dot"] for one, row in each["a"].items()} for each in (first, second)]
+    assert dots_of[0] == pytest.approx(dots_of[1], rel=1e-5)

@@ -20,7 +20,7 @@ import torch
 from conftest import build_tokenizer, save_model, sentence, write_jsonl
 from diq.base.errors import ModelError, RunFailedError
 from diq.models import memory
-from diq.models.memory import halving, in_halves, is_out_of_memory
+from diq.models.memory import fitting_tokens, halving, in_halves, is_out_of_memory
 
 # more than any machine has
 HUGE = 1 << 50
@@ -339,3 +339,18 @@ def test_a_model_that_does_not_fit_is_not_called_broken(tmp_path: Path) -> None:
     with tight(20), pytest.raises(RunFailedError, match="out of memory on loading") as caught:
         load_causal_lm(source, dtype="float64", device="cpu")
     assert "bfloat16" in caught.value.hint
+
+
+@pytest.mark.parametrize(("free", "tokens"), [(100_000, 16384), (10_000, 8450), (1_000, 1024), (0, 1024)])
+def test_tokens_of_a_batch_from_what_two_small_ones_took(free: int, tokens: int) -> None:
+    """50 bytes whatever comes, and one a token: 0.85 * free - 50, between what was tried and what was asked for."""
+    asked = []
+
+    def used(n: int) -> int:
+        asked.append(n)
+        return 50 + n
+
+    assert fitting_tokens(used, lambda: free, 16384) == tokens
+    assert asked == [256, 1024]
+    # a wish below what was tried is kept
+    assert fitting_tokens(used, lambda: free, 500) == 500

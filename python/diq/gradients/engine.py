@@ -6,9 +6,10 @@ An engine is made from ``EngineSettings``, which can be sent to another process 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,16 +36,21 @@ from diq.gradients.projections import (
 )
 from diq.gradients.reach import Reach, reach
 from diq.gradients.validation import ValidationFacts, ValidationGradient, ValidationTokens, mean_gradient
+from diq.models.architecture import layers_of, vocabulary_size
 from diq.models.device import describe_environment
 from diq.models.layers import Coverage, Weight, coverage, linear_weights, matrix_names
-from diq.models.memory import default_budget, halving, one_line_of_memory
+from diq.models.memory import TooSmallError, default_budget, fitting_tokens, halving, one_line_of_memory, release
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
 from diq.models.tokens import Tokenization, Tokens, collate, plan_batches
 
 # what makes one sample fit
 _VALIDATION_HINT = "use --rank 16, --folds 1, fewer validation sets, or --dtype bfloat16"
-_HINT = "use --checkpointing, --dtype bfloat16 or --method forward, or lower --max-length"
+_HINT = "use --dtype bfloat16 or --method forward, or lower --max-length"
+
+Found = TypeVar("Found")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +189,7 @@ class Engine:
         self._projection: Projection | None = None
         # padded tokens that fitted into memory; shrinks when they do not
         self._fits: int | None = None
+        self._recomputes = settings.checkpointing
 
     def _reach(self, chosen: dict[str, Weight]) -> Reach:
         # packed weights on a CPU take a form without a backward pass at their first run without gradients
@@ -207,6 +214,12 @@ class Engine:
         """
         with one_line_of_memory("the gradients of the validation sets", _VALIDATION_HINT):
             self._prepare(validation)
+        if self.device.type == "cuda":
+            tokens = fitting_tokens(self._bytes_of, self._free_bytes, self.token_budget)
+            if tokens < self.token_budget:
+                # the plan of batches stays what it is, and each is taken in parts
+                log.info("%d tokens fit into the memory of %s at a time", tokens, self.device)
+                self._fits = tokens
 
     def _prepare(self, validation: Sequence[ValidationTokens]) -> None:
         settings = self.settings
@@ -264,12 +277,37 @@ class Engine:
             with self._checkpointing():
                 return mean_gradient(self.model, self.weights, batches, reduction=self.settings.reduction)
 
-        return halving(
-            attempt, self.token_budget, least=longest, what="padded tokens", one=_one_sample(longest), hint=_HINT
+        return self._in_memory(
+            lambda: halving(
+                attempt, self.token_budget, least=longest, what="padded tokens", one=_one_sample(longest), hint=_HINT
+            )
         )
 
+    def _in_memory(self, run: Callable[[], Found]) -> Found:
+        """What a run gives; where one sample alone does not fit, with checkpointing from then on: the same numbers."""
+        try:
+            return run()
+        except TooSmallError:
+            if self._recomputes or self._forward is not None or not layers_of(self.model):
+                raise
+        log.warning("one sample does not fit into memory: layers are computed again on the way back (--checkpointing)")
+        self._recomputes = True
+        release()
+        return run()
+
     def _checkpointing(self) -> contextlib.AbstractContextManager[None]:
-        return checkpointed(self.model) if self.settings.checkpointing else contextlib.nullcontext()
+        return checkpointed(self.model) if self._recomputes else contextlib.nullcontext()
+
+    def _bytes_of(self, n_tokens: int) -> int:
+        ids = np.arange(n_tokens, dtype=np.int32) % vocabulary_size(self.model)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self._score([Tokens(ids, max(1, n_tokens // 4))])
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def _free_bytes(self) -> int:
+        release()
+        return torch.cuda.mem_get_info(self.device)[0]
 
     # projections -------------------------------------------------------------------------------------------------
 
@@ -384,7 +422,9 @@ class Engine:
         n = len(samples)
         if self._fits is not None:
             n = max(1, min(n, self._fits // longest))
-        return _joined(halving(attempt, n, what="samples", one=_one_sample(longest), hint=_HINT))
+        return _joined(
+            self._in_memory(lambda: halving(attempt, n, what="samples", one=_one_sample(longest), hint=_HINT))
+        )
 
     def _score(self, samples: Sequence[Tokens]) -> Result:
         if self._forward is not None:

@@ -35,6 +35,10 @@ _TOKEN_BUDGETS: dict[Work, tuple[int, int]] = {
     "embedding": (4096, 65536),
 }
 
+# tokens of the batches that are measured, and the share of free memory that is planned with
+_SMALL = (256, 1024)
+_FILLED = 0.85
+
 # the allocators of the CPU and of Apple's GPUs raise a plain RuntimeError, as do CUDA and its libraries where torch's
 # own allocator is not asked; the last is what a mapped file says
 _SIGNS = re.compile(
@@ -92,8 +96,29 @@ def raise_if_out_of_memory(error: BaseException, what: str, hint: str) -> None:
         raise _too_small(what, hint) from error
 
 
-def _too_small(what: str, hint: str) -> RunFailedError:
-    return RunFailedError(f"out of memory on {what}", hint)
+class TooSmallError(RunFailedError):
+    """The memory is too small for the least that can be computed at a time."""
+
+
+def _too_small(what: str, hint: str) -> TooSmallError:
+    return TooSmallError(f"out of memory on {what}", hint)
+
+
+def fitting_tokens(used: Callable[[int], int], free: Callable[[], int], most: int) -> int:
+    """Tokens of a batch that fit into the memory that is free, from what two small batches took.
+
+    Args:
+        used: bytes that a batch of so many tokens takes at its peak, beside what is there before and after it.
+        free: bytes that are free after these.
+        most: tokens that are wanted.
+
+    Returns:
+        ``most``, or as many as take 85 % of what is free, if that is less; what was tried fits in any case.
+    """
+    low, high = used(_SMALL[0]), used(_SMALL[1])
+    each = max(1.0, (high - low) / (_SMALL[1] - _SMALL[0]))
+    fixed = max(0.0, low - _SMALL[0] * each)
+    return min(most, max(_SMALL[1], int((_FILLED * free() - fixed) / each)))
 
 
 @contextlib.contextmanager
@@ -105,9 +130,6 @@ def one_line_of_memory(what: str, hint: str) -> Iterator[None]:
     """
     try:
         yield
-    except DiqError:
-        # it is one line already
-        raise
     except Exception as error:
         raise_if_out_of_memory(error, what, hint)
         raise
