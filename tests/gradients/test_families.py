@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from diq.gradients.losses import checkpointed, packing_problem
+from diq.gradients.losses import checkpointed, packing_problem, token_losses
+from diq.models.architecture import RopeChange, rope_change
 from diq.models.layers import linear_weights
-from gradients.test_gradients import Case
+from diq.models.network import load_causal_lm
+from diq.models.source import find_model
+from diq.models.tokens import collate, plan_batches
+from gradients.test_gradients import Case, random_tokens
 
 SMALL: dict[str, Any] = {
     "vocab_size": 400,
@@ -121,6 +127,45 @@ def test_the_guard_of_packing_sees_what_crosses_a_border(family: str, crosses: b
     assert [module.training for module in model.modules()] == training
     if crosses:
         assert f"{type(model).__name__} looks across the borders" in str(problem)
+
+
+LENGTHENED: dict[str, dict[str, Any]] = {
+    # 12 channels a head are turned in pairs
+    "longrope": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 6,
+        "long_factor": [4.0] * 6,
+        "original_max_position_embeddings": 24,
+    },
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+}
+
+
+@pytest.mark.parametrize("kind", LENGTHENED)
+def test_a_sample_does_not_take_the_angles_of_the_longest_in_its_batch(kind: str, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    longest = 128 if kind == "longrope" else 24
+    fields = SMALL | {"max_position_embeddings": longest, "rope_parameters": LENGTHENED[kind]}
+    LlamaForCausalLM(LlamaConfig(**fields)).save_pretrained(tmp_path)
+    network = load_causal_lm(find_model(tmp_path))
+    change = rope_change(network.config)
+    assert change == (24, kind == "dynamic")
+    samples = random_tokens(40, 3)
+    lengths = np.asarray([len(one.ids) for one in samples])
+    alone = [float(token_losses(network, collate([one])).by_sample("mean")) for one in samples]
+
+    def together(change: RopeChange | None) -> list[float]:
+        losses = np.zeros(len(samples))
+        for rows in plan_batches(lengths, token_budget=512, change=change):
+            losses[rows] = token_losses(network, collate([samples[i] for i in rows])).by_sample("mean").numpy()
+        return losses.tolist()
+
+    assert together(change) == pytest.approx(alone, rel=1e-4)
+    # the samples do differ, else nothing would be shown
+    assert together(None) != pytest.approx(alone, rel=1e-3)
 
 
 def test_the_feed_forward_of_rwkv_is_no_attention() -> None:

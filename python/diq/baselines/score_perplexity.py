@@ -17,7 +17,7 @@ from diq.base.sample import Message
 from diq.baselines.options import ScorePerplexityOptions
 from diq.baselines.perplexity import NOTHING_TO_PREDICT, mean_losses, perplexity
 from diq.baselines.text_scores import INSERT, MISSING, REASONS, text_rows
-from diq.models.architecture import loader_of, read_config
+from diq.models.architecture import loader_of, read_config, rope_change
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.memory import default_budget, in_halves
 from diq.models.network import load_causal_lm
@@ -98,6 +98,7 @@ class _Scorer(Scorer):
         self.model = RunModel(source.model_id, source.name, source.source, type(network).__name__, n_parameters)
         self.environment = describe_environment(next(network.parameters()).device)
         self.token_budget = token_budget
+        self.rope_change = rope_change(network.config)
         self._network, self._tokenization = network, tokenization
         self._tokens: list[Tokens | str] = []
 

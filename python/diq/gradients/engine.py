@@ -36,7 +36,7 @@ from diq.gradients.projections import (
 )
 from diq.gradients.reach import Reach, reach
 from diq.gradients.validation import ValidationFacts, ValidationGradient, ValidationTokens, mean_gradient
-from diq.models.architecture import layers_of, vocabulary_size
+from diq.models.architecture import layers_of, rope_change, vocabulary_size
 from diq.models.device import describe_environment
 from diq.models.layers import Coverage, Weight, coverage, linear_weights, matrix_names
 from diq.models.memory import TooSmallError, default_budget, fitting_tokens, halving, one_line_of_memory, release
@@ -169,6 +169,7 @@ class Engine:
         found = self._reach(chosen)
         self.weights = found.weights
         self.device = next(self.model.parameters()).device
+        self.rope_change = rope_change(self.model.config)
         self.token_budget = settings.token_budget or default_budget("gradients", self.device.type)
         self.facts = EngineFacts(
             architecture=type(self.model).__name__,
@@ -273,7 +274,7 @@ class Engine:
         longest = int(lengths.max())
 
         def attempt(budget: int) -> MatrixGradients:
-            batches = [collate([samples[i] for i in batch]) for batch in plan_batches(lengths, token_budget=budget)]
+            batches = [collate([samples[i] for i in batch]) for batch in self._plan(lengths, budget)]
             with self._checkpointing():
                 return mean_gradient(self.model, self.weights, batches, reduction=self.settings.reduction)
 
@@ -282,6 +283,9 @@ class Engine:
                 attempt, self.token_budget, least=longest, what="padded tokens", one=_one_sample(longest), hint=_HINT
             )
         )
+
+    def _plan(self, lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:
+        return plan_batches(lengths, token_budget=budget, change=self.rope_change)
 
     def _in_memory(self, run: Callable[[], Found]) -> Found:
         """What a run gives; where one sample alone does not fit, with checkpointing from then on: the same numbers."""

@@ -26,6 +26,7 @@ from diq.base.errors import DiqError, ModelError, RunFailedError
 from diq.base.text import first_line
 from diq.gradients.engine import Engine, EngineFacts, EngineSettings, Result
 from diq.gradients.validation import ValidationTokens
+from diq.models.architecture import RopeChange
 from diq.models.device import pick_device
 from diq.models.tokens import Tokens
 
@@ -81,6 +82,12 @@ class Engines:
             worker.end()
         self._workers = []
         self._engine = None
+
+    @property
+    def rope_change(self) -> RopeChange | None:
+        """Change of the model's rotary embedding with the length of a batch."""
+        found: RopeChange | None = self.ask("rope_change")
+        return found
 
     @property
     def token_budget(self) -> int:

@@ -285,7 +285,7 @@ def _pass(
     found: list[npt.NDArray[np.float64]] = []
     lengths = np.asarray([len(one.ids) for one in drawn], np.int64)
     done = 0
-    for batch in plan_batches(lengths, token_budget=engine.token_budget):
+    for batch in plan_batches(lengths, token_budget=engine.token_budget, change=engine.rope_change):
         scored = engine.record([drawn[i] for i in batch], recorders)
         if not found:
             found = [np.empty((len(drawn), one.shape[1])) for one in scored.values]

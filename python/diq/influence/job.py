@@ -170,6 +170,7 @@ class EngineScorer(Scorer):
             log.warning("%s", problem)
         self.token_budget = engines.token_budget
         self.packed = job.settings.packed
+        self.rope_change = engines.rope_change
         self._tokenization = tokenization
 
     def read(self, conversations: Sequence[Sequence[Message]]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:

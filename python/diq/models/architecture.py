@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -197,6 +197,47 @@ def plain_experts(network: Any) -> None:
 def vocabulary_size(network: Any) -> int:
     """Tokens that the model can both read and write; an embedding may have more rows, for images."""
     return int(network.config.get_text_config(decoder=True).vocab_size)
+
+
+class RopeChange(NamedTuple):
+    """Above which length of the longest sample of a batch a model turns positions into other angles.
+
+    Attributes:
+        length: tokens.
+        each: whether every length above has angles of its own (dynamic NTK), or all the same (LongRoPE).
+    """
+
+    length: int
+    each: bool
+
+
+def rope_change(config: Any) -> RopeChange | None:
+    """The change of a model's rotary embedding with the length of a batch; None where there is none.
+
+    Source: LongRoPE, arXiv 2402.13753; dynamic NTK scaling as transformers' ``modeling_rope_utils`` has it.
+    """
+    text = config.get_text_config(decoder=True)
+    found = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    # some models have one set for each kind of layer
+    for one in [found, *(value for value in found.values() if isinstance(value, dict))]:
+        kind = one.get("rope_type", one.get("type"))
+        if kind in ("longrope", "dynamic"):
+            length = one.get("original_max_position_embeddings") or getattr(
+                text, "original_max_position_embeddings", None
+            )
+            return RopeChange(int(length or text.max_position_embeddings), kind == "dynamic")
+    return None
+
+
+def forget_lengths(network: nn.Module) -> None:
+    """Let a rotary embedding that grows with the longest sample it has met look at the present batch alone."""
+
+    def forget(module: Any, _: Any) -> None:
+        module.max_seq_len_cached = 0
+
+    for module in network.modules():
+        if getattr(module, "rope_type", None) == "dynamic" and hasattr(module, "max_seq_len_cached"):
+            module.register_forward_pre_hook(forget)
 
 
 def layers_of(network: Any) -> dict[str, nn.Module]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from diq.base.errors import ModelError
 from diq.base.text import first_line
-from diq.models.architecture import check_whole, loader_of, plain_experts, prepare_for_text, read_config
+from diq.models.architecture import check_whole, forget_lengths, loader_of, plain_experts, prepare_for_text, read_config
 from diq.models.device import pick_device, pick_dtype
 from diq.models.memory import one_line_of_memory, raise_if_out_of_memory
 from diq.models.source import ModelSource, quantisation
@@ -93,6 +93,7 @@ def load_causal_lm(
         loaded = _with_adapter(loaded, adapter, precision)
     loaded.requires_grad_(False)
     loaded.eval()
+    forget_lengths(loaded)
     with one_line_of_memory(what, _LARGER):
         network: nn.Module = loaded if quantised else loaded.to(place)
         if not quantised:

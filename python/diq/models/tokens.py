@@ -23,7 +23,7 @@ from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.base.fingerprint import sha_fingerprint
 from diq.base.sample import Message, inline_reasoning, split_prompt
 from diq.base.text import first_line
-from diq.models.architecture import read_config
+from diq.models.architecture import RopeChange, read_config
 from diq.models.source import ModelSource
 
 log = logging.getLogger(__name__)
@@ -453,7 +453,7 @@ def collate(
 
 
 def plan_batches(
-    lengths: npt.NDArray[np.int64], *, token_budget: int, packed: bool = False
+    lengths: npt.NDArray[np.int64], *, token_budget: int, packed: bool = False, change: RopeChange | None = None
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Row numbers of each batch: longest samples first, at most ``token_budget`` tokens a batch, padding included.
 
@@ -464,9 +464,15 @@ def plan_batches(
         lengths: tokens of each sample, ``[n]``.
         token_budget: rows times longest row of a batch; for packed batches the sum of their lengths.
         packed: whether the batches have no padding.
+        change: of the model's rotary embedding: samples that it sees otherwise are not in one batch.
     """
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
+    kinds = np.zeros(len(lengths), np.int64)
+    if change is not None:
+        kinds = np.where(lengths > change.length, lengths if change.each else 1, 0)[order]
+    # where samples of the next kind begin
+    borders = np.append(np.flatnonzero(np.diff(kinds)) + 1, len(lengths))
     at = 0
     while at < len(order):
         if packed:
@@ -474,5 +480,6 @@ def plan_batches(
             count = max(1, int(np.searchsorted(ends, done + token_budget, side="right")) - at)
         else:
             count = max(1, int(token_budget // max(1, lengths[order[at]])))
+        count = min(count, int(borders[np.searchsorted(borders, at, side="right")]) - at)
         yield order[at : at + count]
         at += count

@@ -28,6 +28,7 @@ import orjson
 import pyarrow as pa
 
 from diq.base.sample import Message
+from diq.models.architecture import RopeChange
 from diq.models.tokens import plan_batches, temporary_disk
 from diq.scoring import summary as shards
 from diq.scoring.job import (
@@ -72,6 +73,7 @@ class Scorer(ABC):
         environment: versions and hardware.
         token_budget: tokens a batch, padding included unless ``packed``.
         packed: whether batches have no padding.
+        rope_change: where the model sees samples otherwise, which then are in batches of their own.
         block_reads: a block is so many times ``READ_ROWS`` samples; None: it is the whole dataset, which is read in
             parts of ``READ_ROWS``.
         insert: query that adds rows, except those that are there.
@@ -81,6 +83,7 @@ class Scorer(ABC):
     environment: Mapping[str, Any]
     token_budget: int
     packed: bool = False
+    rope_change: RopeChange | None = None
     block_reads: int | None = 1
     insert: str
 
@@ -204,7 +207,8 @@ def _batches(
 ) -> Iterator[Batch]:
     usable = np.ones(len(lengths), np.bool_)
     usable[list(refused)] = False
-    for planned in plan_batches(lengths, token_budget=scorer.token_budget, packed=scorer.packed):
+    plan = plan_batches(lengths, token_budget=scorer.token_budget, packed=scorer.packed, change=scorer.rope_change)
+    for planned in plan:
         rows = planned[usable[planned]]
         if missing[rows].any():
             yield Batch(rows, missing[rows])

@@ -9,6 +9,7 @@ import torch
 
 from diq.base.sample import Message
 from diq.gradients.losses import token_losses
+from diq.models.architecture import rope_change
 from diq.models.memory import default_budget, in_halves
 from diq.models.tokens import Tokenization, Tokens, collate, plan_batches
 
@@ -48,7 +49,7 @@ def validation_losses(
             usable = tokenization.encode_validation_set(name, conversations)
             total = 0.0
             lengths = np.asarray([len(one.ids) for one in usable], np.int64)
-            for batch in plan_batches(lengths, token_budget=budget):
+            for batch in plan_batches(lengths, token_budget=budget, change=rope_change(network.config)):
                 total += sum(
                     in_halves(
                         [usable[i] for i in batch],
