@@ -470,9 +470,12 @@ def test_less_end_to_end_against_the_slow_form(
     checkpoints = trained(tiny_llama_folder, tmp_path / "out", pool[:8])
     summary = score_influence(
         "pool", model=str(tiny_llama_folder), store=filled, method="less", dim=128, element="float32",
+        index=tmp_path / "index",
         checkpoint=[f"{one}:{weight}" for one, weight in zip(checkpoints, (3, 1), strict=True)],
     )  # fmt: skip
     found = scores_of(filled, summary.run_id)
+    # each checkpoint has an index of its own
+    assert sorted(one.name for one in (tmp_path / "index").iterdir()) == ["checkpoint-4", "checkpoint-8"]
 
     from transformers import AutoTokenizer
 

@@ -120,7 +120,11 @@ class ScoreInfluenceOptions(InStore):
     ] = None
     index: Annotated[
         str | os.PathLike[str] | None,
-        Option("Folder of the gradient index.", metavar="DIR", default="beside the store"),
+        Option(
+            "Folder of the gradient index; with several checkpoints each has one of its name in it.",
+            metavar="DIR",
+            default="beside the store",
+        ),
         _INDEXED,
         Excludes("from_index"),
     ] = None

@@ -135,8 +135,22 @@ def _score_checkpoints(job: Job, texts: Sequence[str]) -> ScoreSummary:
         # cosines weighted by shares stay within -1 and 1
         total = sum(weight for _, weight in parts)
         parts = [(checkpoint, weight / total) for checkpoint, weight in parts]
-    summaries = [_score(replace(job, settings=replace(job.settings, checkpoint=checkpoint))) for checkpoint, _ in parts]
+    indexes = _indexes(job.index, [checkpoint for checkpoint, _ in parts])
+    summaries = [
+        _score(replace(job, settings=replace(job.settings, checkpoint=checkpoint), index=index))
+        for (checkpoint, _), index in zip(parts, indexes, strict=True)
+    ]
     return _combine(job, parts, summaries)
+
+
+def _indexes(folder: Path | None, checkpoints: Sequence[ModelSource]) -> list[Path | None]:
+    """Where the index of each checkpoint lies: several have a folder each in the one that was named."""
+    if folder is None or len(checkpoints) == 1:
+        return [folder] * len(checkpoints)
+    names = [one.path.name for one in checkpoints]
+    if len(set(names)) < len(names):
+        names = [f"{one.path.parent.name}-{one.path.name}-{one.model_id[:8]}" for one in checkpoints]
+    return [folder / name for name in names]
 
 
 def _folders(texts: Sequence[str]) -> Iterator[tuple[str, float | None]]:
