@@ -452,3 +452,43 @@ def test_a_sample_that_fits_with_checkpointing_alone_is_scored(
     assert first.keys() == second.keys()
     dots_of = [{one: row["dot"] for one, row in each["a"].items()} for each in (first, second)]
     assert dots_of[0] == pytest.approx(dots_of[1], rel=1e-5)
+
+
+def test_variables_of_the_chat_template_are_part_of_every_run(
+    filled: Path, tiny_llama_chat_folder: Path, tmp_path: Path
+) -> None:
+    """A template that thinks unless it is told not to, in scoring, explaining, perplexity and training."""
+    import shutil
+
+    import diq
+
+    model = Path(shutil.copytree(tiny_llama_chat_folder, tmp_path / "thinks"))
+    template = (model / "chat_template.jinja").read_text()
+    mark = "{%- if enable_thinking is not defined or enable_thinking -%}<think>{%- endif -%}"
+    (model / "chat_template.jinja").write_text(mark + template)
+    options: dict[str, Any] = {"model": str(model), "store": filled, "device": "cpu"}
+    told: dict[str, Any] = options | {"chat_template_kwargs": ["enable_thinking=false"]}
+    runs = [diq.score_influence("pool", **one).run_id for one in (options, told, told)]
+    assert runs[0] != runs[1] == runs[2]
+    dots = [scores_of(filled, run)["a"] for run in runs[:2]]
+    sample = next(iter(dots[0]))
+    assert dots[0][sample]["dot"] != dots[1][sample]["dot"]
+    # without the mark the template is the one it was made from
+    plain = diq.score_influence("pool", model=str(tiny_llama_chat_folder), store=filled, device="cpu")
+    assert scores_of(filled, plain.run_id)["a"][sample]["dot"] == dots[1][sample]["dot"]
+    explained = diq.explain(sample, validation_set=["a"], **told)
+    assert explained.dot == pytest.approx(dots[1][sample]["dot"], rel=1e-4)
+    first, second = (diq.score_perplexity("pool", **one).run_id for one in (options, told))
+    assert first != second
+    trained = diq.train("pool", output=tmp_path / "out", epochs=1, validation_set=["a"], **told)
+    assert trained.run_id is not None
+    with Store(filled, read_only=True) as opened:
+        kept = [
+            json.loads(one)
+            for (one,) in opened.connection.execute(
+                "SELECT config FROM runs WHERE run_id IN (?, ?, ?)", [runs[1], second, trained.run_id]
+            ).fetchall()
+        ]
+    assert [one["template_variables"] for one in kept] == [{"enable_thinking": False}] * 3
+    with pytest.raises(UsageError, match="does not read it"):
+        diq.score_influence("pool", **options, chat_template_kwargs=["thinking=false"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from conftest import build_tokenizer
-from diq.base.errors import RunFailedError
+from diq.base.errors import RunFailedError, UsageError
 from diq.base.sample import Message
 from diq.models.tokens import TokenFile, Tokenization, Tokens, collate
 
@@ -163,3 +164,43 @@ def test_collate_marks_tokens_and_answers() -> None:
     assert right.answer.tolist() == [[False, False, True], [False, False, False]]
     assert left.ids.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert left.mask.tolist() == [[True] * 3, [False, False, True]]
+
+
+THINKING = (
+    "{%- for m in messages -%}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<assistant>{%- if enable_thinking is defined and not enable_thinking -%}"
+    "<think></think>{%- endif -%}{%- endif -%}"
+)
+
+
+def test_variables_of_the_template_reach_every_rendering() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = THINKING
+    plain = Tokenization(tokenizer, max_length=100)
+    asked = Tokenization(tokenizer, max_length=100, template_kwargs=["enable_thinking=false"])
+    messages: list[Message] = [{"role": "user", "content": "a b"}]
+    assert plain._render(messages, generation_prompt=True).endswith("<assistant>")
+    assert asked._render(messages, generation_prompt=True).endswith("<assistant><think></think>")
+    assert asked.template_variables["enable_thinking"] is False
+    # another token, another run; and a run without any is what it was
+    assert "template_variables" not in plain.settings()
+    assert asked.settings() == plain.settings() | {"template_variables": {"enable_thinking": False}}
+    named = Tokenization(tokenizer, max_length=100, template_kwargs=["enable_thinking=no such JSON"])
+    assert named.template_variables["enable_thinking"] == "no such JSON"
+
+
+@pytest.mark.parametrize(
+    ("texts", "template", "message"),
+    [
+        (["enable_thinking"], "auto", "`enable_thinking` is not KEY=VALUE"),
+        (["=1"], "auto", "`=1` is not KEY=VALUE"),
+        (["enable_thinking=1", "enable_thinking=2"], "auto", "names `enable_thinking` twice"),
+        (["enable_thinkin=false"], "auto", "does not read it\nhint: its variables are: enable_thinking$"),
+        (["enable_thinking=false"], "none", "the tokenizer has no chat template"),
+    ],
+)
+def test_variables_without_effect_are_refused(texts: list[str], template: Any, message: str) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = THINKING
+    with pytest.raises(UsageError, match=message):
+        Tokenization(tokenizer, max_length=100, template=template, template_kwargs=texts)

@@ -560,6 +560,14 @@ ChatTemplate = Annotated[
         "auto uses the tokenizer's chat template if it has one; none the plain Question/Answer form.", default="auto"
     ),
 ]
+ChatTemplateKwargs = Annotated[
+    Sequence[str],
+    Option(
+        "Variable of the chat template, such as enable_thinking=false; repeat.",
+        metavar="KEY=VALUE",
+    ),
+    Excludes("template", ("none",)),
+]
 Attention = Annotated[
     str | None,
     Option("Attention implementation of transformers, such as sdpa or flash_attention_2.", metavar="NAME"),

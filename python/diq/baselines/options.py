@@ -9,6 +9,7 @@ from typing import Annotated
 from diq.base.options import (
     Attention,
     ChatTemplate,
+    ChatTemplateKwargs,
     DatasetName,
     Device,
     Dtype,
@@ -40,6 +41,7 @@ class ScorePerplexityOptions(InStore):
     ] = None
     max_length: MaxLength = None
     template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = ()
     attention: Attention = None
     batch_tokens: Annotated[int | None, batch_tokens("perplexity")] = None
     device: Device = "auto"

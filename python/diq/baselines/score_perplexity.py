@@ -56,6 +56,7 @@ def score_perplexity(options: ScorePerplexityOptions) -> ScoreSummary:
         source,
         max_length=options.max_length or MAX_LENGTH,
         template=options.template or "auto",
+        template_kwargs=options.chat_template_kwargs,
     )
     job = ScoreJob(
         store=options.store_file,

@@ -82,7 +82,12 @@ class LocalAnswerer(Answerer):
         answers = self.adapter or self.base
         self.model_id, self.name = answers.model_id, answers.name
         self.base_model_id = self.base.model_id
-        self._tokenization = load_tokenization(self.base, max_length=options.max_length, template=options.template)
+        self._tokenization = load_tokenization(
+            self.base,
+            max_length=options.max_length,
+            template=options.template,
+            template_kwargs=options.chat_template_kwargs,
+        )
         self.protocol = Protocol(
             **common,
             stop=_stop(self._tokenization),
@@ -120,11 +125,9 @@ class LocalAnswerer(Answerer):
             )
 
     def _render(self, turns: list[Message]) -> str:
-        from diq.models.tokens import TEMPLATE_DATE
-
         try:
             text = self._tokenization.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+                turns, tokenize=False, add_generation_prompt=True, **self._tokenization.template_variables
             )
         except Exception as error:  # jinja raises whatever the template says
             raise ModelError(
@@ -223,5 +226,5 @@ def _stop(tokenization: Tokenization) -> tuple[str, ...]:
         return (PLAIN_STOP,)
     from diq.evaluation.backends import turn_end
 
-    end = turn_end(tokenization.tokenizer)
+    end = turn_end(tokenization)
     return () if end is None else (end,)

@@ -26,7 +26,7 @@ from diq.judging.chat import Chat, Reply
 from diq.judging.options import Server
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
-from diq.models.tokens import TEMPLATE_DATE, Tokenization
+from diq.models.tokens import Tokenization
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class HuggingFaceModel(_Telling, HFLM):  # type: ignore[misc]
             max_length=tokenization.max_length,
             # a template writes its own beginning of sequence
             add_bos_token=False if tokenization.uses_template else None,
-            chat_template_args={"date_string": TEMPLATE_DATE},
+            chat_template_args=tokenization.template_variables,
         )
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
@@ -144,15 +144,16 @@ def _ends(own: int | list[int] | None, tokenizer: Any, stop: Sequence[str]) -> l
     return sorted(set(found))
 
 
-def turn_end(tokenizer: Any) -> str | None:
+def turn_end(tokenization: Tokenization) -> str | None:
     """The special token that the chat template writes behind an answer, where it is not the end of sequence.
 
     A base model that was fine-tuned with such a template has learnt to end with it, while its config knows of nothing.
     """
+    tokenizer = tokenization.tokenizer
     mark = "0diq0"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, date_string=TEMPLATE_DATE))
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, **tokenization.template_variables))
     except Exception:  # jinja raises whatever the template says
         return None
     ids = tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
@@ -223,7 +224,7 @@ def vllm_model(
         seed=seed,
         batch_size="auto",
         add_bos_token=False if tokenization.uses_template else None,
-        chat_template_args={"date_string": TEMPLATE_DATE},
+        chat_template_args=tokenization.template_variables,
         **options,
     )
 

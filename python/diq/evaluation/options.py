@@ -10,7 +10,17 @@ from typing import Annotated, Literal
 
 from diq.base.config import MAX_LENGTH
 from diq.base.errors import UsageError
-from diq.base.options import Device, Dtype, Excludes, InStore, Needs, Option, ToldWithNote, check_name
+from diq.base.options import (
+    ChatTemplateKwargs,
+    Device,
+    Dtype,
+    Excludes,
+    InStore,
+    Needs,
+    Option,
+    ToldWithNote,
+    check_name,
+)
 from diq.judging.options import BaseUrl, Concurrency, KeyVariable, Retries, Timeout
 
 Backend = Literal["hf", "vllm", "server"]
@@ -100,6 +110,7 @@ class EvaluateOptions(InStore):
         Option("auto uses the tokenizer's chat template; none the plain Question/Answer form."),
         _NOT_OF_SERVERS,
     ] = "auto"
+    chat_template_kwargs: Annotated[ChatTemplateKwargs, _NOT_OF_SERVERS] = ()
     max_length: Annotated[int, Option("Tokens of a prompt and its answer together.", least=2), _NOT_OF_SERVERS] = (
         MAX_LENGTH
     )

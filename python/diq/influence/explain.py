@@ -149,6 +149,7 @@ def explain(options: ExplainOptions) -> Explanation:
         base,
         max_length=options.max_length or MAX_LENGTH,
         template=options.template or "auto",
+        template_kwargs=options.chat_template_kwargs,
     )
     # before the model is loaded: most of what can be wrong with a sample is seen in its tokens
     tokens = _tokens(request, tokenization)

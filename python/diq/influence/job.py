@@ -41,6 +41,7 @@ class Job:
     settings: EngineSettings
     max_length: int
     template: Template
+    template_kwargs: tuple[str, ...]
     devices: int
     element: Element
     index: Path | None
@@ -63,7 +64,12 @@ class Job:
 
     def tokenization(self) -> Tokenization:
         """How samples become tokens."""
-        return load_tokenization(self.settings.model, max_length=self.max_length, template=self.template)
+        return load_tokenization(
+            self.settings.model,
+            max_length=self.max_length,
+            template=self.template,
+            template_kwargs=self.template_kwargs,
+        )
 
     def validation(self, tokenization: Tokenization) -> list[ValidationTokens]:
         """The validation sets as tokens."""

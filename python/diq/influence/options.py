@@ -11,6 +11,7 @@ from diq.base.errors import UsageError
 from diq.base.options import (
     Attention,
     ChatTemplate,
+    ChatTemplateKwargs,
     DatasetName,
     Device,
     Devices,
@@ -151,6 +152,7 @@ class ScoreInfluenceOptions(InStore):
         Option("Over the answer tokens of a sample; it changes the ranking and is part of the run.", default="mean"),
     ] = None
     template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = ()
     devices: Devices = 1
     attention: Attention = None
     packed: Annotated[bool, Option("Pack samples without padding, where the attention keeps them apart.")] = False
@@ -215,6 +217,7 @@ class ExplainOptions(InStore):
     max_length: MaxLength = None
     loss_reduction: Annotated[Reduction | None, Option("Over the answer tokens of a sample.", default="mean")] = None
     template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = ()
     device: Device = "auto"
     dtype: Dtype = "auto"
 

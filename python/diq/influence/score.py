@@ -90,6 +90,7 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
         settings=settings,
         max_length=options.max_length or MAX_LENGTH,
         template=options.template or "auto",
+        template_kwargs=tuple(options.chat_template_kwargs),
         devices=options.devices,
         element=options.element or "float16",
         index=None if options.index is None else Path(options.index),

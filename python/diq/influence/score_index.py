@@ -6,6 +6,7 @@ own, of all that and of the folds of the validation sets: other folds are other 
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -90,6 +91,9 @@ def adopt(job: Job, folder: Path, asked: Mapping[str, Any]) -> ScoreSummary:
         element=index.element,
         max_length=kept["max_length"],
         template="none" if kept["template"] == "none" else "auto",
+        template_kwargs=tuple(
+            f"{key}={json.dumps(value)}" for key, value in kept.get("template_variables", {}).items()
+        ),
         settings=replace(
             job.settings,
             method="projected",

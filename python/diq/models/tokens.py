@@ -6,10 +6,11 @@ The answer of a sample is a suffix of its tokens, so a tokenised sample is its i
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -46,7 +47,9 @@ def load_tokenizer(model: ModelSource) -> Any:
         ) from error
 
 
-def load_tokenization(model: ModelSource, *, max_length: int, template: Template = "auto") -> Tokenization:
+def load_tokenization(
+    model: ModelSource, *, max_length: int, template: Template = "auto", template_kwargs: Sequence[str] = ()
+) -> Tokenization:
     """How samples become tokens of the model.
 
     Args:
@@ -58,7 +61,12 @@ def load_tokenization(model: ModelSource, *, max_length: int, template: Template
         UsageError: the length is below 2.
         ModelError: the model has no usable tokenizer or config.
     """
-    return Tokenization(load_tokenizer(model), max_length=usable_length(model, max_length), template=template)
+    return Tokenization(
+        load_tokenizer(model),
+        max_length=usable_length(model, max_length),
+        template=template,
+        template_kwargs=template_kwargs,
+    )
 
 
 def check_length(max_length: int) -> None:
@@ -93,6 +101,14 @@ Template = Literal["auto", "none"]
 TEMPLATE_DATE = "26 Jul 2024"
 
 
+_JINJA = ["jinja2.ext.loopcontrols"]
+# what the renderer itself sets
+_OWN_VARIABLES = frozenset(
+    ["messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token", "raise_exception",
+     "strftime_now", "date_string", "tools", "documents"]
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """One tokenised sample.
@@ -123,12 +139,28 @@ class Tokenization:
         tokenizer: a Hugging Face tokenizer.
         max_length: samples are cut on the right to this many tokens.
         template: ``auto`` uses the tokenizer's chat template if there is one, ``none`` never does.
+        template_kwargs: variables of the template as texts ``KEY=VALUE``, the value in JSON or else a text.
+
+    Raises:
+        UsageError: a variable that the template does not read.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, template: Template = "auto") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        template: Template = "auto",
+        template_kwargs: Sequence[str] = (),
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.uses_template = template == "auto" and bool(getattr(tokenizer, "chat_template", None))
+        self._given = read_template_kwargs(template_kwargs)
+        if self._given:
+            _check_template_kwargs(tokenizer.chat_template if self.uses_template else None, self._given)
+        self.template_variables = {"date_string": TEMPLATE_DATE, **self._given}
+        """What every rendering of the chat template is given."""
         # what the tokenizer itself puts before a text, such as a beginning-of-sequence token
         lead = [int(one) for one in tokenizer("")["input_ids"]]
         self._lead = lead[:1] if lead and lead[0] == tokenizer.bos_token_id else []
@@ -144,6 +176,8 @@ class Tokenization:
             "max_length": self.max_length,
             "template": sha_fingerprint(str(template)) if self.uses_template else "none",
             "tokenizer": sha_fingerprint(text),
+            # runs without any are those that they were
+            **({"template_variables": self._given} if self._given else {}),
         }
 
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[Tokens | str]:
@@ -219,7 +253,7 @@ class Tokenization:
         options = {
             "tokenize": False,
             "add_generation_prompt": generation_prompt,
-            "date_string": TEMPLATE_DATE,
+            **self.template_variables,
         }
         try:
             return str(self.tokenizer.apply_chat_template(list(messages), **options))
@@ -236,6 +270,55 @@ class Tokenization:
     def _plain(messages: Sequence[Message]) -> tuple[str, str]:
         prompt, answer = split_prompt(messages)
         return plain_prompt(prompt), inline_reasoning(answer)["content"]
+
+
+def read_template_kwargs(texts: Sequence[str]) -> dict[str, Any]:
+    """Variables of a chat template out of ``KEY=VALUE``, sorted; a value that is no JSON is a text.
+
+    Raises:
+        UsageError: a text without a key, or a key twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.isidentifier():
+            raise UsageError(
+                f"--chat-template-kwargs `{text}` is not KEY=VALUE", "give enable_thinking=false, for example"
+            )
+        if key in found:
+            raise UsageError(f"--chat-template-kwargs names `{key}` twice", "give it once")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return dict(sorted(found.items()))
+
+
+def _check_template_kwargs(template: Any, given: Mapping[str, Any]) -> None:
+    """Refuse variables that would have no effect."""
+    first = next(iter(given))
+    if template is None:
+        raise UsageError(
+            f"--chat-template-kwargs {first}=... has no effect: the tokenizer has no chat template", "leave it out"
+        )
+    if not isinstance(template, str):
+        return
+    # what transformers compiles templates with
+    import jinja2
+    import jinja2.meta
+
+    try:
+        read = jinja2.meta.find_undeclared_variables(jinja2.Environment(extensions=_JINJA).parse(template))
+    except jinja2.TemplateError:
+        # a tag of transformers' own
+        return
+    unknown = [key for key in given if key not in read]
+    if unknown:
+        known = ", ".join(sorted(read - _OWN_VARIABLES)) or "none"
+        raise UsageError(
+            f"--chat-template-kwargs {unknown[0]}=... has no effect: the chat template does not read it",
+            f"its variables are: {known}",
+        )
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:

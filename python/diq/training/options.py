@@ -12,6 +12,7 @@ from diq.base.config import MAX_LENGTH
 from diq.base.options import (
     Attention,
     ChatTemplate,
+    ChatTemplateKwargs,
     DatasetName,
     Device,
     Devices,
@@ -163,6 +164,7 @@ class TrainOptions(InStore):
         Literal["auto", "none"],
         Option("auto uses the tokenizer's chat template if it has one; none the plain Question/Answer form."),
     ] = "auto"
+    chat_template_kwargs: ChatTemplateKwargs = ()
     gradient_checkpointing: Annotated[
         bool | None, Option("Compute activations twice instead of keeping them.", default="on a GPU only")
     ] = None
@@ -199,6 +201,7 @@ class WarmUpOptions(InStore):
     seed: Annotated[int, Option("Seed of the draw and the training.", least=0)] = 0
     max_length: MaxLength = None
     template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = ()
     devices: Devices = 1
     attention: Attention = None
     model_name: ModelName = None

@@ -151,7 +151,12 @@ def train(options: TrainOptions) -> TrainSummary:
         sets = read_validation_sets(options.store_file, options.validation_set)
         source = find_model(options.model, name=options.model_name)
         start = find_start(options.adapter, source) if options.adapter is not None else None
-        tokenization = load_tokenization(source, max_length=options.max_length, template=options.template)
+        tokenization = load_tokenization(
+            source,
+            max_length=options.max_length,
+            template=options.template,
+            template_kwargs=options.chat_template_kwargs,
+        )
         # everything that changes the result and nothing else: the identity of the run
         settings |= {
             "data": texts.fingerprint(),
@@ -212,6 +217,7 @@ def train(options: TrainOptions) -> TrainSummary:
             devices=devices,
             report_to=tuple(options.report_to),
             template=options.template,
+            template_kwargs=tuple(options.chat_template_kwargs),
             validation=sets,
         )
         if among:

@@ -72,6 +72,7 @@ class Plan:
         devices: processes.
         report_to: ``tensorboard``, ``wandb``.
         template: ``auto`` or ``none``.
+        template_kwargs: variables of the template, as texts.
         validation: conversations of each validation set.
     """
 
@@ -91,6 +92,7 @@ class Plan:
     devices: int
     report_to: tuple[str, ...]
     template: str
+    template_kwargs: tuple[str, ...]
     validation: dict[str, list[list[Message]]]
 
     def to_json(self) -> str:
@@ -105,7 +107,7 @@ class Plan:
             if values[name] is not None:
                 values[name] = ModelSource(**{**values[name], "path": Path(values[name]["path"])})
         values |= {"output": Path(values["output"]), "tokens": Path(values["tokens"])}
-        values |= {"report_to": tuple(values["report_to"])}
+        values |= {"report_to": tuple(values["report_to"]), "template_kwargs": tuple(values["template_kwargs"])}
         return cls(**values)
 
     @property
@@ -212,6 +214,7 @@ def _train_once(
         load_tokenizer(plan.source),
         max_length=settings["max_length"],
         template=plan.template,  # type: ignore[arg-type]
+        template_kwargs=plan.template_kwargs,
     )
     network = load_network(
         plan.source,
