@@ -361,6 +361,7 @@ def test_stored_similarities_equal_the_slow_form(
             assert len(opened.rows("store/validation_sets_of_run", run_id=summary.run_id)) == 2
 
 
+@pytest.mark.slow
 @needs_encoder
 def test_a_further_validation_set_and_a_grown_dataset_compute_what_is_missing(
     filled: Path, make_samples: Callable[..., Conversations], monkeypatch: pytest.MonkeyPatch

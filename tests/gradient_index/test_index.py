@@ -863,6 +863,7 @@ def test_a_kill_between_any_two_steps_leaves_whole_shards(tmp_path: Path, kill_a
     assert len(check_after_a_kill(tmp_path / "index", 256)) == whole
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_whole_shards(tmp_path: Path) -> None:
     folder, rng, parts, before = tmp_path / "index", random.Random(0), 0, 0
     # until a kill has hit a writer in the middle of a shard

@@ -353,6 +353,7 @@ def test_the_folds_dots_are_the_dots_with_the_folds(case: Case) -> None:
     torch.testing.assert_close(columns[:, 5], alone[:, 0], rtol=1e-5, atol=1e-5 * float(alone.std()))
 
 
+@pytest.mark.slow
 def test_forward_mode_gives_the_same_dots(case: Case) -> None:
     gradients = measured(case.model, case.weights, case.validation, folds=2)
     method = Forward(case.model, case.weights, gradients)

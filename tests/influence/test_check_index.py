@@ -25,6 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, make_samples: Callable[..., C
     return fill(tmp_path_factory.mktemp("made") / "s.duckdb", make_samples(60, seed=1), sets)
 
 
+@pytest.mark.slow
 def test_a_check_says_what_the_stored_scores_say(filled: Path, tiny_llama_folder: Path) -> None:
     """All samples drawn: the same Spearman as between the dots that two scorings leave in the store."""
     model = str(tiny_llama_folder)

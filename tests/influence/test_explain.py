@@ -191,6 +191,7 @@ def test_a_sample_is_named_by_id_prefix_or_position(filled: Path, tiny_llama_fol
     assert again.places == [{"dataset": "pool", "position": 3}, {"dataset": "again", "position": 0}]
 
 
+@pytest.mark.slow
 def test_only_dots_of_the_same_settings_are_shown(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     model = str(tiny_llama_folder)
     adapter = save_adapter(tiny_llama_folder, tmp_path / "adapter", seed=1)

@@ -164,6 +164,7 @@ def test_a_model_is_not_taken_for_another_of_its_name(filled: Path, tmp_path: Pa
     }
 
 
+@pytest.mark.slow
 def test_batch_size_does_not_move_the_dots(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     import shutil
 

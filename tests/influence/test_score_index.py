@@ -299,6 +299,7 @@ def fold_counts(store: Path) -> dict[int, set[tuple[str, int]]]:
     return found
 
 
+@pytest.mark.slow
 def test_other_folds_are_another_run_from_the_same_index(
     small: Path,
     tiny_llama_folder: Path,
@@ -340,6 +341,7 @@ def as_the_first_release_wrote_it(store: Path, run_id: int) -> int:
     return index_run_id
 
 
+@pytest.mark.slow
 def test_a_run_of_the_first_release_counts_for_the_folds_that_it_recorded(
     small: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations]
 ) -> None:
@@ -359,6 +361,7 @@ def test_a_run_of_the_first_release_counts_for_the_folds_that_it_recorded(
     assert (anew.n_scored, anew.tokens) == (14, 0)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_other_folds_are_not_added_up(small: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     other = save_model(tmp_path / "other", build_llama(seed=9), build_tokenizer())
     options: dict[str, Any] = {"model": str(tiny_llama_folder), "store": small, "method": "projected", "dim": 64}

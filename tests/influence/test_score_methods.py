@@ -320,6 +320,7 @@ def test_options_that_do_not_go_together(filled: Path, tiny_llama_folder: Path, 
         assert caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_sample_that_does_not_fit_into_memory_is_one_line(
     tiny_llama_folder: Path, make_samples: Callable[..., Conversations], tmp_path: Path
 ) -> None:
@@ -454,6 +455,7 @@ def test_a_sample_that_fits_with_checkpointing_alone_is_scored(
     assert dots_of[0] == pytest.approx(dots_of[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_variables_of_the_chat_template_are_part_of_every_run(
     filled: Path, tiny_llama_chat_folder: Path, tmp_path: Path
 ) -> None:

@@ -184,6 +184,7 @@ def test_halves_of_a_batch_are_the_batch(n: int) -> None:
     assert len(found) > n // 3
 
 
+@pytest.mark.slow
 def test_what_failed_is_freed_before_the_next_attempt() -> None:
     """The failed attempt's tensors would fill the memory that the next one needs."""
 

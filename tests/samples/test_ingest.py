@@ -376,6 +376,7 @@ def ingest_all(data: Path, folder: Path) -> None:
     ingest([data / "scores.csv"], dataset="d", store=store, scores=True, model="m")
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_run_again(tmp_path: Path) -> None:
     rng = random.Random(7)
     data = tmp_path / "data"

@@ -167,6 +167,7 @@ def test_a_shard_is_one_transaction_and_an_error_keeps_those_before(
     assert total == (summary.tokens if block_reads is None else summary.n_scored)
 
 
+@pytest.mark.slow
 def test_memory_grows_by_less_than_a_hundred_bytes_a_sample(tmp_path: Path) -> None:
     """A sample as an object, its id as text and its place in a dict take 246; lists of its tokens' places 80 more."""
 

@@ -96,6 +96,7 @@ def other_process(store: Path, model: Path, label: str, count: int, **options: A
         ours.close()
 
 
+@pytest.mark.slow
 def test_who_asks_for_the_same_waits_and_finds_it_computed(
     filled: Path, tiny_llama_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,6 +121,7 @@ def test_who_asks_for_the_same_waits_and_finds_it_computed(
     assert not list(filled.parent.glob(".*.lock"))
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_leaves_is_computed_by_who_waits(filled: Path, tiny_llama_folder: Path) -> None:
     undisturbed = filled.with_name("u.duckdb")
     shutil.copy(filled, undisturbed)
@@ -140,6 +142,7 @@ def test_what_a_killed_process_leaves_is_computed_by_who_waits(filled: Path, tin
     assert not list(filled.parent.glob(".*.lock"))
 
 
+@pytest.mark.slow
 def test_two_datasets_go_into_one_index_without_work_done_twice(
     filled: Path, tiny_llama_folder: Path, make_samples: Callable[..., Conversations]
 ) -> None:
@@ -168,6 +171,7 @@ def test_two_datasets_go_into_one_index_without_work_done_twice(
         }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_stores_write_to_one_folder_of_gradients(filled: Path, tiny_llama_folder: Path) -> None:
     """Their locks are beside the stores, so they do not wait for each other: each takes the next free number."""
     second, model = filled.with_name("second.duckdb"), str(tiny_llama_folder)

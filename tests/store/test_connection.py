@@ -48,6 +48,7 @@ def holder(store: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+@pytest.mark.slow
 def test_commands_wait_for_a_process_that_holds_the_store_for_a_moment(scored: Path) -> None:
     # none is given a time to wait: what counts is the default
     more = write_jsonl(scored.with_name("more.jsonl"), [{"question": "why?", "answer": "because"}])
