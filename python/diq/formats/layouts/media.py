@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +26,13 @@ _PLACE = re.compile(
 
 def media_column(row: Mapping[str, Any]) -> str | None:
     """The first column that holds an image, a video or a sound, or names a file of one."""
-    return next((name for name, value in row.items() if _COLUMN.search(name) and _is_media(value)), None)
+    return next((name for name, value in row.items() if _may_name_media(name) and _is_media(value)), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _may_name_media(name: str) -> bool:
+    # the rows of a file have the same columns
+    return _COLUMN.search(name) is not None
 
 
 def _is_media(value: Any) -> bool:
@@ -49,6 +56,10 @@ def _is_pixels(value: Sequence[Any]) -> bool:
 def media_place(messages: Sequence[Message]) -> tuple[int, str] | None:
     """Number of the first turn of a user with a place for an image, and what stands there."""
     for number, message in enumerate(messages, start=1):
-        if message["role"] != "assistant" and (found := _PLACE.search(message["content"])):
+        text = message["content"]
+        # all of them begin with one of these, and hardly a question has any
+        if message["role"] == "assistant" or not ("<" in text or "[IMG]" in text):
+            continue
+        if found := _PLACE.search(text):
             return number, found[0].strip()
     return None
