@@ -169,6 +169,11 @@ def matrices(stack: Stack) -> Tensor:
     return weight.mT if stack.transposed else weight
 
 
+def _up_and_down(module: Any, up: str, *, transposed: bool) -> dict[str, Stack]:
+    found = {name: getattr(module, name) for name in (up, "down_proj")}
+    return {name: Stack(one, len(one), transposed) for name, one in found.items()}
+
+
 class _Standard:
     """What transformers' ``use_experts_implementation`` stands on: about 70 families."""
 
@@ -178,9 +183,7 @@ class _Standard:
 
     @staticmethod
     def stacks(module: Any) -> dict[str, Stack]:
-        names = ("gate_up_proj" if module.has_gate else "up_proj", "down_proj")
-        found = {name: getattr(module, name) for name in names}
-        return {name: Stack(one, len(one), module.is_transposed) for name, one in found.items()}
+        return _up_and_down(module, "gate_up_proj" if module.has_gate else "up_proj", transposed=module.is_transposed)
 
     @staticmethod
     def forward(
@@ -214,8 +217,7 @@ class _Identity:
 
     @staticmethod
     def stacks(module: Any) -> dict[str, Stack]:
-        found = {name: getattr(module, name) for name in ("gate_up_proj", "down_proj")}
-        return {name: Stack(one, len(one), transposed=False) for name, one in found.items()}
+        return _up_and_down(module, "gate_up_proj", transposed=False)
 
     @staticmethod
     def forward(
@@ -239,8 +241,7 @@ class _EveryToken:
 
     @staticmethod
     def stacks(module: Any) -> dict[str, Stack]:
-        found = {name: getattr(module, name) for name in ("gate_up_proj", "down_proj")}
-        return {name: Stack(one, len(one), transposed=True) for name, one in found.items()}
+        return _up_and_down(module, "gate_up_proj", transposed=True)
 
     @staticmethod
     def forward(module: Any, products: Mapping[str, StackProduct], hidden: Tensor) -> Tensor:
