@@ -39,12 +39,20 @@ from diq.gradients.validation import ValidationFacts, ValidationGradient, Valida
 from diq.models.architecture import layers_of, rope_change, vocabulary_size
 from diq.models.device import describe_environment
 from diq.models.layers import Coverage, Weight, coverage, linear_weights, matrix_names
-from diq.models.memory import TooSmallError, default_budget, fitting_tokens, halving, one_line_of_memory, release
+from diq.models.memory import (
+    TooSmallError,
+    default_budget,
+    fitting_tokens,
+    halving,
+    is_out_of_memory,
+    one_line_of_memory,
+    release,
+)
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
 from diq.models.tokens import Tokenization, Tokens, collate, plan_batches
 
-# what makes one sample fit
+# what makes the validation gradients fit, and one sample
 _VALIDATION_HINT = "use --rank 16, --folds 1, fewer validation sets, or --dtype bfloat16"
 _HINT = "use --dtype bfloat16 or --method forward, or lower --max-length"
 
@@ -216,11 +224,21 @@ class Engine:
         with one_line_of_memory("the gradients of the validation sets", _VALIDATION_HINT):
             self._prepare(validation)
         if self.device.type == "cuda":
+            self._fit()
+
+    def _fit(self) -> None:
+        """Find out how many tokens fit into the memory of the card, before the first batch."""
+        try:
             tokens = fitting_tokens(self._bytes_of, self._free_bytes, self.token_budget)
-            if tokens < self.token_budget:
-                # the plan of batches stays what it is, and each is taken in parts
-                log.info("%d tokens fit into the memory of %s at a time", tokens, self.device)
-                self._fits = tokens
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            # not even these: scoring takes samples one by one, and layers again, and says what it does
+            tokens = 1
+        if tokens < self.token_budget:
+            # the plan of batches stays what it is, and each is taken in parts
+            log.info("%d tokens fit into the memory of %s at a time", tokens, self.device)
+            self._fits = tokens
 
     def _prepare(self, validation: Sequence[ValidationTokens]) -> None:
         settings = self.settings
