@@ -6,6 +6,7 @@ The process that reads samples and writes to the store makes the plan; the other
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -16,13 +17,15 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+import torch.distributed
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -147,6 +150,8 @@ def share_plan(plan: Plan | None, device: str) -> None:
     """Tell the other processes of a launch what to train; None: there is nothing left to train."""
     _together(device)
     broadcast_object_list([None if plan is None else plan.to_json()], from_process=0)
+    if plan is None:
+        atexit.register(_part)
 
 
 def follow(device: str) -> None:
@@ -157,11 +162,19 @@ def follow(device: str) -> None:
     if box[0] is not None:
         run_plan(Plan.from_json(box[0]), None)
         state.wait_for_everyone()
+    atexit.register(_part)
 
 
 def let_go(device: str) -> None:
     """Tell the other processes of a launch that the result is written."""
     _together(device).wait_for_everyone()
+    atexit.register(_part)
+
+
+def _part() -> None:
+    """Close the connection to the other processes: one that ends with it open is aborted now and then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 # training ----------------------------------------------------------------------------------------------------------
@@ -379,13 +392,20 @@ def _errors_kept(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if is_out_of_memory(error):
-            sys.exit(_OUT_OF_MEMORY)
+            _end(_OUT_OF_MEMORY)
         if isinstance(error, DiqError):
             left = {"message": error.message, "hint": error.hint}
             write_text(folder / f"error-{os.environ['RANK']}.json", json.dumps(left))
-            sys.exit(1)
+            _end(1)
         log.error("%s", first_line(error))
-        raise
+        traceback.print_exc()
+        _end(1)
+
+
+def _end(status: int) -> NoReturn:
+    """End at once: a connection with a failed partner can't be closed in order, and must not change the status."""
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main() -> None:
@@ -407,5 +427,6 @@ def main() -> None:
     with _errors_kept(folder), quiet_libraries():
         assert plan.micro_batch_size is not None
         outcome = _train_once(plan, plan.micro_batch_size, {}, say)
+    _part()
     if outcome:
         write_text(folder / _OUTCOME, json.dumps(outcome))
