@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -244,7 +244,8 @@ class Recorder(abc.ABC):
             name: of the matrix.
             x: inputs.
             delta: output gradients.
-            tokens: whose they are: the batch's; for an expert, those that it was sent, of the same samples.
+            tokens: whose they are: the batch's; for an expert those that it was sent, for an adapter on the
+                language-model head those that predict an answer token, of the same samples.
         """
 
     def record_stack(self, name: str, x: Tensor, delta: Tensor, routing: Routing) -> bool:
@@ -302,9 +303,11 @@ def backward_pass(
     """
     for one in recorders:
         one.begin(batch)
-    tap = _Tap(batch, recorders)
+    owners = {owner for weight in weights.values() for owner in weight.owners}
+    network: Any = model
+    head = owners & set(network.get_output_embeddings().modules())
+    tap = _Tap(batch, recorders, of_head={name for name, one in weights.items() if not head.isdisjoint(one.owners)})
     with tapped(weights, tap):
-        owners = {owner for weight in weights.values() for owner in weight.owners}
         token = pull_back(model, batch, reduction=reduction, scale=scale, tapped=owners)
     # one that is called and gets no gradient has none: what only chooses tokens, say
     silent = [name for name in weights if name not in (tap.calls if tap.reported else ())]
@@ -320,8 +323,8 @@ def backward_pass(
 class _Tap:
     """Hands to the recorders of a pass what the layers report."""
 
-    def __init__(self, batch: Batch, recorders: Sequence[Recorder]) -> None:
-        self._batch, self._recorders = batch, recorders
+    def __init__(self, batch: Batch, recorders: Sequence[Recorder], *, of_head: Collection[str] = ()) -> None:
+        self._batch, self._recorders, self._of_head = batch, recorders, of_head
         self.calls: set[str] = set()
         self.reported = False
 
@@ -330,13 +333,14 @@ class _Tap:
 
     def matrix(self, name: str, x: Tensor, delta: Tensor) -> None:
         self.reported = True
-        if x.shape[:-1] != self._batch.ids.shape:
+        tokens = self._batch.predicting if name in self._of_head else self._batch
+        if x.shape[:-1] != tokens.ids.shape:
             seen = tuple(x.shape[:-1])
-            x, delta = as_tokens(x, self._batch), as_tokens(delta, self._batch)  # type: ignore[assignment]
+            x, delta = as_tokens(x, tokens), as_tokens(delta, tokens)  # type: ignore[assignment]
             if x is None or delta is None:
-                raise _other_tokens(name, seen, self._batch)
+                raise _other_tokens(name, seen, tokens)
         for one in self._recorders:
-            one.record(name, x, delta, self._batch)
+            one.record(name, x, delta, tokens)
 
     def stack(self, name: str, x: Tensor, delta: Tensor, routing: Routing) -> None:
         self.reported = True

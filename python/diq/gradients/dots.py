@@ -228,7 +228,11 @@ class TokenTerms(Recorder):
         self._terms = torch.zeros(rows, t, self.n_columns, dtype=torch.float64, device=batch.ids.device)
 
     def record(self, name: str, x: Tensor, delta: Tensor, tokens: Batch) -> None:
-        self._terms += self._dots.terms(name, x, delta).double()
+        terms = self._dots.terms(name, x, delta).double()
+        if tokens.positions is None:
+            self._terms += terms
+        else:
+            self._terms.view(-1, self.n_columns).index_add_(0, tokens.positions, terms[0])
 
     def record_stack(self, name: str, x: Tensor, delta: Tensor, routing: Routing) -> bool:
         self._terms += self._dots.stack_terms(name, x, delta, routing).double()

@@ -146,8 +146,11 @@ def _find(there: Mapping[str, Weight], model: nn.Module, params: str) -> dict[st
     # typed as Any: transformers' models have methods that nn.Module does not know
     network: Any = model
     head = network.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    linear = {_name(name): weight for name, weight in there.items() if head not in weight.owners}
-    lora = {name: weight for name, weight in linear.items() if name.endswith((".lora_A", ".lora_B"))}
+    # an adapter may be wrapped around the head, too
+    of_head = set(head.modules()) if head is not None else set()
+    named = {_name(name): weight for name, weight in there.items()}
+    lora = {name: weight for name, weight in named.items() if name.endswith((".lora_A", ".lora_B"))}
+    linear = {name: weight for name, weight in named.items() if name in lora or of_head.isdisjoint(weight.owners)}
     if params == "lora":
         found = lora
         _check_lora(model, found)
@@ -184,7 +187,8 @@ def _of_language(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     inside, _ = language_part(model)
     silent = silent_layers(model)
     for name, module in model.named_modules():
-        if _is_below(name, inside) and not any(_is_below(name, one) for one in silent):
+        out = _REPLACED.search(name) or any(_is_below(name, one) for one in silent)
+        if _is_below(name, inside) and not out:
             yield name, module
 
 
@@ -200,7 +204,8 @@ class Coverage:
         covered: numbers in the chosen weights.
         total: numbers in what text passes of the language part, without embeddings and the language-model head; for an
             adapter, its own.
-        left_out: numbers in each part of the model beside its language part, by name.
+        left_out: numbers in each part of the model beside its language part, by name; for an adapter also in what it
+            holds beside LoRA's matrices.
         unreached: numbers in chosen layers that text does not pass.
         unseen: numbers in chosen layers whose products the model makes in a form that is not known here, by name.
         silent: layers of the language part that text does not pass.
@@ -270,17 +275,21 @@ def coverage(
         id(one)
         for module in model.modules()
         if module is head or isinstance(module, nn.Embedding)
-        for one in module.parameters(recurse=False)
+        for one in module.parameters(recurse=module is head)
     }
-    adapter = {id(one) for name, one in model.named_parameters() if ".lora_" in name}
+    parameters = dict(model.named_parameters())
+    adapter = {id(one) for name, one in parameters.items() if ".lora_" in name}
+    whole = {_name(name): one for name, one in parameters.items() if _TRAINED_WHOLE.search(name)}
     if params == "lora":
-        counted = {id(one): one.numel() for one in model.parameters() if id(one) in adapter}
+        adapter |= {id(one) for one in whole.values()}
+        counted = {id(one): one.numel() for one in parameters.values() if id(one) in adapter}
     else:
+        adapter |= {id(one) for name, one in parameters.items() if _REPLACED.search(name)}
         unused = {id(one.parameter) for one in unreached.values()}
         unused |= {id(one) for silent in silent_layers(network) for one in model.get_submodule(silent).parameters()}
         counted = {id(one): one.numel() for one in part.parameters() if id(one) not in apart | adapter | unused}
     inside = {id(one) for one in part.parameters()} | apart
-    left_out = {}
+    left_out = {f"{one} trained whole": weight.numel() for one, weight in whole.items()} if params == "lora" else {}
     for child, module in _around(model, name):
         n = sum(one.numel() for one in module.parameters() if id(one) not in inside)
         if n:
@@ -314,9 +323,11 @@ def _around(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 _FLOATS = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
-# what PEFT puts around a layer (the layer moves to base_layer, lora_A and lora_B hold one module an adapter), and what
-# torch.compile puts around a model
-_WRAPPING = re.compile(r"\.base_layer\b|(?<=\.lora_[AB])\.[^.]+$|^_orig_mod\.")
+# what PEFT puts around a layer (the layer moves to base_layer, lora_A and lora_B hold one module an adapter; a layer
+# that was trained whole lies beside the one that it replaces), and what torch.compile puts around a model
+_WRAPPING = re.compile(r"\.base_layer\b|(?<=\.lora_[AB])\.[^.]+$|\.modules_to_save\.[^.]+|^_orig_mod\.")
+_REPLACED = re.compile(r"\.original_module\b")
+_TRAINED_WHOLE = re.compile(r"\.modules_to_save\.|\.trainable_tokens_delta\b")
 
 
 def _name(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -130,8 +131,8 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
         ModelError: PEFT cannot load it, or it belongs to another base model.
     """
     # peft is only needed for adapters
-    from peft import PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
+    from peft import PeftModel
+    from peft.utils import load_peft_weights, set_peft_model_state_dict
 
     hint = "check that it was trained on this base model"
     try:
@@ -140,25 +141,38 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
             # what does not fit is an error below
             warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
+            # an adapter on tied embeddings is as it was trained
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`", category=UserWarning)
             wrapped: Any = PeftModel.from_pretrained(
                 base, adapter.path, is_trainable=trainable, autocast_adapter_dtype=trainable
             )
-        there = {
-            name.rpartition(".weight")[0] for name in get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-        }
-        kept = {name.rpartition(".weight")[0] for name in load_peft_weights(adapter.path)}
+        kept = load_peft_weights(adapter.path)
+        # loading keeps to itself what found no place; names of older releases are understood
+        outcome: Any = set_peft_model_state_dict(wrapped, kept)
     except Exception as error:  # loaders raise whatever their back ends do
         raise_if_out_of_memory(error, f"loading `{adapter.source}`", _LARGER)
         raise ModelError(
             f"the adapter `{adapter.source}` cannot be put on the base model: {first_line(error)}", hint
         ) from error
-    if there != kept:
+    foreign = outcome.unexpected_keys
+    # tied matrices are saved once, and have two names here
+    places = dict(wrapped.named_parameters(remove_duplicate=False))
+    filled = {id(one) for name, one in places.items() if name not in set(outcome.missing_keys)}
+    empty = [name for name, one in places.items() if _OF_ADAPTER.search(name) and id(one) not in filled]
+    if foreign or empty:
         raise ModelError(
-            f"the adapter `{adapter.source}` belongs to another base model: {len(kept - there)} of its {len(kept)} "
-            f"matrices have no place here, and {len(there - kept)} places stay empty",
+            f"the adapter `{adapter.source}` belongs to another base model: {len(foreign)} of its {len(kept)} "
+            f"matrices have no place here, and {len(empty)} places stay empty",
             hint,
         )
+    whole = sorted(name.removeprefix("base_model.model.") for name in kept if not _OF_ADAPTER.search(name))
+    if whole:
+        log.info("the adapter `%s` brings whole weights with it: %s", adapter.source, ", ".join(whole))
     return wrapped
+
+
+# names of what an adapter adds to a model
+_OF_ADAPTER = re.compile(r"\.lora_|\.modules_to_save\.|\.trainable_tokens_")
 
 
 def _with_adapter(base: Any, adapter: ModelSource, dtype: torch.dtype) -> nn.Module:

@@ -425,6 +425,7 @@ class Batch:
         answer: ``[rows, t]`` bool; true on answer tokens (each is predicted from the position before it).
         padded_left: whether padding stands before the tokens; attention then needs the mask.
         lengths: tokens of each sample of a packed batch, which has one row; None for a padded batch.
+        positions: of a part of another batch: where its tokens stand among all of that, flattened.
     """
 
     ids: Tensor
@@ -432,6 +433,7 @@ class Batch:
     answer: Tensor
     padded_left: bool = False
     lengths: tuple[int, ...] | None = None
+    positions: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -486,7 +488,12 @@ class Batch:
         rows, columns = positions // self.ids.shape[1], positions % self.ids.shape[1]
         lengths = torch.bincount(self.sample_of(rows, columns), minlength=len(self))
         ids, mask, answer = (one.reshape(-1)[positions][None] for one in (self.ids, self.mask, self.answer))
-        return Batch(ids, mask, answer, lengths=tuple(lengths.tolist()))
+        return Batch(ids, mask, answer, lengths=tuple(lengths.tolist()), positions=positions)
+
+    @cached_property
+    def predicting(self) -> Batch:
+        """The part that the language-model head sees: the tokens that an answer token follows."""
+        return self.part(self.answer.roll(-1, dims=1).reshape(-1).nonzero()[:, 0])
 
     def offsets(self) -> Tensor:
         """Where each sample begins among :meth:`token_rows`: int64 ``[n + 1]`` on the CPU."""
