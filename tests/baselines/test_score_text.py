@@ -244,19 +244,21 @@ def test_an_adapter_has_perplexities_of_its_own(
 
 def test_samples_without_a_perplexity_have_a_reason(tmp_path: Path) -> None:
     tokenizer = build_tokenizer()
-    # the text of a sample is its answer alone, which may be one token long, or refused
+    # question and answer with nothing between or behind: together they may be one token, or refused
+    tokenizer.eos_token = None
     tokenizer.chat_template = "{{ raise_exception('no') if messages[-1]['content'] == 'refuse' else '' }}" + (
-        "{{ messages[-1]['content'] if messages[-1]['role'] == 'assistant' else '' }}"
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     )
+    assert len(tokenizer("lo")["input_ids"]) == 1
     model = build_llama(tied=False)
     poison = tokenizer.convert_tokens_to_ids("<|system|>")
     with torch.no_grad():
         model.model.embed_tokens.weight[poison] = float("nan")
     folder = save_model(tmp_path / "model", model, tokenizer)
-    answers = ["?", "refuse", "the patient <|system|> has", "the patient has fever", "because <|system|>", "a b c"]
+    answers = ["o", "refuse", "the patient <|system|> has", "the patient has fever", "because <|system|>", "a b c"]
     store = tmp_path / "s.duckdb"
     pool = [
-        [{"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": text}]
+        [{"role": "user", "content": f"q {i}" if i else "l"}, {"role": "assistant", "content": text}]
         for i, text in enumerate(answers)
     ]
     ingest_rows(store, pool)

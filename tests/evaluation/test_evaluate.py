@@ -588,20 +588,16 @@ def test_hub_ids_of_bases_are_compared_by_name(tmp_path: Path) -> None:
 def test_without_a_template_the_prompt_is_that_of_the_training(
     evaluate: Callable[..., Any], tiny_llama_folder: Path, tmp_path: Path, medqa: Path
 ) -> None:
-    from diq.models.tokens import Tokenization
-
     found = evaluate(tiny_llama_folder, max_length=512, max_tokens=8, limit=3)
     assert (found.protocol["template"], found.protocol["stop"]) == ("none", ["\nQuestion:"])
     question = load_questions(benchmark("medqa"), medqa).questions[0]
-    turns = [{"role": "user", "content": protocol.prompt(question)}, {"role": "assistant", "content": "x"}]
-    prompt, _ = Tokenization._plain(turns)
+    prompt = plain_prompt([{"role": "user", "content": protocol.prompt(question)}])
     assert kept(tmp_path / "store.duckdb")[0]["prompt"] == prompt
 
 
 def test_a_base_model_that_was_trained_with_a_template_ends_with_its_turn(
     evaluate: Callable[..., Any], taught: Path, tmp_path: Path
 ) -> None:
-    from diq.evaluation.backends import turn_end
     from diq.models.source import find_model
     from diq.models.tokens import load_tokenization
 
@@ -612,7 +608,9 @@ def test_a_base_model_that_was_trained_with_a_template_ends_with_its_turn(
     for name in ("generation_config.json", "config.json"):
         settings = json.loads((base / name).read_text())
         (base / name).write_text(json.dumps({**settings, "eos_token_id": 2}))
-    assert turn_end(load_tokenization(find_model(str(base)), max_length=100)) == "<|end|>"
+    template = load_tokenization(find_model(str(base)), max_length=100).template
+    assert template is not None
+    assert template.end == "<|end|>"
     found = evaluate(base)
     assert found.protocol["stop"] == ["<|end|>"]
     rows = kept(tmp_path / "store.duckdb")

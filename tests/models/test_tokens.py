@@ -90,7 +90,8 @@ def test_a_template_that_refuses_a_system_turn_gets_it_in_the_user_turn(caplog: 
     tokenization = Tokenization(tokenizer, max_length=512)
     tokens = encode(tokenization, [{"role": "system", "content": "be low"}, *CONVERSATION])
     assert "<|user|>\nbe low\n\nwhat is" in tokenizer.decode(tokens.ids)
-    assert "no system turn" in caplog.text
+    tokenization.say("pool")
+    assert "system turns that the chat template does not show stand in front of the user turn (1 " in caplog.text
 
 
 def test_a_conversation_that_the_template_refuses_is_a_reason() -> None:
@@ -179,14 +180,16 @@ def test_variables_of_the_template_reach_every_rendering() -> None:
     plain = Tokenization(tokenizer, max_length=100)
     asked = Tokenization(tokenizer, max_length=100, template_kwargs=["enable_thinking=false"])
     messages: list[Message] = [{"role": "user", "content": "a b"}]
-    assert plain._render(messages, generation_prompt=True).endswith("<assistant>")
-    assert asked._render(messages, generation_prompt=True).endswith("<assistant><think></think>")
-    assert asked.template_variables["enable_thinking"] is False
+    assert plain.template is not None
+    assert asked.template is not None
+    assert plain.template.prompt(messages).endswith("<assistant>")
+    assert asked.template.prompt(messages).endswith("<assistant><think></think>")
     # another token, another run; and a run without any is what it was
     assert "template_variables" not in plain.settings()
     assert asked.settings() == plain.settings() | {"template_variables": {"enable_thinking": False}}
     named = Tokenization(tokenizer, max_length=100, template_kwargs=["enable_thinking=no such JSON"])
-    assert named.template_variables["enable_thinking"] == "no such JSON"
+    assert named.template is not None
+    assert named.template.variables["enable_thinking"] == "no such JSON"
 
 
 @pytest.mark.parametrize(

@@ -78,12 +78,13 @@ def score_perplexity(options: ScorePerplexityOptions) -> ScoreSummary:
             base, dtype=precision, device=str(place), attention=options.attention, adapter=target if wrapped else None
         )
         yield _Scorer(target, network, tokenization, options.batch_tokens or default_budget("perplexity", place.type))
+        tokenization.say(f"dataset `{options.dataset}`")
 
     summary = score_missing(job, load)
     summary.details |= {
         "model": target.name,
         "dtype": precision,
-        "template": "chat template" if tokenization.uses_template else "Question/Answer",
+        "template": tokenization.template_name,
         "max_length": tokenization.max_length,
     }
     return summary

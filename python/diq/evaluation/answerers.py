@@ -91,7 +91,7 @@ class LocalAnswerer(Answerer):
         self.protocol = Protocol(
             **common,
             stop=_stop(self._tokenization),
-            template="auto" if self._tokenization.uses_template else "none",
+            template="none" if self._tokenization.template is None else "auto",
             facts={"tokenization": self._tokenization.settings(), "dtype": self._dtype},
         )
         self.window = _VLLM_WINDOW if self.backend == "vllm" else _WINDOW_BATCHES * options.batch_size
@@ -100,7 +100,7 @@ class LocalAnswerer(Answerer):
     def check(self, asked: Sequence[QuestionSet]) -> None:
         from diq.evaluation.tasks import BenchmarkTask
 
-        uses_template = self._tokenization.uses_template
+        uses_template = self._tokenization.template is not None
         tokenizer, room = self._tokenization.tokenizer, self._tokenization.max_length
         longest, where = 0, ""
         for one in asked:
@@ -111,7 +111,10 @@ class LocalAnswerer(Answerer):
                 )
                 for doc in task.test_docs()
             ]
-            lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=not uses_template)["input_ids"]]
+            encoded = tokenizer(prompts, add_special_tokens=not uses_template)["input_ids"]
+            lengths = [len(ids) for ids in encoded]
+            for foreign in filter(None, map(self._tokenization.foreign_token, encoded)):
+                raise ModelError(f"a prompt of {one.benchmark.name} cannot be asked: {foreign}", "check the tokenizer")
             if max(lengths) > longest:
                 longest = max(lengths)
                 question = one.questions[lengths.index(longest)]
@@ -125,16 +128,14 @@ class LocalAnswerer(Answerer):
             )
 
     def _render(self, turns: list[Message]) -> str:
+        assert self._tokenization.template is not None
         try:
-            text = self._tokenization.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, **self._tokenization.template_variables
-            )
+            return self._tokenization.template.prompt(turns)
         except Exception as error:  # jinja raises whatever the template says
             raise ModelError(
                 f"the chat template of `{self.base.source}` refuses the prompt: {first_line(error)}",
                 "use --template none, or mend the template",
             ) from error
-        return str(text)
 
     def add_models(self, store: Store) -> None:
         for one in (self.base, self.adapter):
@@ -222,9 +223,8 @@ class ServerAnswerer(Answerer):
 
 
 def _stop(tokenization: Tokenization) -> tuple[str, ...]:
-    if not tokenization.uses_template:
+    if tokenization.template is None:
         return (PLAIN_STOP,)
-    from diq.evaluation.backends import turn_end
-
-    end = turn_end(tokenization)
-    return () if end is None else (end,)
+    # a base model that was fine-tuned with a template has learnt to end with its token, while its config knows nothing
+    end = tokenization.template.end
+    return () if end in (None, tokenization.tokenizer.eos_token) else (end,)

@@ -26,6 +26,7 @@ from diq.judging.chat import Chat, Reply
 from diq.judging.options import Server
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, is_adapter
+from diq.models.templates import ChatTemplate
 from diq.models.tokens import Tokenization
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,15 @@ class _Told(CacheHook):  # type: ignore[misc]
 
 
 class _Telling:
-    """Adds to a model of lm-eval how each output ended, and how far it is."""
+    """Adds to a model of lm-eval how each output ended, and how far it is, and diq's rendering of conversations."""
 
     report: Callable[[], None] | None = None
+    template: ChatTemplate | None
+
+    def apply_chat_template(self, chat_history: list[Message], add_generation_prompt: bool = True) -> str:
+        """The conversation as the chat template writes it before an answer."""
+        assert self.template is not None
+        return self.template.prompt(chat_history)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Outputs of the requests, in their order."""
@@ -112,9 +119,9 @@ class HuggingFaceModel(_Telling, HFLM):  # type: ignore[misc]
             batch_size=batch_size,
             max_length=tokenization.max_length,
             # a template writes its own beginning of sequence
-            add_bos_token=False if tokenization.uses_template else None,
-            chat_template_args=tokenization.template_variables,
+            add_bos_token=None if tokenization.template is None else False,
         )
+        self.template = tokenization.template
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
         found: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
@@ -142,25 +149,6 @@ def _ends(own: int | list[int] | None, tokenizer: Any, stop: Sequence[str]) -> l
         if len(ids) == 1:
             found.append(int(ids[0]))
     return sorted(set(found))
-
-
-def turn_end(tokenization: Tokenization) -> str | None:
-    """The special token that the chat template writes behind an answer, where it is not the end of sequence.
-
-    A base model that was fine-tuned with such a template has learnt to end with it, while its config knows of nothing.
-    """
-    tokenizer = tokenization.tokenizer
-    mark = "0diq0"
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, **tokenization.template_variables))
-    except Exception:  # jinja raises whatever the template says
-        return None
-    ids = tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
-    known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    if not ids or ids[0] not in known or ids[0] == tokenizer.eos_token_id:
-        return None
-    return str(tokenizer.convert_ids_to_tokens(ids[0]))
 
 
 # vLLM ----------------------------------------------------------------------------------------------------------------
@@ -217,16 +205,17 @@ def vllm_model(
         options = {"lora_local_path": str(adapter.path), "max_lora_rank": max(8, int(rank))}
     elif adapter is not None:
         source = adapter
-    return VllmModel(
+    model = VllmModel(
         pretrained=str(source.path),
         dtype=dtype,
         max_model_len=tokenization.max_length,
         seed=seed,
         batch_size="auto",
-        add_bos_token=False if tokenization.uses_template else None,
-        chat_template_args=tokenization.template_variables,
+        add_bos_token=None if tokenization.template is None else False,
         **options,
     )
+    model.template = tokenization.template
+    return model
 
 
 # a server ------------------------------------------------------------------------------------------------------------

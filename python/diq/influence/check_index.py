@@ -145,6 +145,7 @@ def check_index(options: CheckIndexOptions) -> Check:
     )
     tokenization = load_tokenization(source, max_length=options.max_length or MAX_LENGTH)
     encoded = tokenization.encode([orjson.loads(row["messages"]) for row in rows])
+    tokenization.say(f"dataset `{options.dataset}`")
     drawn = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
     if len(drawn) < 20:
         raise UsageError(

@@ -174,7 +174,7 @@ def explain(options: ExplainOptions) -> Explanation:
         params=settings.params,
         loss_reduction=settings.reduction,
         dtype=engine.facts.dtype,
-        template="chat template" if tokenization.uses_template else "Question/Answer",
+        template=tokenization.template_name,
         dot=dot,
         loss=float(losses.mean() if settings.reduction == "mean" else losses.sum()),
         prompt_tokens=start,
@@ -302,6 +302,7 @@ def _weights(opened: Store, asked: Sequence[str]) -> dict[str, float]:
 
 def _tokens(request: _Request, tokenization: Tokenization) -> Tokens:
     (encoded,) = tokenization.encode([request.messages])
+    tokenization.say(f"sample {request.sample_id}")
     if isinstance(encoded, str):
         raise UsageError(f"sample {request.sample_id} has no dot: {encoded}", "--template none does without it")
     reason = no_dot_reason(0.0, encoded.answer_tokens, [])

@@ -147,7 +147,7 @@ def describe(job: Job, facts: EngineFacts, tokenization: Tokenization) -> dict[s
         "parameters": facts.coverage.covered,
         "covers": str(facts.coverage),
         "dtype": facts.dtype,
-        "template": "chat template" if tokenization.uses_template else "Question/Answer",
+        "template": tokenization.template_name,
         "folds": job.settings.folds,
     }
 
@@ -191,6 +191,7 @@ class EngineScorer(Scorer):
 
     def score(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Result]]:
         """See ``Scorer``."""
+        self._tokenization.say(f"dataset `{self.job.data['name']}`")
         if self.packed:
             self.engines.ask("check_packing")
         return self.engines.score((batch, [self.tokens[int(i)] for i in batch.wanted]) for batch in batches)

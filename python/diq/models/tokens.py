@@ -10,8 +10,9 @@ import json
 import logging
 import tempfile
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from diq.base.sample import Message, inline_reasoning, split_prompt
 from diq.base.text import first_line
 from diq.models.architecture import RopeChange, read_config
 from diq.models.source import ModelSource
+from diq.models.templates import ChatTemplate, DroppedTextError, check_template_kwargs, read_template_kwargs
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +40,53 @@ def load_tokenizer(model: ModelSource) -> Any:
     """
     from transformers import AutoTokenizer
 
+    hint = "save it beside the model with tokenizer.save_pretrained(folder)"
     try:
-        return AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+        empty = tokenizer.get_vocab().keys() <= {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     except Exception as error:  # loaders raise whatever their back ends do
-        raise ModelError(
-            f"`{model.source}` has no usable tokenizer: {first_line(error)}",
-            "save it beside the model with tokenizer.save_pretrained(folder)",
-        ) from error
+        raise ModelError(f"`{model.source}` has no usable tokenizer: {first_line(error)}", hint) from error
+    if empty:
+        # transformers makes one of a model type that it knows out of nothing
+        raise ModelError(f"`{model.source}` has no tokenizer: its folder holds none of its files", hint)
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = _template_of_processor(model)
+    _compare_with_file(model, tokenizer)
+    return tokenizer
+
+
+def _template_of_processor(model: ModelSource) -> str | None:
+    """The chat template that older releases of vision-language models keep beside the tokenizer."""
+    for name in ("chat_template.json", "processor_config.json"):
+        try:
+            found = json.loads((model.path / name).read_text(encoding="utf-8"))["chat_template"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(found, str):
+            log.info("the chat template of `%s` is that of its processor (%s)", model.name, name)
+            return found
+    return None
+
+
+def _compare_with_file(model: ModelSource, tokenizer: Any) -> None:
+    """Say where transformers makes another tokenizer of the folder's files than the one that `tokenizer.json` holds."""
+    path = model.path / "tokenizer.json"
+    if not path.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_file(str(path)).encode(_PROBE, add_special_tokens=False).ids
+    made = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    if own != made:
+        log.warning(
+            "`%s`: transformers' %s reads a text of %d characters as %d tokens, its tokenizer.json as %d, and they "
+            "differ: check `tokenizer_class` in tokenizer_config.json",
+            model.name, type(tokenizer).__name__, len(_PROBE), len(made), len(own),
+        )  # fmt: skip
+
+
+# what tokenizers treat differently: capitals, digits, leading and double spaces, line ends, accents, other scripts
+_PROBE = "  The sodium is 140 mmol/l,\nwhich isn't LOW.\t\u00c9tude: na\u00efve \u4f53\u6e29\u4e3a38.5\u5ea6\u3002 ok"
 
 
 def load_tokenization(
@@ -66,6 +108,7 @@ def load_tokenization(
         max_length=usable_length(model, max_length),
         template=template,
         template_kwargs=template_kwargs,
+        vocabulary=getattr(read_config(model).get_text_config(decoder=True), "vocab_size", None),
     )
 
 
@@ -97,17 +140,6 @@ def usable_length(model: ModelSource, max_length: int) -> int:
 Template = Literal["auto", "none"]
 """``auto`` uses the tokenizer's chat template if there is one, ``none`` never does."""
 
-# Llama-3 templates print today's date into the system turn; scores must not depend on the day
-TEMPLATE_DATE = "26 Jul 2024"
-
-
-_JINJA = ["jinja2.ext.loopcontrols"]
-# what the renderer itself sets
-_OWN_VARIABLES = frozenset(
-    ["messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token", "raise_exception",
-     "strftime_now", "date_string", "tools", "documents"]
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -127,19 +159,36 @@ class Tokens:
         return max(0, len(self.ids) - self.answer_start)
 
 
+@dataclass(slots=True)
+class _Tally:
+    """Samples that were encoded, what they lost, and what was wrong with them."""
+
+    n: int = 0
+    tokens: int = 0
+    lost: int = 0
+    cut: int = 0
+    unanswered: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
 class Tokenization:
     """Turns messages into tokens, with the tokenizer's chat template or, where it has none, a plain layout.
 
     With a template: ``prompt`` is the template over all messages but the answer, with the generation prompt;
     ``full`` is the template over all messages; the answer tokens are those of ``full`` behind the longest common
-    prefix with ``prompt``. Without: ``"Question: {prompt}\\nAnswer: "`` and the answer are tokenised apart, so that no
-    merge crosses the border, and the end-of-sequence token follows.
+    prefix with ``prompt``, and the end-of-sequence token where the template ends no answer. Without:
+    ``"Question: {prompt}\\nAnswer: "`` and the answer are tokenised apart, so that no merge crosses the border, and the
+    end-of-sequence token follows.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
         max_length: samples are cut on the right to this many tokens.
         template: ``auto`` uses the tokenizer's chat template if there is one, ``none`` never does.
         template_kwargs: variables of the template as texts ``KEY=VALUE``, the value in JSON or else a text.
+        vocabulary: tokens that the model knows; None for all that the tokenizer has.
+
+    Attributes:
+        template: the chat template, or None where none is used.
 
     Raises:
         UsageError: a variable that the template does not read.
@@ -152,33 +201,48 @@ class Tokenization:
         max_length: int,
         template: Template = "auto",
         template_kwargs: Sequence[str] = (),
+        vocabulary: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.uses_template = template == "auto" and bool(getattr(tokenizer, "chat_template", None))
+        self._vocabulary = vocabulary
+        uses_template = template == "auto" and bool(getattr(tokenizer, "chat_template", None))
         self._given = read_template_kwargs(template_kwargs)
         if self._given:
-            _check_template_kwargs(tokenizer.chat_template if self.uses_template else None, self._given)
-        self.template_variables = {"date_string": TEMPLATE_DATE, **self._given}
-        """What every rendering of the chat template is given."""
+            check_template_kwargs(tokenizer.chat_template if uses_template else None, self._given)
+        self.template = ChatTemplate(tokenizer, self._given) if uses_template else None
+        end = tokenizer.eos_token_id if self.template is None or self.template.end is None else None
+        if end is not None and self.template is not None:
+            log.warning(
+                "the chat template writes no token behind an answer that ends it: `%s` follows", tokenizer.eos_token
+            )
+        self._end = [] if end is None else [int(end)]
+        self._tally = _Tally()
         # what the tokenizer itself puts before a text, such as a beginning-of-sequence token
         lead = [int(one) for one in tokenizer("")["input_ids"]]
         self._lead = lead[:1] if lead and lead[0] == tokenizer.bos_token_id else []
-        self._system_refused = False
 
     def settings(self) -> dict[str, Any]:
         """Everything here that can change a token, for the fingerprint of a run."""
         tokenizer = self.tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-        template = tokenizer.chat_template if self.uses_template else "none"
-        return {
+        found = {
             "max_length": self.max_length,
-            "template": sha_fingerprint(str(template)) if self.uses_template else "none",
+            "template": "none" if self.template is None else sha_fingerprint(str(tokenizer.chat_template)),
             "tokenizer": sha_fingerprint(text),
-            # runs without any are those that they were
-            **({"template_variables": self._given} if self._given else {}),
         }
+        # runs without any are those that they were
+        if self._given:
+            found["template_variables"] = self._given
+        if self.template is not None and self.template.traits:
+            found["template_traits"] = self.template.traits
+        return found
+
+    @property
+    def template_name(self) -> str:
+        """What samples are written with, for people."""
+        return "Question/Answer" if self.template is None else "chat template"
 
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[Tokens | str]:
         """Tokenise conversations; a conversation that the template refuses gives the reason instead.
@@ -189,7 +253,9 @@ class Tokenization:
         pairs: list[tuple[str, str] | str] = []
         for messages in conversations:
             try:
-                pairs.append(self._templated(messages) if self.uses_template else self._plain(messages))
+                pairs.append(_plain(messages) if self.template is None else self.template.pair(messages))
+            except DroppedTextError as error:
+                pairs.append(str(error))
             except Exception as error:  # jinja raises whatever the template says
                 pairs.append(f"the chat template refused the sample: {first_line(error)}")
         texts = [text for pair in pairs if isinstance(pair, tuple) for text in pair]
@@ -202,7 +268,34 @@ class Tokenization:
                 continue
             found.append(self._join(ids[at], ids[at + 1]))
             at += 2
+        self._tally.n += len(found)
+        self._tally.unanswered += sum(isinstance(one, Tokens) and not one.answer_tokens for one in found)
+        self._tally.refused.update(one for one in found if isinstance(one, str))
         return found
+
+    def say(self, what: str, *, left_out: bool = True) -> None:
+        """Log how much text of what was encoded since the last time was cut, missing or moved.
+
+        Args:
+            what: what was encoded, for people.
+            left_out: whether samples that cannot be used are told of, too.
+        """
+        tally, self._tally = self._tally, _Tally()
+        if self.template is not None:
+            self.template.say(what)
+        for reason, n in tally.refused.items() if left_out else ():
+            log.warning("%s: %d of %d samples cannot be used: %s", what, n, tally.n, reason)
+        if tally.cut:
+            log.warning(
+                "%s: %d of %d samples are longer than %d tokens and lose %.1f %% of all tokens",
+                what, tally.cut, tally.n, self.max_length, 100 * tally.lost / tally.tokens,
+            )  # fmt: skip
+        if tally.unanswered and left_out:
+            log.warning(
+                "%s: %d of %d samples have no answer token left within %d tokens%s",
+                what, tally.unanswered, tally.n, self.max_length,
+                ": raise --max-length" if 2 * tally.unanswered > tally.n else "",
+            )  # fmt: skip
 
     def encode_validation_set(self, name: str, conversations: Sequence[Sequence[Message]]) -> list[Tokens]:
         """The samples of a validation set that have an answer token; the others are named in the log.
@@ -212,11 +305,7 @@ class Tokenization:
         """
         encoded = self.encode(conversations)
         usable = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
-        if len(usable) < len(encoded):
-            log.warning(
-                "validation set `%s`: %d of %d samples have no answer token within %d tokens and are left out",
-                name, len(encoded) - len(usable), len(encoded), self.max_length,
-            )  # fmt: skip
+        self.say(f"validation set `{name}`")
         if not usable:
             raise UsageError(
                 f"no sample of the validation set `{name}` has an answer token within {self.max_length} tokens",
@@ -224,101 +313,35 @@ class Tokenization:
             )
         return usable
 
-    def _join(self, first: list[int], second: list[int]) -> Tokens:
-        if self.uses_template:
-            prompt, full = np.asarray(first, np.int32), np.asarray(second, np.int32)
+    def _join(self, first: list[int], second: list[int]) -> Tokens | str:
+        if self.template is not None:
+            prompt, full = np.asarray(first, np.int32), np.asarray([*second, *self._end], np.int32)
             n = min(len(prompt), len(full))
             differ = np.flatnonzero(prompt[:n] != full[:n])
             start = int(differ[0]) if len(differ) else n
         else:
             head = [*self._lead, *first]
-            tail = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-            full = np.asarray([*head, *second, *tail], np.int32)
+            full = np.asarray([*head, *second, *self._end], np.int32)
             start = len(head)
+        kept = full[: self.max_length]
+        self._tally.tokens += len(full)
+        self._tally.lost += len(full) - len(kept)
+        self._tally.cut += len(kept) < len(full)
         # nothing predicts the very first token
-        return Tokens(full[: self.max_length], max(1, start))
+        return self.foreign_token(kept) or Tokens(kept, max(1, start))
 
-    def _templated(self, messages: Sequence[Message]) -> tuple[str, str]:
-        prompt, answer = split_prompt(messages)
-        full = self._render([*prompt, answer], generation_prompt=False)
-        reasoning = answer.get("reasoning_content", "")
-        if reasoning and reasoning.strip() not in full:
-            # the template knows nothing of reasoning_content: put it where such models write it
-            full = self._render([*prompt, inline_reasoning(answer)], generation_prompt=False)
-        return self._render(prompt, generation_prompt=True), full
-
-    def _render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
-        if self._system_refused:
-            messages = merge_system(messages)
-        options = {
-            "tokenize": False,
-            "add_generation_prompt": generation_prompt,
-            **self.template_variables,
-        }
-        try:
-            return str(self.tokenizer.apply_chat_template(list(messages), **options))
-        except Exception:
-            merged = merge_system(messages)
-            if self._system_refused or len(merged) == len(messages):
-                raise
-            text = str(self.tokenizer.apply_chat_template(merged, **options))
-            log.warning("the chat template takes no system turn: its text goes in front of the first user turn")
-            self._system_refused = True
-            return text
-
-    @staticmethod
-    def _plain(messages: Sequence[Message]) -> tuple[str, str]:
-        prompt, answer = split_prompt(messages)
-        return plain_prompt(prompt), inline_reasoning(answer)["content"]
+    def foreign_token(self, ids: Sequence[int] | npt.NDArray[np.int32]) -> str | None:
+        """What is wrong with ids of which the model has no embedding, in words; None where it knows them all."""
+        highest = max(map(int, ids), default=0) if isinstance(ids, list) else int(np.max(ids, initial=0))
+        if self._vocabulary is None or highest < self._vocabulary:
+            return None
+        token = self.tokenizer.convert_ids_to_tokens(highest)
+        return f"the model's vocabulary of {self._vocabulary:,} tokens lacks the tokenizer's `{token}` ({highest})"
 
 
-def read_template_kwargs(texts: Sequence[str]) -> dict[str, Any]:
-    """Variables of a chat template out of ``KEY=VALUE``, sorted; a value that is no JSON is a text.
-
-    Raises:
-        UsageError: a text without a key, or a key twice.
-    """
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, sign, value = text.partition("=")
-        if not sign or not key.isidentifier():
-            raise UsageError(
-                f"--chat-template-kwargs `{text}` is not KEY=VALUE", "give enable_thinking=false, for example"
-            )
-        if key in found:
-            raise UsageError(f"--chat-template-kwargs names `{key}` twice", "give it once")
-        try:
-            found[key] = json.loads(value)
-        except ValueError:
-            found[key] = value
-    return dict(sorted(found.items()))
-
-
-def _check_template_kwargs(template: Any, given: Mapping[str, Any]) -> None:
-    """Refuse variables that would have no effect."""
-    first = next(iter(given))
-    if template is None:
-        raise UsageError(
-            f"--chat-template-kwargs {first}=... has no effect: the tokenizer has no chat template", "leave it out"
-        )
-    if not isinstance(template, str):
-        return
-    # what transformers compiles templates with
-    import jinja2
-    import jinja2.meta
-
-    try:
-        read = jinja2.meta.find_undeclared_variables(jinja2.Environment(extensions=_JINJA).parse(template))
-    except jinja2.TemplateError:
-        # a tag of transformers' own
-        return
-    unknown = [key for key in given if key not in read]
-    if unknown:
-        known = ", ".join(sorted(read - _OWN_VARIABLES)) or "none"
-        raise UsageError(
-            f"--chat-template-kwargs {unknown[0]}=... has no effect: the chat template does not read it",
-            f"its variables are: {known}",
-        )
+def _plain(messages: Sequence[Message]) -> tuple[str, str]:
+    prompt, answer = split_prompt(messages)
+    return plain_prompt(prompt), inline_reasoning(answer)["content"]
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:
@@ -333,14 +356,6 @@ def plain_prompt(messages: Sequence[Message]) -> str:
         else:
             parts.append(f"{message['content']}\n\n")
     return "".join(parts)
-
-
-def merge_system(messages: Sequence[Message]) -> list[Message]:
-    """The messages with a leading system turn put in front of the first user turn."""
-    if len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] == "user":
-        text = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-        return [{"role": "user", "content": text}, *messages[2:]]
-    return list(messages)
 
 
 class TokenFile:

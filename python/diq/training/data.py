@@ -295,6 +295,7 @@ def tokenize(
             done += len(block)
             if progress:
                 progress("tokenizing", done, texts.n)
+    tokenization.say("training", left_out=False)
     for reason, n in rows.reasons.items():
         log.warning("%d of %d samples are left out: %s", n, texts.n, reason)
     if rows.n == 0:

@@ -1,0 +1,345 @@
+"""Chat templates: conversations as text, such that what a sample says is in it and no clock is.
+
+Templates of real models drop text without a word: system turns that they do not know, reasoning before ``</think>``,
+strings where they expect typed parts. Every rendering is therefore compared with what went in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from diq.base.errors import UsageError
+from diq.base.sample import Message, inline_reasoning, split_prompt
+
+log = logging.getLogger(__name__)
+
+# what a template that prints today's date prints; scores must not depend on the day
+_TODAY = datetime(2024, 7, 26)
+
+_JINJA = ["jinja2.ext.loopcontrols"]
+# what the renderer itself sets
+_OWN_VARIABLES = frozenset(
+    ["messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token", "raise_exception",
+     "strftime_now", "date_string", "tools", "documents"]
+)  # fmt: skip
+# a text that no template writes by itself
+_MARK, _OTHER_MARK = "0diq0", "1diq1"
+
+_SYSTEM = "system turns that the chat template does not show stand in front of the user turn"
+_REASONING = "reasoning that the chat template cuts stands in the answer as <think>...</think>"
+_EARLIER = "the chat template leaves out the thinking of earlier turns"
+
+
+def _still_clock() -> str:
+    """A macro that takes the place of the clock that transformers lends to templates; it takes no function for it."""
+    known = [f"%{flag}{letter}" for letter in "aAbBcCdDeFGhHIjklmMpPrRSTuUVwWxXyYzZ" for flag in ("-", "")]
+    filters = "".join(f" | replace({one!r}, {_TODAY.strftime(one)!r})" for one in known)
+    # nothing behind the last tag, which would take a line end of the template with it
+    return f"{{% macro strftime_now(format) %}}{{{{ format{filters} }}}}{{% endmacro %}}{{{{ '' }}}}"
+
+
+class DroppedTextError(ValueError):
+    """The chat template does not show what a message says."""
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer, with variables of the user's.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer that has a chat template.
+        given: variables of the template.
+
+    Attributes:
+        variables: what every rendering is given; the date is always the same.
+        notes: in how many conversations something had to be done for the text to be there, by what.
+    """
+
+    def __init__(self, tokenizer: Any, given: Mapping[str, Any] | None = None) -> None:
+        self._tokenizer = tokenizer
+        self.variables: dict[str, Any] = {
+            "date_string": _TODAY.strftime("%d %b %Y"),
+            **(given or {}),
+        }
+        self.notes: Counter[str] = Counter()
+        text = tokenizer.get_chat_template()
+        self._reads_clock = "strftime_now" in text
+        self._text = f"{_still_clock()}{text}" if self._reads_clock else text
+        self._in_parts = False
+        self._in_parts = not self._shows_mark() and self._shows_mark(in_parts=True)
+
+    def _shows_mark(self, *, in_parts: bool = False) -> bool:
+        before, self._in_parts = self._in_parts, in_parts
+        try:
+            return _MARK in self.render([{"role": "user", "content": _MARK}])
+        except Exception:  # jinja raises whatever the template says
+            return False
+        finally:
+            self._in_parts = before
+
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        """What the template itself makes of the messages, with content as typed parts where it wants them."""
+        turns: list[Any] = list(messages)
+        if self._in_parts:
+            turns = [one | {"content": [{"type": "text", "text": one["content"]}]} for one in messages]
+        return str(
+            self._tokenizer.apply_chat_template(
+                turns,
+                chat_template=self._text,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                **self.variables,
+            )
+        )
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """Messages that an answer is wanted to, with the generation prompt.
+
+        Raises:
+            DroppedTextError: the text of one is not in it.
+            Exception: whatever the template raises.
+        """
+        # what is done with system turns must be what is done where the answer is there
+        turns = self._with_system([*messages, {"role": "assistant", "content": _MARK}])[:-1]
+        text = self.render(turns, generation_prompt=True)
+        self._check(turns, text)
+        return text
+
+    def pair(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """The prompt, and the whole conversation, which goes on with the answer.
+
+        Args:
+            messages: a conversation that ends with the assistant's answer.
+
+        Raises:
+            DroppedTextError: the text of one is not in it.
+            Exception: whatever the template raises.
+        """
+        before, answer = split_prompt(self._with_system(messages))
+        prompt = self.render(before, generation_prompt=True)
+        full = self.render([*before, answer])
+        start = self._check(before, full)
+        if not _shows_answer(full, start, answer):
+            # the template knows nothing of reasoning_content: put it where such models write it
+            inlined = inline_reasoning(answer)
+            full = self.render([*before, inlined])
+            if not _shows_answer(full, start, answer):
+                full = self._around(before, inlined["content"].strip())
+                self.notes[_REASONING] += 1
+        return prompt, full
+
+    def _around(self, before: Sequence[Message], text: str) -> str:
+        """The conversation with a text as its answer that the template would cut."""
+        full = self.render([*before, {"role": "assistant", "content": _MARK}])
+        head, mark, tail = full.rpartition(_MARK)
+        if not mark:
+            raise DroppedTextError("the chat template does not show the answer")
+        return f"{head}{text}{tail}"
+
+    def _with_system(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, with system turns in user turns where the template does not show them."""
+        if all(one["role"] != "system" for one in messages):
+            return list(messages)
+        try:
+            text = self.render(messages)
+        except Exception:
+            merged = merge_system(messages)
+            if len(merged) == len(messages):
+                raise
+            self.render(merged)
+        else:
+            merged = merge_system(messages)
+            if len(merged) == len(messages) or all(
+                _place(text, one["content"]) >= 0 for one in messages if one["role"] == "system"
+            ):
+                return list(messages)
+        self.notes[_SYSTEM] += 1
+        return merged
+
+    def _check(self, messages: Sequence[Message], text: str) -> int:
+        """Where the text of the last message ends in a rendering that must show them all, in their order."""
+        at, thinking = 0, False
+        for one in messages:
+            if one["role"] == "system":
+                # some templates write it into the last user turn
+                if _place(text, one["content"]) < 0:
+                    raise DroppedTextError("the chat template does not show the system turn")
+                continue
+            content = one["content"]
+            end = _place(text, content, at)
+            if one["role"] == "assistant":
+                thinking = thinking or _place(text, one.get("reasoning_content", "")) < 0
+                if end < 0 and "</think>" in content:
+                    end = _place(text, content.rpartition("</think>")[2], at)
+                    thinking = True
+            if end < 0:
+                raise DroppedTextError(f"the chat template does not show a turn of the {one['role']}")
+            at = end
+        if thinking:
+            self.notes[_EARLIER] += 1
+        return at
+
+    @cached_property
+    def end(self) -> str | None:
+        """The special token that the template writes behind an answer; None where it writes none."""
+        turns = [{"role": "user", "content": _OTHER_MARK}, {"role": "assistant", "content": _MARK}]
+        try:
+            text = self.render(turns)
+        except Exception:  # jinja raises whatever the template says
+            return None
+        ids = self._tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
+        known = {*self._tokenizer.all_special_ids, *self._tokenizer.added_tokens_decoder}
+        special = next((one for one in ids if one in known), None)
+        return None if special is None else str(self._tokenizer.convert_ids_to_tokens(special))
+
+    @cached_property
+    def traits(self) -> dict[str, Any]:
+        """What is done for the template beyond calling it, for the fingerprint of a run; empty for most."""
+        found: dict[str, Any] = {}
+        if self._in_parts:
+            found["content"] = "parts"
+        if self.end is None:
+            found["end"] = self._tokenizer.eos_token
+        user, answer = {"role": "user", "content": _OTHER_MARK}, {"role": "assistant", "content": _MARK}
+        if not self._might_show([{"role": "system", "content": _MARK}, user]):
+            found["system"] = "in front of the user turn"
+        thought = f"<think>\n{_MARK}\n</think>\n\n0"
+        if not self._might_show([user, answer | {"content": thought}]):
+            found["reasoning"] = "inline"
+        if self._reads_clock:
+            found["today"] = _TODAY.strftime("%Y-%m-%d")
+        return found
+
+    def _might_show(self, messages: Sequence[Message]) -> bool:
+        """Whether a rendering shows the mark; one that fails was seen to fail by every version."""
+        try:
+            return _MARK in self.render(messages)
+        except Exception:  # jinja raises whatever the template says
+            return True
+
+    def say(self, what: str) -> None:
+        """Log in how many conversations something was done for the text to be there, since the last time."""
+        for note, n in self.notes.items():
+            log.warning("%s: %s (%d conversations)", what, note, n)
+        self.notes.clear()
+
+
+def _place(text: str, part: str, start: int = 0) -> int:
+    """Where a part ends in a text from a place on, whatever the white space around and in it; -1 where it is not."""
+    part = part.strip()
+    at = text.find(part, start)
+    if at >= 0:
+        return at + len(part)
+    # templates trim and wrap lines; what a tool gave is written as JSON by some
+    for other in (part.split(), json.dumps(part)[1:-1].split(), json.dumps(part, ensure_ascii=False)[1:-1].split()):
+        end = _place_of_words(text, other, start)
+        if end >= 0:
+            return end
+    return -1
+
+
+def _place_of_words(text: str, words: Sequence[str], start: int) -> int:
+    """As ``_place``, for words with any white space between them."""
+    squeezed, wanted = "".join(text[start:].split()), "".join(words)
+    at = squeezed.find(wanted)
+    if at < 0:
+        return -1
+    # count the characters up to its end, white space aside
+    left = at + len(wanted)
+    for place in range(start, len(text)):
+        if left == 0:
+            return place
+        left -= not text[place].isspace()
+    return len(text)
+
+
+def _shows_answer(text: str, start: int, answer: Message) -> bool:
+    """Whether reasoning and answer stand in a text from a place on, in this order."""
+    at = _place(text, answer.get("reasoning_content", ""), start)
+    return at >= 0 and _place(text, answer["content"], at) >= 0
+
+
+def merge_system(messages: Sequence[Message]) -> list[Message]:
+    """The messages with each system turn put in front of the next user turn, or behind the last one."""
+    found: list[Message] = []
+    waiting: list[str] = []
+    for one in messages:
+        if one["role"] == "system":
+            waiting.append(one["content"])
+        elif one["role"] == "user" and waiting:
+            found.append(one | {"content": "\n\n".join([*waiting, one["content"]])})
+            waiting = []
+        else:
+            found.append(one)
+    last = next((place for place in reversed(range(len(found))) if found[place]["role"] == "user"), None)
+    if waiting and last is not None:
+        found[last] = found[last] | {"content": "\n\n".join([found[last]["content"], *waiting])}
+    # without any user turn they have no place to go
+    return found if not waiting or last is not None else list(messages)
+
+
+def read_template_kwargs(texts: Sequence[str]) -> dict[str, Any]:
+    """Variables of a chat template out of ``KEY=VALUE``, sorted; a value that is no JSON is a text.
+
+    Raises:
+        UsageError: a text without a key, or a key twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.isidentifier():
+            raise UsageError(
+                f"--chat-template-kwargs `{text}` is not KEY=VALUE", "give enable_thinking=false, for example"
+            )
+        if key in found:
+            raise UsageError(f"--chat-template-kwargs names `{key}` twice", "give it once")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return dict(sorted(found.items()))
+
+
+def check_template_kwargs(template: Any, given: Mapping[str, Any]) -> None:
+    """Refuse variables that would have no effect.
+
+    Args:
+        template: as the tokenizer has it; None for none.
+        given: the variables.
+
+    Raises:
+        UsageError: the template does not read one.
+    """
+    first = next(iter(given))
+    if template is None:
+        raise UsageError(
+            f"--chat-template-kwargs {first}=... has no effect: the tokenizer has no chat template", "leave it out"
+        )
+    read = _read_variables(template)
+    unknown = [key for key in given if key not in read]
+    if read and unknown:
+        known = ", ".join(sorted(read - _OWN_VARIABLES)) or "none"
+        raise UsageError(
+            f"--chat-template-kwargs {unknown[0]}=... has no effect: the chat template does not read it",
+            f"its variables are: {known}",
+        )
+
+
+def _read_variables(template: Any) -> set[str]:
+    """Names that a template reads and does not set; empty where it cannot be told."""
+    # what transformers compiles templates with
+    import jinja2
+    import jinja2.meta
+
+    if not isinstance(template, str):
+        return set()
+    try:
+        return jinja2.meta.find_undeclared_variables(jinja2.Environment(extensions=_JINJA).parse(template))
+    except jinja2.TemplateError:
+        # a tag of transformers' own
+        return set()

@@ -1,0 +1,248 @@
+"""Chat templates: what a sample says is in its tokens, the answer ends, and no clock is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import build_llama, build_tokenizer, save_model
+from diq.base.errors import ModelError
+from diq.base.sample import Message
+from diq.models.source import find_model
+from diq.models.tokens import Tokenization, Tokens, load_tokenization, load_tokenizer
+from models.chat_templates import SHAPES
+
+
+def turns(*given: str, **last: str) -> list[Message]:
+    """Messages out of ``s:``, ``u:`` and ``a:`` texts; ``last`` is put into the last one."""
+    roles = {"s": "system", "u": "user", "a": "assistant"}
+    found: list[Message] = [{"role": roles[one[0]], "content": one[2:]} for one in given]
+    found[-1] |= last
+    return found
+
+
+CONVERSATIONS: dict[str, list[Message]] = {
+    "plain": turns("u:is the dose low", "a:normal daily"),
+    "white space": turns("u: is the\n\n dose low ", "a:\n normal  daily \n"),
+    "system": turns("s:be kind", "u:is the dose low", "a:normal daily"),
+    "reasoning": turns("u:is the dose low", "a:normal daily", reasoning_content="the kidney is fine"),
+    "answer repeats": turns("u:is the dose low", "a:low it is: daily", reasoning_content="low it is"),
+    "inline": turns("u:is the dose low", "a:<think>\nthe kidney is fine\n</think>\n\nnormal daily"),
+    "turns": turns("u:fever", "a:since when", "u:is the dose low", "a:normal daily", reasoning_content="so it is"),
+    "later system": turns("s:be kind", "u:fever", "a:since when", "s:be short", "u:is the dose low", "a:normal daily"),
+    "last system": turns("u:is the dose low", "s:be short", "a:normal daily"),
+}
+
+
+def tokenization(shape: str, **options: Any) -> Tokenization:
+    tokenizer = build_tokenizer(vocabulary=500)
+    tokenizer.chat_template = SHAPES[shape]
+    return Tokenization(tokenizer, max_length=512, **options)
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_part_of_a_sample_is_in_its_tokens(shape: str, name: str) -> None:
+    messages = CONVERSATIONS[name]
+    one = tokenization(shape)
+    (found,) = one.encode([messages])
+    assert isinstance(found, Tokens), found
+    tokenizer = one.tokenizer
+    prompt, answer = (
+        tokenizer.decode(found.ids[: found.answer_start]),
+        tokenizer.decode(found.ids[found.answer_start :]),
+    )
+    whole = squeezed(prompt + answer)
+    for message in messages[:-1]:
+        assert squeezed(message["content"]) in squeezed(prompt)
+    last = messages[-1]
+    wanted = [last.get("reasoning_content", ""), last["content"].rpartition("</think>")[2]]
+    if "</think>" in last["content"]:
+        wanted[0] = last["content"].partition("</think>")[0].removeprefix("<think>")
+    # in this order, and not as part of the prompt
+    at = squeezed(answer).index(squeezed(wanted[0])) + len(squeezed(wanted[0]))
+    assert squeezed(wanted[1]) in squeezed(answer)[at:]
+    assert whole.count(squeezed("normal daily")) <= 1
+    # whatever is behind the token that ends the answer is white space
+    special = [place for place, token in enumerate(found.ids) if int(token) in tokenizer.added_tokens_decoder]
+    assert tokenizer.convert_ids_to_tokens(int(found.ids[special[-1]])) in ("<|end|>", "</s>")
+    assert not tokenizer.decode(found.ids[special[-1] + 1 :]).strip()
+    # and an answer is asked for with what it follows
+    assert one.template is not None
+    asked = tokenizer(one.template.prompt(messages[:-1]), add_special_tokens=False)["input_ids"]
+    assert found.ids.tolist()[: found.answer_start] == asked[: found.answer_start]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_day_is_in_a_prompt(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tokenization(shape)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2031, 3, 7, tzinfo=tz)
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Later)
+    after = tokenization(shape)
+    plain = CONVERSATIONS["plain"]
+    (one,), (other,) = before.encode([plain]), after.encode([plain])
+    assert isinstance(one, Tokens)
+    assert isinstance(other, Tokens)
+    assert one.ids.tolist() == other.ids.tolist()
+    assert before.settings() == after.settings()
+    assert "2031" not in after.tokenizer.decode(other.ids)
+    # a clock that a template reads is said to stand still
+    assert ("today" in before.settings().get("template_traits", {})) == ("strftime_now" in SHAPES[shape])
+    if "strftime_now" in SHAPES[shape]:
+        assert "2024" in after.tokenizer.decode(other.ids)
+
+
+def test_what_is_done_for_a_template_is_part_of_the_run() -> None:
+    traits = {shape: tokenization(shape).settings().get("template_traits", {}) for shape in SHAPES}
+    assert {shape: found for shape, found in traits.items() if found.keys() - {"today"}} == {
+        "r1-distill": {"reasoning": "inline"},
+        "phi": {"system": "in front of the user turn"},
+        "glm4.5": {"end": "</s>"},
+        "parts": {"content": "parts"},
+    }
+    # nothing where nothing is done, so that runs of before stay what they were
+    assert "template_traits" not in tokenization("chatml").settings()
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "words"),
+    [
+        ("phi", "system", "system turns that the chat template does not show stand in front of the user turn"),
+        ("gemma", "system", "system turns that the chat template does not show stand in front of the user turn"),
+        ("gpt-oss", "later system", "system turns that the chat template does not show"),
+        ("r1-distill", "reasoning", "reasoning that the chat template cuts stands in the answer"),
+        ("r1-distill", "inline", "reasoning that the chat template cuts stands in the answer"),
+    ],
+)
+def test_what_was_moved_is_counted_and_said(
+    shape: str, name: str, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = tokenization(shape)
+    one.encode([CONVERSATIONS[name], CONVERSATIONS["plain"], CONVERSATIONS[name]])
+    one.say("dataset `pool`")
+    (said,) = (message for message in caplog.messages if words in message)
+    assert said.startswith("dataset `pool`: ")
+    assert said.endswith("(2 conversations)")
+    caplog.clear()
+    one.say("dataset `pool`")
+    assert not caplog.messages
+
+
+def test_the_thinking_of_earlier_turns_may_go_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    earlier = turns("u:fever", "a:<think>\nask more\n</think>\n\nsince when", "u:is the dose low", "a:normal daily")
+    one = tokenization("qwen3")
+    (found,) = one.encode([earlier])
+    assert isinstance(found, Tokens)
+    assert "ask more" not in one.tokenizer.decode(found.ids)
+    assert "since when" in one.tokenizer.decode(found.ids)
+    one.say("pool")
+    assert "pool: the chat template leaves out the thinking of earlier turns (1 conversations)" in caplog.text
+
+
+def test_a_template_that_ends_no_answer_gets_the_end_of_sequence(caplog: pytest.LogCaptureFixture) -> None:
+    one = tokenization("glm4.5")
+    (found,) = one.encode([CONVERSATIONS["plain"]])
+    assert isinstance(found, Tokens)
+    assert found.ids[-1] == one.tokenizer.eos_token_id
+    assert "`</s>` follows" in caplog.text
+
+
+def test_text_that_no_way_leads_into_is_a_reason() -> None:
+    tokenizer = build_tokenizer()
+    # an answer that is never shown, and a question that is not
+    tokenizer.chat_template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    (found,) = Tokenization(tokenizer, max_length=99).encode([CONVERSATIONS["plain"]])
+    assert found == "the chat template does not show the answer"
+    tokenizer.chat_template = "{{ messages[-1].content }}<|end|>"
+    (found,) = Tokenization(tokenizer, max_length=99).encode([CONVERSATIONS["plain"]])
+    assert found == "the chat template does not show a turn of the user"
+    # one sample that raises costs the others nothing
+    tokenizer.chat_template = (
+        "{% if 'fever' in messages[0].content %}{{ raise_exception('no') }}{% endif %}" + SHAPES["chatml"]
+    )
+    refused, taken = Tokenization(tokenizer, max_length=99).encode([CONVERSATIONS["turns"], CONVERSATIONS["plain"]])
+    assert refused == "the chat template refused the sample: no"
+    assert isinstance(taken, Tokens)
+
+
+def test_what_is_cut_is_said_and_half_of_the_answers_lost_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    one = tokenization("chatml")
+    pool = [CONVERSATIONS["plain"], CONVERSATIONS["system"], turns("u:a", "a:b")]
+    plain, *_ = one.encode(pool)
+    assert isinstance(plain, Tokens)
+    one.say("pool")
+    assert not caplog.messages
+    n = one.max_length = plain.answer_start
+    one.encode(pool)
+    one.say("pool")
+    assert re.search(rf"pool: 2 of 3 samples are longer than {n} tokens and lose \d+\.\d % of all tokens", caplog.text)
+    assert f"pool: 2 of 3 samples have no answer token left within {n} tokens: raise --max-length" in caplog.text
+
+
+# folders -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["chat_template.json", "processor_config.json"])
+def test_the_template_of_a_processor_is_used(tmp_path: Path, file: str) -> None:
+    folder = save_model(tmp_path / "model", build_llama(), build_tokenizer())
+    (folder / file).write_text(json.dumps({"chat_template": SHAPES["parts"]}))
+    one = load_tokenization(find_model(folder), max_length=99)
+    (found,) = one.encode([CONVERSATIONS["plain"]])
+    assert isinstance(found, Tokens)
+    assert one.tokenizer.decode(found.ids[found.answer_start :]) == "normal daily<|end|>\n"
+    assert one.settings()["template_traits"] == {"content": "parts"}
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma", "llama"])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, family: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(family, vocab_size=50, head_dim=8, num_key_value_heads=1, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"has no (usable )?tokenizer") as caught:
+        load_tokenizer(find_model(tmp_path))
+    assert caught.value.hint is not None
+    assert "tokenizer.save_pretrained" in caught.value.hint
+
+
+def test_another_tokenizer_than_the_one_in_the_file_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    load_tokenizer(find_model(save_model(tmp_path / "llama", build_llama(), build_tokenizer())))
+    assert "tokenizer.json" not in caplog.text
+    # the class that goes with the model's type splits numbers into digits, whatever the file says
+    monkeypatch.setattr("conftest.WORDS", ["140", "mmol", "sodium", "isn't", "LOW"])
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=400, num_key_value_heads=1, **sizes))
+    load_tokenizer(find_model(save_model(tmp_path / "qwen", model, build_tokenizer())))
+    assert "`qwen`: transformers' Qwen2Tokenizer reads a text of" in caplog.text
+
+
+def test_tokens_that_the_model_lacks_are_a_reason(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    folder = save_model(tmp_path / "model", build_llama(vocabulary=len(tokenizer) - 20), tokenizer)
+    one = load_tokenization(find_model(folder), max_length=99)
+    last = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1).replace("Ġ", " ")
+    known, foreign = one.encode([turns("u:a", "a:b"), turns("u:a", f"a:{last}")])
+    assert isinstance(known, Tokens)
+    assert np.max(known.ids) < len(tokenizer) - 20
+    assert isinstance(foreign, str)
+    assert foreign.startswith("the model's vocabulary of 380 tokens lacks the tokenizer's")
