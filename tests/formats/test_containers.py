@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from diq.base.errors import InputError
 from diq.formats.containers import CONTAINERS, csv_table, json_tree, reader, suffix
 from diq.formats.rows import BadRow, Meter, Row
+from diq.formats.sources import FileSource
 from diq.formats.streams import TextStream, lines
 
 ROWS = [
@@ -320,3 +321,65 @@ def test_suffixes() -> None:
     assert suffix(Path("a.jsonl.txt")) == ""
     assert suffix(Path("train.parquet")) == ".parquet"
     assert {"." + name for name in ("jsonl", "json", "csv", "parquet", "arrow")} <= set(CONTAINERS)
+
+
+# rows that lie deeper -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": [{"question": "Q1?", "answer": "A1."}, {"question": "Q2?", "answer": "A2."}]},
+        {"data": [{"question": "Q1?", "answer": "A1."}, {"question": "Q2?", "answer": "A2."}], "version": "1.1"},
+        {"version": "1.1", "data": [{"question": "Q1?", "answer": "A1."}, {"question": "Q2?", "answer": "A2."}]},
+        {"anything": [{"question": "Q1?", "answer": "A1."}, {"question": "Q2?", "answer": "A2."}]},
+        {"question": ["Q1?", "Q2?"], "answer": ["A1.", "A2."]},
+    ],
+    ids=["wrapped", "with a version", "behind a version", "by any name", "columns"],
+)
+def test_rows_within_an_object(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(content))
+    found = list(FileSource(str(path)).rows())
+    assert found == [
+        Row(1, {"question": "Q1?", "answer": "A1."}), Row(2, {"question": "Q2?", "answer": "A2."})
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"messages": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]},
+        {"question": "Q?", "options": [{"key": "A", "value": "one"}], "answer": "A"},
+        {"questions": [["Q?"]], "answers": ["A."]},
+        {"id": "1", "data": ["Q?", "A."]},
+        {"data": ["Q?", "A."], "id": "1"},
+    ],
+    ids=str,
+)
+def test_one_object_that_is_one_row_stays_one(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "row.json"
+    path.write_text(json.dumps(content))
+    assert list(FileSource(str(path)).rows()) == [Row(1, content)]
+
+
+def test_several_lists_of_rows_are_not_one_set(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    for order in (("train", "test"), ("version", "train", "test")):
+        rows = [{"question": "Q?", "answer": "A."}]
+        path.write_text(json.dumps({name: "1.0" if name == "version" else rows for name in order}))
+        with pytest.raises(InputError, match="several lists of rows: train, test"):
+            list(FileSource(str(path)).rows())
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_bare_conversations_are_rows(tmp_path: Path, ending: str) -> None:
+    talk = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]
+    rows = [talk, ["Q?", "A."], [1, 2], []]
+    path = tmp_path / f"rows{ending}"
+    path.write_text(json.dumps(rows) if ending == ".json" else "".join(f"{json.dumps(one)}\n" for one in rows))
+    first, second, third, fourth = FileSource(str(path)).rows()
+    assert first == Row(1, {"messages": talk})
+    assert second == Row(2, {"messages": ["Q?", "A."]})
+    assert (third.line, third.reason) == (3, "not an object but an array")
+    assert isinstance(fourth, BadRow)

@@ -18,6 +18,7 @@ from diq.formats import Parsed, open_source
 from diq.formats.layouts import LAYOUTS, NAMES, choose, mapped, named
 from diq.formats.layouts.choices import gold, inline, options
 from diq.formats.layouts.layout import without_reasoning
+from diq.formats.layouts.roles import column_roles
 from diq.formats.rows import BadRow
 
 USER = {"role": "user", "content": "Q?"}
@@ -31,8 +32,82 @@ def thinking(answer: dict[str, str], reasoning: str = "R") -> dict[str, str]:
     return {**answer, "reasoning_content": reasoning}
 
 
+def said(*texts: str, system: str = "") -> list[dict[str, Any]]:
+    """Turns of user and assistant in turn."""
+    turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+    return [{"role": "system", "content": system}, *turns] if system else turns
+
+
+LONG = "The note says that aspirin was given. " * 9
+
 # name, row, messages
-CASES: list[tuple[str, dict[str, Any], list[dict[str, str]]]] = [
+CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
+    # what stands beside the columns of a layout has its role in every layout
+    ("question_answer", {"system_prompt": "S", "question": "Q?", "response": "A."}, said("Q?", "A.", system="S")),
+    (
+        "question_answer",
+        {"system": "S", "query": "Q?", "response": "A.", "history": [["q", "a"]]},
+        said("q", "a", "Q?", "A.", system="S"),
+    ),
+    ("question_answer", {"question": "Q?", "context": LONG, "answer": "A."}, said(f"{LONG.strip()}\n\nQ?", "A.")),
+    ("question_answer", {"question": "Q?", "input": "In", "answer": "A."}, said("Q?\nIn", "A.")),
+    ("prompt_completion", {"prompt": "Q?", "completion": "A.", "system": "S"}, said("Q?", "A.", system="S")),
+    ("prompt_completion", {"prompt": "Q?", "completion": "A.", "thinking": "R"}, [USER, thinking(ANSWER)]),
+    ("alpaca", {"instruction": "Q?", "input": "", "output": "A.", "reasoning": "R"}, [USER, thinking(ANSWER)]),
+    ("alpaca", {"instruction": "Q?", "input": "In", "context": "C", "output": "A."}, said("Q?\nIn\nC", "A.")),
+    (
+        "preference",
+        {"instruction": "Q?", "input": "In", "chosen": "A.", "rejected": "B.", "system_prompt": "S"},
+        said("Q?\nIn", "A.", system="S"),
+    ),
+    (
+        "multiple_choice",
+        {"question": "Q?", "options": OPTIONS, "answer": "B", "context": "C"},
+        [{**ASKED, "content": f"C\n\n{ASKED['content']}"}, SECOND],
+    ),
+    (
+        "messages",
+        {"messages": [USER, ANSWER], "system_prompt": "S", "reasoning": "R"},
+        [{"role": "system", "content": "S"}, USER, thinking(ANSWER)],
+    ),
+    # a context that the prompt holds already is there once
+    ("question_answer", {"question": "C. Q?", "context": "C.", "answer": "A."}, said("C. Q?", "A.")),
+    # layouts that people asked for
+    (
+        "r1_distill",
+        {"question": "Q?", "reasoning (reasoning_content)": "R", "response (content)": "A."},
+        [USER, thinking(ANSWER)],
+    ),
+    ("question_lists", {"questions": [["Q?", "Other?"]], "answers": ["A.", "B."]}, [USER, ANSWER]),
+    ("question_answer", {"Question": "Q?", "Response": "A."}, [USER, ANSWER]),
+    ("question_answer", {"inputs": "Q?", "targets": "A."}, [USER, ANSWER]),
+    (
+        "multiple_choice",
+        {"question": "Q?", "choices": {"label": ["A", "B"], "text": ["one", "two"]}, "answerKey": "B"},
+        [ASKED, SECOND],
+    ),
+    ("worked_solution", {"problem": "Q?", "solution": "So A.", "answer": "A"}, said("Q?", "So A.")),
+    ("sharegpt", {"conversations": ["Q?", "A.", "Q2?", "A2."], "source": "x"}, said("Q?", "A.", "Q2?", "A2.")),
+    ("ultrachat", {"id": "0", "data": ["Q?", "A.", "Q2?", "A2."]}, said("Q?", "A.", "Q2?", "A2.")),
+    (
+        "sharegpt",
+        {"conversation": [{"system": "S", "input": "Q?", "output": "A."}, {"system": "", "input": "q", "output": "a"}]},
+        said("Q?", "A.", "q", "a", system="S"),
+    ),
+    ("sharegpt", {"conversation": [{"human": "Q?", "assistant": "A."}]}, [USER, ANSWER]),
+    (
+        "gemini",
+        {
+            "contents": [{"role": "user", "parts": [{"text": "Q?"}]}, {"role": "model", "parts": [{"text": "A."}]}],
+            "systemInstruction": {"parts": [{"text": "S"}]},
+        },
+        said("Q?", "A.", system="S"),
+    ),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "Patient", "value": "Q?"}, {"from": "Doctor", "value": "A."}]},
+        [USER, ANSWER],
+    ),
     ("messages", {"messages": [USER, ANSWER]}, [USER, ANSWER]),
     (
         "messages",
@@ -364,8 +439,8 @@ def test_every_layout_has_a_case() -> None:
         ("messages", {"messages": [USER, {"role": "assistant", "content": ""}, USER, ANSWER]}, "message 2 is empty"),
         (
             "messages",
-            {"messages": [USER, {"role": "tool", "content": "x"}, ANSWER]},
-            "unknown role `tool` in message 2",
+            {"messages": [USER, {"role": "narrator", "content": "x"}, ANSWER]},
+            "unknown role `narrator` in message 2",
         ),
         ("messages", {"messages": [{"content": "x"}, ANSWER]}, "message 1 has no role"),
         ("messages", {"messages": ["x", ANSWER]}, "message 1 is no object"),
@@ -490,6 +565,22 @@ def test_unknown_layouts_list_what_was_found(tmp_path: Path) -> None:
         ({"prompt": "q", "options": "o", "label": "l"}, {"q": "Q?", "o": ["one", "two"], "l": 1}, [ASKED, SECOND]),
         ({"prompt": "q", "options": "o", "answer": "a"}, {"q": "Q?", "o": ["one", "two"], "a": "A."}, [ASKED, ANSWER]),
         ({"prompt": "q", "chosen": "c", "rejected": "r"}, {"q": "Q?", "c": "A.", "r": "B."}, [USER, ANSWER]),
+        # by path, also through a list, and a dialogue of named speakers as one prompt
+        ({"prompt": "d.q", "answer": "d.a.text"}, {"d": {"q": "Q?", "a": {"text": "A."}}}, [USER, ANSWER]),
+        (
+            {"prompt": "data.turns.user", "answer": "data.turns.assistant"},
+            {"data": {"turns": [{"user": "Q?", "assistant": "A."}, {"user": "q", "assistant": "a"}]}},
+            said("Q?", "A.", "q", "a"),
+        ),
+        ({"prompt": "a.b", "answer": "c"}, {"a.b": "Q?", "c": "A."}, [USER, ANSWER]),
+        (
+            {"prompt": "dialogue", "answer": "note"},
+            {
+                "dialogue": [{"speaker": "Doctor", "text": "Pain?"}, {"speaker": "Patient", "text": "Yes."}],
+                "note": "A.",
+            },
+            said("Doctor: Pain?\nPatient: Yes.", "A."),
+        ),
     ],
 )
 def test_maps(columns: dict[str, str], row: dict[str, Any], messages: list[dict[str, str]]) -> None:
@@ -504,6 +595,10 @@ def test_maps_that_make_no_sample_are_refused() -> None:
     assert error.value.hint == "did you mean `prompt`?"
     with pytest.raises(UsageError, match="only prompt does not make a sample"):
         mapped({"prompt": "q"})
+    with pytest.raises(UsageError, match="reads column `q` twice"):
+        mapped({"prompt": "q", "answer": "q"})
+    with pytest.raises(ValueError, match="2 prompts, but 1 answers"):
+        mapped({"prompt": "t.u", "answer": "a"}).sample({"t": [{"u": "1"}, {"u": "2"}], "a": ["x"]})
 
 
 def test_without_reasoning() -> None:
@@ -610,3 +705,129 @@ def test_what_needs_more_than_text_is_refused(row: dict[str, Any], reason: str) 
 def test_what_only_speaks_of_images_is_text(row: dict[str, Any]) -> None:
     plain = {"question": "Q?", "answer": "A."}
     assert choose("x", [plain | row], None).sample(plain | row).messages
+
+
+# turns that are not to be learnt, and tools ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, {**ANSWER, "weight": 0}]},
+        {"messages": [USER, {**ANSWER, "train": False}]},
+        {"conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A.", "loss": False}]},
+        {"prompt": "Q?", "completion": "A.", "label": False},
+        {"messages": [USER, ANSWER], "label": False},
+        {"instruction": "Q?", "input": "", "output": "A.", "kto_tag": False},
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_not_to_be_learnt_is_no_sample(row: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"not to be learnt|nothing to learn"):
+        choose("x", [row], None).sample(row)
+
+
+def test_earlier_turns_that_are_not_to_be_learnt_are_marked() -> None:
+    row = {"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]}
+    sample = choose("x", [row], None).sample(row)
+    assert sample.messages == [USER, {**ANSWER, "train": False}, USER, ANSWER]
+    # what is marked as a good answer is one
+    good = {"prompt": "Q?", "completion": "A.", "label": True}
+    assert choose("x", [good], None).sample(good).attributes == {"label": True}
+
+
+CALL = {"type": "function", "function": {"name": "lab", "arguments": {"t": "Na"}}}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"function": {"name": "lab", "arguments": '{"t": "Na"}'}}],
+            },
+            {"role": "tool", "content": "140"},
+        ],
+        [
+            {"role": "assistant", "content": None, "function_call": {"name": "lab", "arguments": '{"t": "Na"}'}},
+            {"role": "function", "content": "140"},
+        ],
+        [
+            {"from": "function_call", "value": '{"name": "lab", "arguments": {"t": "Na"}}'},
+            {"from": "observation", "value": "140"},
+        ],
+        [
+            {"role": "assistant", "content": [{"type": "tool_use", "name": "lab", "input": {"t": "Na"}}]},
+            {"role": "user", "content": [{"type": "tool_result", "content": "140"}]},
+        ],
+    ],
+    ids=["openai", "openai of old", "llama-factory", "anthropic"],
+)
+def test_calls_of_tools_and_what_they_give_are_turns(turns: list[dict[str, Any]]) -> None:
+    tools = [{"name": "lab", "description": "a value", "parameters": {}}]
+    row = {"messages": [USER, *turns, ANSWER], "tools": json.dumps(tools)}
+    sample = choose("x", [row], None).sample(row)
+    first, call, given, last = sample.messages
+    assert first == {**USER, "tools": [{"type": "function", "function": tools[0]}]}
+    assert call == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    assert given["role"] == "tool"
+    assert given["content"] == "140"
+    assert last == ANSWER
+    # a call may be what is learnt
+    ends = {"messages": [USER, turns[0]]}
+    assert choose("x", [ends], None).sample(ends).messages[-1]["tool_calls"] == [CALL]
+
+
+def test_hermes_keeps_its_own_marks() -> None:
+    turns = [
+        {"from": "system", "value": "<tools>[]</tools>"},
+        {"from": "human", "value": "Q?"},
+        {"from": "gpt", "value": "<tool_call>{}</tool_call>"},
+        {"from": "tool", "value": "<tool_response>1</tool_response>"},
+        {"from": "gpt", "value": "A."},
+    ]
+    found = choose("x", [{"conversations": turns}], None).sample({"conversations": turns}).messages
+    assert [one["role"] for one in found] == ["system", "user", "assistant", "tool", "assistant"]
+    assert [one["content"] for one in found] == [one["value"] for one in turns]
+
+
+def test_typed_parts_of_today() -> None:
+    content = [{"type": "thinking", "thinking": "R"}, {"type": "output_text", "text": "A."}]
+    row = {
+        "messages": [
+            {"role": "user", "content": [{"type": "input_text", "text": "Q?"}]},
+            {"role": "assistant", "content": content},
+        ]
+    }
+    assert choose("x", [row], None).sample(row).messages == [USER, thinking(ANSWER)]
+
+
+# what became of the columns ----------------------------------------------------------------------------------------
+
+
+def test_every_column_has_a_role_and_text_that_is_lost_is_named() -> None:
+    row = {
+        "question": "Which drug was given?", "options": ["aspirin", "none"], "answer": "A", "exp": "It says so.",
+        "context": "A note.", "topic": "x", "passage": LONG, "meta": {"a": "b"}, "n": 3, "empty": "",
+    }  # fmt: skip
+    assert column_roles(choose("x", [row], None), [row] * 3) == {
+        "question": "prompt", "options": "prompt", "answer": "label", "exp": "reasoning", "context": "prompt",
+        "topic": "attribute", "passage": "not used", "meta": "left out", "n": "attribute",
+    }  # fmt: skip
+    talk = {"messages": said(LONG, "A."), "problem": LONG}
+    assert column_roles(choose("x", [talk], None), [talk])["problem"] == "prompt (already there)"
+    pair = {"prompt": "Q?", "chosen": "A.", "rejected": "B."}
+    assert column_roles(choose("x", [pair], None), [pair]) == {
+        "prompt": "prompt", "chosen": "answer", "rejected": "refused answer"
+    }  # fmt: skip
+
+
+def test_long_texts_that_become_nothing_are_counted(tmp_path: Path) -> None:
+    rows = [{"question": "Q?", "answer": "A.", "passage": LONG if i % 2 else ""} for i in range(10)]
+    reader = open_source(write(tmp_path / "rows.jsonl", rows))
+    assert len(list(reader)) == 10
+    assert reader.dropped == {"passage": 5}
+    assert reader.example is not None
+    assert reader.example.messages == [USER, ANSWER]

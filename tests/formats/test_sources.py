@@ -8,12 +8,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+import diq
 from diq.base.errors import InputError, UsageError
 from diq.formats import Parsed, Reader, open_sources
 from diq.formats.layouts import named
-from diq.formats.sources import DatasetFolder, FileSource, HubSource, find_sources
+from diq.formats.sources import DatasetFolder, FileSource, HubSource, find_sources, split_of
+from diq.store.store import Store
 
 ROWS = [{"question": f"Q{i}?", "answer": f"A{i}."} for i in range(7)]
 
@@ -152,3 +156,70 @@ def test_a_csv_with_nothing_but_a_header(tmp_path: Path) -> None:
     path.write_text("question,answer\n")
     with pytest.raises(InputError, match="holds no rows"):
         open_sources([path])
+
+
+# splits -------------------------------------------------------------------------------------------------------------
+
+
+def make_splits(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            pq.write_table(pa.table({"question": [f"{name}?"], "answer": ["A."]}), path)
+        else:
+            path.write_text(json.dumps({"question": f"{name}?", "answer": "A."}) + "\n")
+    return folder
+
+
+LAYOUTS_OF_SPLITS = [
+    ("train.jsonl", "test.jsonl", "validation.jsonl"),
+    ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-00000-of-00001.parquet"),
+    ("train/part1.jsonl", "dev/part1.jsonl"),
+    ("med_train.jsonl", "med_valid.jsonl"),
+    ("main/train.jsonl", "main/test.jsonl"),
+    ("pool.jsonl", "test.jsonl"),
+]
+
+
+@pytest.mark.parametrize("names", LAYOUTS_OF_SPLITS, ids=lambda names: " ".join(names))
+def test_a_folder_of_several_splits_is_never_one(tmp_path: Path, names: tuple[str, ...]) -> None:
+    folder = make_splits(tmp_path / "d", *names)
+    for argument in (str(folder), f"{folder}/**/*.*"):
+        with pytest.raises(UsageError, match="holds several splits: ") as error:
+            find_sources([argument])
+        assert error.value.hint is not None
+        assert "--split" in error.value.hint
+    for split in {split_of(name) for name in names} - {None}:
+        found = find_sources([str(folder)], split=split)
+        assert [Path(one.path).relative_to(folder).as_posix() for one in found] == sorted(
+            name for name in names if split_of(name) == split
+        )
+        assert {one.split for one in found} == {split}
+    with pytest.raises(UsageError, match="has no split `holdout`; it has "):
+        find_sources([str(folder)], split="holdout")
+
+
+def test_other_names_of_splits_are_known(tmp_path: Path) -> None:
+    folder = make_splits(tmp_path / "d", "training.jsonl", "val.jsonl")
+    for name in ("validation", "valid", "val", "dev"):
+        (found,) = find_sources([str(folder)], split=name)
+        assert Path(found.path).name == "val.jsonl"
+
+
+@pytest.mark.parametrize(
+    "names", [("a.jsonl", "b.jsonl"), ("train.jsonl", "more.jsonl"), ("trainer.jsonl", "contest.jsonl")]
+)
+def test_what_is_one_split_is_read_whole(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert len(find_sources([str(make_splits(tmp_path / "d", *names))])) == 2
+
+
+def test_files_that_are_named_are_meant(tmp_path: Path) -> None:
+    folder = make_splits(tmp_path / "d", "train.jsonl", "test.jsonl")
+    files = [str(folder / "train.jsonl"), str(folder / "test.jsonl")]
+    assert [one.split for one in find_sources(files)] == ["train", "test"]
+    store = tmp_path / "s.duckdb"
+    diq.ingest(files, dataset="d", store=store)
+    with Store(store, read_only=True) as opened:
+        found = opened.connection.execute("SELECT split FROM dataset_samples ORDER BY position").fetchall()
+    assert found == [("train",), ("test",)]

@@ -113,7 +113,7 @@ def test_samples_duplicates_and_rejects(tmp_path: Path, store: Path) -> None:
     rejects = rows(store, "SELECT line, position, reason, content, source FROM rejects ORDER BY line")
     assert [(line, position) for line, position, *_ in rejects] == [(3, 1), (6, 4), (7, 5)]
     assert rejects[0][2:] == (
-        "no column `answer` or `response` or `output` or `solution` (layout question_answer)",
+        "no column `answer` or `response` or `output` or `solution` or another of its names (layout question_answer)",
         '{"question": "Q?"}',
         str(path),
     )
@@ -354,6 +354,9 @@ def test_the_command_line(tmp_path: Path, store: Path) -> None:
             "n_duplicates": 0,
             "n_rejects": 1,
             "unchanged": False,
+            "columns": {"frage": "prompt", "antwort": "answer"},
+            "unused": {},
+            "example": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}],
         }
     ]
     done = subprocess.run(command(store, path, "--dataset", "e"), capture_output=True, text=True)

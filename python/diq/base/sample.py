@@ -8,8 +8,13 @@ from typing import Any
 
 from diq.base.fingerprint import canonical_json
 
-Message = dict[str, str]
-"""``{"role": "system" | "user" | "assistant", "content": str}``; an assistant may carry ``reasoning_content``."""
+Message = dict[str, Any]
+"""``{"role": "system" | "user" | "assistant" | "tool", "content": str}``.
+
+An assistant may carry ``reasoning_content``, ``tool_calls`` (OpenAI's shape, arguments as an object) and ``train``:
+False, which says that the turn is not to be learnt; a tool its ``name`` and ``tool_call_id``; the first message the
+``tools`` that there are.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +63,4 @@ def inline_reasoning(message: Message) -> Message:
     """The message with its reasoning written into the content, as ``<think>...</think>`` before the answer."""
     reasoning = message.get("reasoning_content", "")
     content = f"<think>\n{reasoning}\n</think>\n\n{message['content']}" if reasoning else message["content"]
-    return {"role": message["role"], "content": content}
+    return {key: value for key, value in message.items() if key != "reasoning_content"} | {"content": content}

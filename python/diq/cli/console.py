@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 from diq.base.progress import NotedProgress
+from diq.base.sample import Message
+from diq.base.text import short
 
 
 def print_json(value: Any) -> None:
@@ -65,6 +67,23 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """One line."""
         click.echo(self.format(record), err=True)
+
+
+def conversation_lines(messages: Sequence[Message], *, width: int | None = 200) -> list[str]:
+    """Turns and their parts, a line each, or whole where ``width`` is None."""
+    found = []
+    for one in messages:
+        parts = [
+            (one["role"], one["content"]),
+            *(("call", json.dumps(call, ensure_ascii=False)) for call in one.get("tool_calls", ())),
+            *((("tools", json.dumps(one["tools"], ensure_ascii=False)),) if "tools" in one else ()),
+        ]
+        if "reasoning_content" in one:
+            parts.insert(0, ("reasoning", one["reasoning_content"]))
+        for name, text in parts:
+            if text or name not in ("assistant", "tool"):
+                found.append(f"{name:<10} {text if width is None else short(text, width=width)}")
+    return found
 
 
 def start_logging() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 import diq
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import conversation_lines, print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.samples.options import IngestOptions
+from diq.samples.sources import SourceSummary
 
 
 @click.command()
@@ -45,6 +47,8 @@ def ingest(as_json: bool, quiet: bool, **given: Any) -> None:
         rows.append(("all", "", *totals, ""))
     what = "scored" if given["scores"] else "samples"
     table(f"dataset `{summary.dataset}`", ("source", "layout", "rows", what, "duplicates", "rejects", ""), rows)
+    if not given["scores"] and not quiet:
+        _show_understood(summary.sources)
     if summary.validation_set:
         drawn = summary.validation_set
         how = "all of them" if drawn["seed"] is None else f"drawn with seed {drawn['seed']}"
@@ -55,3 +59,16 @@ def ingest(as_json: bool, quiet: bool, **given: Any) -> None:
             "`diq sql 'select source, line, reason from rejects order by source_id, line'` shows why",
             err=True,
         )
+
+
+def _show_understood(sources: Sequence[SourceSummary]) -> None:
+    """Which column became what, and one sample, for each set of columns."""
+    seen: list[dict[str, str]] = []
+    for source in sources:
+        if not source.columns or source.columns in seen:
+            continue
+        seen.append(source.columns)
+        roles = ", ".join(f"{column} → {role}" for column, role in source.columns.items())
+        click.echo(f"`{source.path}` was read as: {roles}")
+        for line in conversation_lines(source.example or ()):
+            click.echo(f"  {line}")

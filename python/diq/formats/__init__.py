@@ -6,20 +6,24 @@ source; iterating over it streams `Parsed` samples and `BadRow` rejects.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from diq.base.errors import InputError
 from diq.base.sample import Sample
 from diq.formats import layouts
 from diq.formats.layouts.layout import Layout
+from diq.formats.layouts.roles import NOT_USED, column_roles
 from diq.formats.rows import BadRow, Meter, Row, excerpt
 from diq.formats.sources import FileSource, Source, find_sources
 
 __all__ = [
+    "NOT_USED",
     "BadRow",
     "FileSource",
     "Layout",
@@ -48,11 +52,23 @@ class Parsed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One source with its layout; iterate as often as needed."""
+    """One source with its layout; iterate as often as needed.
+
+    Attributes:
+        source: where the rows are.
+        layout: how they hold a sample.
+        drop_reasoning: whether samples come without it.
+        roles: what each column became in the first rows.
+        example: the first sample of them; None where none of them is one.
+        dropped: by column, how many rows so far had a long text in it that became nothing.
+    """
 
     source: Source
     layout: Layout
     drop_reasoning: bool = False
+    roles: Mapping[str, str] = field(default_factory=dict)
+    example: Sample | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[Parsed | BadRow]:
         for row in self.source.rows():
@@ -60,7 +76,7 @@ class Reader:
                 yield row
                 continue
             try:
-                sample = self.layout.sample(row.values)
+                sample = self.layout.sample(row.values, self.dropped)
                 if self.drop_reasoning:
                     sample = layouts.without_reasoning(sample)
             except ValueError as error:
@@ -102,7 +118,16 @@ def open_source(argument: str | os.PathLike[str], **options: object) -> Reader:
 
 def _open(source: Source, wanted: Layout | None, drop_reasoning: bool) -> Reader:
     rows = [row.values for row in first_rows(source)]
-    return Reader(source, layouts.choose(source.path, rows, wanted), drop_reasoning)
+    reader = Reader(source, layouts.choose(source.path, rows, wanted), drop_reasoning)
+    return replace(reader, roles=column_roles(reader.layout, rows), example=_example(reader, rows))
+
+
+def _example(reader: Reader, rows: Sequence[Mapping[str, Any]]) -> Sample | None:
+    for row in rows:
+        with contextlib.suppress(ValueError):
+            sample = reader.layout.sample(row)
+            return layouts.without_reasoning(sample) if reader.drop_reasoning else sample
+    return None
 
 
 def first_rows(source: Source) -> list[Row]:

@@ -33,6 +33,10 @@ class Source(Protocol):
     def meter(self) -> Meter:
         """How much of it is read."""
 
+    @property
+    def split(self) -> str | None:
+        """The split that it is, as asked for or as a file's name tells; None where nothing tells."""
+
     def content_hash(self) -> str:
         """Changes when the content changes; a copy elsewhere has the same."""
 
@@ -46,6 +50,7 @@ class FileSource:
 
     path: str
     meter: Meter = field(default_factory=Meter)
+    split: str | None = None
 
     def content_hash(self) -> str:
         """BLAKE3 of the file's bytes."""
@@ -172,14 +177,16 @@ def _find(argument: str, split: str | None) -> Iterable[Source]:
     if path.is_dir():
         return _folder(path, split)
     if path.exists():
-        return [_file(path)]
+        # who names a file means it, whatever it is called
+        return [_file(path, split or split_of(path.name))]
     if glob.has_magic(argument):
         # Path.glob takes no absolute pattern
         matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
         files = [path for path in matches if path.is_file()]
         if not files:
             raise UsageError(f"no file matches `{argument}`", "check the pattern; quote it so that the shell keeps it")
-        return [_file(path) for path in files]
+        # only what the pattern left open tells files apart
+        return _of_split(argument, files, Path(os.path.commonpath([path.parent for path in files])), split)
     match = _HUB.match(argument)
     if match and not containers.suffix(path) and not path.parent.is_dir():
         return [HubSource(match["id"], match["config"], match["revision"], split)]
@@ -199,13 +206,55 @@ def _folder(path: Path, split: str | None) -> Iterable[Source]:
     if not files:
         known = ", ".join(containers.CONTAINERS)
         raise InputError(f"the folder `{path}` holds no file that diq reads", f"known: {known}, also .gz and .zst")
-    return [_file(file) for file in files]
+    return _of_split(str(path), files, path, split)
 
 
-def _file(path: Path) -> Source:
+def _of_split(argument: str, files: Sequence[Path], root: Path, split: str | None) -> list[Source]:
+    """The files of one split; names tell it: train.jsonl, data/test-00000-of-00002.parquet, dev/part1.csv.
+
+    Raises:
+        UsageError: there are several splits and none is named, or the named one is not there.
+    """
+    splits = {file: split_of(str(file.relative_to(root))) for file in files}
+    there = list(dict.fromkeys(splits.values()))
+    names = ", ".join(one or "files of no split" for one in there)
+    if split is None:
+        # files that tell nothing go with those for training alone
+        if len(there) > 1 and set(there) != {"train", None}:
+            raise UsageError(
+                f"`{argument}` holds several splits: {names}", "name one with --split, or name the files themselves"
+            )
+        return [_file(file, splits[file]) for file in files]
+    if there == [None]:
+        return [_file(file, split) for file in files]
+    wanted = [file for file in files if splits[file] == _known_split(split)]
+    if not wanted:
+        raise UsageError(f"`{argument}` has no split `{split}`; it has {names}", "name one of these with --split")
+    return [_file(file, splits[file]) for file in wanted]
+
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development", "eval"), "validation"),
+}
+_SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(_SPLITS)})(?=[^a-z]|$)")
+
+
+def split_of(path: str) -> str | None:
+    """The split that a file's path within its folder names; the last part that names one counts."""
+    found = _SPLIT.findall(path.lower())
+    return _SPLITS[found[-1]] if found else None
+
+
+def _known_split(name: str) -> str:
+    return _SPLITS.get(name.lower(), name)
+
+
+def _file(path: Path, split: str | None) -> Source:
     containers.reader(path)
     compression(path)
-    return FileSource(str(path))
+    return FileSource(str(path), split=split)
 
 
 def _nearby(path: Path) -> str:

@@ -13,13 +13,20 @@ from typing import Any
 from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.progress import Progress
-from diq.formats import Reader, open_sources
+from diq.formats import NOT_USED, Reader, open_sources
 from diq.formats.scores import open_scores
 from diq.formats.sources import find_sources
 from diq.samples.batches import write_source
 from diq.samples.ingest_scores import ingest_scores
 from diq.samples.options import IngestOptions
-from diq.samples.sources import IngestSummary, make_entry, match_recorded, new_dataset, open_or_create
+from diq.samples.sources import (
+    IngestSummary,
+    SourceSummary,
+    make_entry,
+    match_recorded,
+    new_dataset,
+    open_or_create,
+)
 from diq.samples.validation import Draw, draw_validation_set, existing_validation_set
 
 log = logging.getLogger("diq.ingest")
@@ -64,7 +71,7 @@ def ingest(options: IngestOptions) -> IngestSummary:
             "drop_reasoning": options.drop_reasoning,
         },
         draw=Draw(options.sample, options.seed) if options.validation else None,
-        split="unused" if options.validation else options.split or "train",
+        split="unused" if options.validation else options.split,
         report=report,
     )
 
@@ -79,7 +86,7 @@ def _ingest_samples(
     *,
     options: Mapping[str, Any],
     draw: Draw | None,
-    split: str,
+    split: str | None,
     report: Progress,
 ) -> IngestSummary:
     kind = "training" if draw is None else "validation"
@@ -109,8 +116,30 @@ def _ingest_samples(
             for reader, entry in zip(readers, entries, strict=True):
                 one = entry.summary()
                 if not one.unchanged:
-                    write_source(opened, dataset_id, reader, entry, one, split, report)
+                    part = split or reader.source.split or "train"
+                    write_source(opened, dataset_id, reader, entry, one, part, report)
+                    _understand(reader, one, summary.warnings)
                 summary.sources.append(one)
             if draw is not None:
                 summary.validation_set = draw_validation_set(opened, dataset_id, dataset, draw, summary)
+    for text in summary.warnings:
+        log.warning("%s", text)
     return summary
+
+
+def _understand(reader: Reader, found: SourceSummary, warnings: list[str]) -> None:
+    """Tell how the columns of a source were read, and what of their text is in no sample."""
+    found.columns = dict(reader.roles)
+    found.example = None if reader.example is None else reader.example.messages
+    unused = [name for name, role in reader.roles.items() if role == NOT_USED]
+    # a long text may come later than the first rows
+    unused += [name for name in reader.dropped if name not in reader.roles]
+    found.unused = {name: reader.dropped[name] for name in unused}
+    if unused:
+        names = ", ".join(f"`{name}`" for name in unused)
+        warnings.append(
+            f"`{found.path}`: no role of layout {found.layout} uses the text of {names}: "
+            "--map ROLE=COLUMN,... takes columns by name, or leave it as it is"
+        )
+    if reader.layout.note:
+        warnings.append(f"`{found.path}`: {reader.layout.note}")

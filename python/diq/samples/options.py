@@ -44,7 +44,12 @@ class IngestOptions(InStore):
         ),
     ] = None
     split: Annotated[
-        str | None, Option("Split of a hub id or dataset folder; recorded with the samples.", metavar="NAME")
+        str | None,
+        Option(
+            "Split to read of a hub id, a dataset folder, or a folder or glob whose files are named after splits; "
+            "recorded with the samples.",
+            metavar="NAME",
+        ),
     ] = None
     validation: Annotated[bool, Option("Make a validation set of the same name."), _OF_SAMPLES] = False
     sample: Annotated[

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diq.base.errors import InputError, UsageError
+from diq.base.sample import Message
 from diq.base.summary import Summary
 from diq.formats.sources import Source
 from diq.store.store import Store, now
@@ -17,7 +18,11 @@ from diq.store.store import Store, now
 
 @dataclass(slots=True)
 class SourceSummary:
-    """What became of the rows of one source; ``n_rows`` is the sum of the other three."""
+    """What became of the rows of one source; ``n_rows`` is the sum of the other three.
+
+    Of a source that was read by this call: ``columns`` is column to role, as seen in the first rows; ``unused`` counts
+    by column the rows with a long text in it that became nothing; ``example`` is the first sample, as messages.
+    """
 
     path: str
     layout: str
@@ -26,6 +31,9 @@ class SourceSummary:
     n_duplicates: int = 0
     n_rejects: int = 0
     unchanged: bool = False
+    columns: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, int] = field(default_factory=dict)
+    example: list[Message] | None = None
 
 
 @dataclass(slots=True, repr=False)

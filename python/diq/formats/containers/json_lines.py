@@ -24,7 +24,7 @@ def rows(path: Path, meter: Meter) -> Iterator[Row | BadRow]:
                     continue
                 yield slowly(line, raw)
                 continue
-            yield Row(line, values) if type(values) is dict else not_an_object(line, values)
+            yield Row(line, values) if type(values) is dict else conversation(line, values)
 
 
 def slowly(line: int, raw: bytes) -> Row | BadRow:
@@ -39,13 +39,19 @@ def slowly(line: int, raw: bytes) -> Row | BadRow:
         return BadRow(line, "not JSON that can be read: nested too deeply", excerpt(text))
     except ValueError as error:
         return BadRow(line, f"not JSON: {error}", excerpt(text))
-    if not isinstance(values, dict):
-        return not_an_object(line, values)
+    row = Row(line, values) if isinstance(values, dict) else conversation(line, values)
     try:
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return BadRow(line, "half of a surrogate pair (\\ud800 to \\udfff) in the text", excerpt(text))
-    return Row(line, values)
+    return row
+
+
+def conversation(line: int, value: Any) -> Row | BadRow:
+    """A bare list of turns as a row with the column `messages`; the reject for any other value that is no object."""
+    if type(value) is list and value and all(type(one) is type(value[0]) in (dict, str) for one in value):
+        return Row(line, {"messages": value})
+    return not_an_object(line, value)
 
 
 def not_an_object(line: int, value: Any) -> BadRow:

@@ -1,4 +1,4 @@
-"""JSON files: an array of objects, objects keyed by id, pandas columns, one object, or really JSON lines.
+"""JSON files: an array of rows, also within an object, objects keyed by id, columns, one object, or really JSON lines.
 
 Arrays and keyed objects are read element by element, so their size does not matter; pandas columns ({column: {row:
 value}}) come column by column and are held in memory.
@@ -7,6 +7,7 @@ value}}) come column by column and are held in memory.
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -66,53 +67,107 @@ def _is_object(line: bytes) -> bool:
 
 
 def _array(reader: _Reader) -> Iterator[Row | BadRow]:
-    reader.take("[")
-    number = 0
-    if reader.peek() == "]":
-        reader.take("]")
-    else:
-        while True:
-            number += 1
-            yield _row(number, *reader.value())
-            if reader.take(",", "]") == "]":
-                break
+    for number, (value, text) in enumerate(_elements(reader), start=1):
+        yield _row(number, value, text)
     reader.end()
 
 
-def _object(reader: _Reader) -> Iterator[Row | BadRow]:
-    pairs = _pairs(reader)
-    first = next(pairs, None)
-    if first is None:
+def _elements(reader: _Reader) -> Iterator[tuple[Any, str]]:
+    reader.take("[")
+    if reader.peek() == "]":
+        reader.take("]")
         return
-    key, value, text = first
-    if not isinstance(value, dict):
-        # one object is one row
-        whole = {key: value} | {name: other for name, other, _ in pairs}
-        yield _row(1, whole, text)
-    elif value and all(name.lstrip("-").isdigit() for name in value):
-        # pandas: the inner keys are row numbers
-        columns = {key: value} | {name: other for name, other, _ in pairs}
-        yield from _pandas(reader, columns)
-    else:
-        yield _keyed(1, key, value, text)
-        for number, (name, other, raw) in enumerate(pairs, start=2):
-            yield _keyed(number, name, other, raw)
+    while True:
+        yield reader.value()
+        if reader.take(",", "]") == "]":
+            return
 
 
-def _pairs(reader: _Reader) -> Iterator[tuple[str, Any, str]]:
+def _object(reader: _Reader) -> Iterator[Row | BadRow]:
     reader.take("{")
     if reader.peek() == "}":
         reader.take("}")
+        reader.end()
+        return
+    key = reader.key()
+    value: Any
+    if reader.peek() == "[":
+        elements = _elements(reader)
+        head = next(elements, None)
+        if key.lower() in _ROWS and head is not None and _is_row(head[0]):
+            # however many there are, one is held at a time
+            for number, (one, raw) in enumerate(itertools.chain([head], elements), start=1):
+                yield _row(number, one, raw)
+            _only_rows(
+                reader, [key, *(name for name, one, _ in _pairs(reader) if name.lower() in _ROWS and _is_rows(one))]
+            )
+            return
+        value, text = [one for one, _ in (*([] if head is None else [head]), *elements)], ""
     else:
-        while True:
-            key, _ = reader.value()
-            if not isinstance(key, str):
-                reader.fail("a key that is not a string")
-            reader.take(":")
-            value, text = reader.value()
-            yield key, value, text
-            if reader.take(",", "}") == "}":
-                break
+        value, text = reader.value()
+    pairs = _pairs(reader)
+    if isinstance(value, dict) and not (value and all(name.lstrip("-").isdigit() for name in value)):
+        yield _keyed(1, key, value, text)
+        for number, (name, other, raw) in enumerate(pairs, start=2):
+            yield _keyed(number, name, other, raw)
+        return
+    whole = {key: value} | {name: other for name, other, _ in pairs}
+    if isinstance(value, dict):
+        # pandas: the inner keys are row numbers
+        yield from _pandas(reader, whole)
+        return
+    lists = [name for name, one in whole.items() if _is_rows(one) and (len(whole) == 1 or name.lower() in _ROWS)]
+    if lists:
+        _only_rows(reader, lists)
+        rows: list[Any] = whole[lists[0]]
+    elif _are_columns(whole):
+        rows = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
+    else:
+        # one object is one row
+        rows = [whole]
+    for number, one in enumerate(rows, start=1):
+        yield _row(number, one, json.dumps(one, ensure_ascii=False))
+
+
+# what people call the list of rows in an object that also says where they come from
+_ROWS = frozenset(
+    ["data", "rows", "train", "training", "test", "validation", "valid", "val", "dev", "examples", "samples", "items",
+     "records", "instances", "dataset"]
+)  # fmt: skip
+
+
+def _is_row(value: Any) -> bool:
+    """Whether an element of a list is a row, and no turn of a conversation."""
+    return isinstance(value, dict) and not ({"role", "from"} & value.keys())
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_row, value))
+
+
+def _only_rows(reader: _Reader, names: list[str]) -> None:
+    if len(names) > 1:
+        raise InputError(
+            f"`{reader.path}` holds several lists of rows: {', '.join(names)}", "write each to a file of its own"
+        )
+
+
+def _are_columns(whole: dict[str, Any]) -> bool:
+    """Whether an object is a table by columns: lists of one length, of which one holds texts."""
+    values = list(whole.values())
+    return (
+        len(values) > 1
+        and all(isinstance(one, list) and len(one) == len(values[0]) > 1 for one in values)
+        and any(all(isinstance(text, str) for text in one) for one in values)
+    )
+
+
+def _pairs(reader: _Reader) -> Iterator[tuple[str, Any, str]]:
+    """What follows the first value of an object."""
+    while reader.take(",", "}") == ",":
+        key = reader.key()
+        value, text = reader.value()
+        yield key, value, text
     reader.end()
 
 
@@ -137,8 +192,7 @@ def _pandas(reader: _Reader, columns: dict[str, Any]) -> Iterator[Row | BadRow]:
 
 
 def _row(number: int, value: Any, text: str) -> Row | BadRow:
-    if not isinstance(value, dict):
-        return json_lines.not_an_object(number, value)
+    row = Row(number, value) if isinstance(value, dict) else json_lines.conversation(number, value)
     try:
         # bytes that are not UTF-8 were read as halves of surrogate pairs
         text.encode()
@@ -146,7 +200,7 @@ def _row(number: int, value: Any, text: str) -> Row | BadRow:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return BadRow(number, "not UTF-8, or half of a surrogate pair in the text", excerpt(text))
-    return Row(number, value)
+    return row
 
 
 class _Reader:
@@ -201,6 +255,14 @@ class _Reader:
                     text = self._text[self._at : end]
                     self._at = end
                     return value, text
+
+    def key(self) -> str:
+        """The next key of an object, and its colon."""
+        key, _ = self.value()
+        if not isinstance(key, str):
+            self.fail("a key that is not a string")
+        self.take(":")
+        return key
 
     def end(self) -> None:
         """Nothing but space may follow."""

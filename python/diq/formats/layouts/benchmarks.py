@@ -17,7 +17,7 @@ _CHOICE_TEXT = " ".join(("question", "prompt", "options", "choices", *_LETTERED,
 
 def _choice(row: Values) -> Choice:
     choices = options(first(row, "options", "choices"))
-    right = first(row, "answer_idx", "label", "answer_letter", "answer", "answer_index")
+    right = first(row, "answer_idx", "label", "answer_letter", "answer", "answerKey", "answer_index")
     return read_choice(row, question="question", choices=choices, right=right, reasoning=_RATIONALE)
 
 
@@ -153,5 +153,5 @@ LAYOUTS = (
     _choices("hle_options", "idx question options answer_idx", _choice),
     layout("hle", "question answer answer_type rationale", _hle, text=f"{_CHOICE_TEXT} image"),
     _choices("mmlu_pro", "question options answer answer_index", _choice),
-    _choices("multiple_choice", "question options|choices answer_idx|answer_letter|answer", _choice),
+    _choices("multiple_choice", "question options|choices answer_idx|answer_letter|answer|answerKey", _choice),
 )

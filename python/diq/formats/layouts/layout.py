@@ -6,8 +6,9 @@ import ast
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from diq.base.sample import Message, Sample
@@ -29,6 +30,7 @@ class Layout:
         convert: row to messages, or to (messages, refused answer); a ``ValueError`` is the reason of a reject.
         text: columns whose text is in the messages, so that they are no attributes.
         holds: a further condition on the first rows of the source, for layouts that differ only in their values.
+        note: what else the columns might mean, and how that is asked for.
     """
 
     name: str
@@ -36,16 +38,27 @@ class Layout:
     convert: Conversion
     text: frozenset[str] = frozenset()
     holds: Callable[[Sequence[Values]], bool] | None = None
+    note: str = ""
+    _own: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # what the layout reads itself means what the layout says
+        object.__setattr__(self, "_own", self.text.union(*self.columns))
 
     def missing(self, row: Values) -> str:
         """The first column that the row lacks; empty when it has all."""
         for wanted in self.columns:
             if not any(name in row for name in wanted):
-                return " or ".join(f"`{name}`" for name in wanted)
+                shown = " or ".join(f"`{name}`" for name in wanted[:4])
+                return f"{shown} or another of its names" if len(wanted) > 4 else shown
         return ""
 
-    def sample(self, row: Values) -> Sample:
+    def sample(self, row: Values, dropped: Counter[str] | None = None) -> Sample:
         """The row as a sample.
+
+        Args:
+            row: column to value.
+            dropped: counts long texts by their column that become neither message nor attribute.
 
         Raises:
             ValueError: the row is none; the text says why.
@@ -55,12 +68,17 @@ class Layout:
             raise ValueError(f"no column {missing} (layout {self.name})")
         if (column := media_column(row)) is not None:
             raise ValueError(f"the row has an image, video or sound (column {column}); only text can be used")
+        if any(row.get(name) is False for name in _BAD_ANSWER if name not in self._own):
+            raise ValueError("the answer is marked as a bad one (label is false), which is nothing to learn")
         converted = self.convert(row)
         messages, rejected = converted if isinstance(converted, tuple) else (converted, None)
+        beside = BESIDE.keys() & row.keys() - self._own
+        if beside:
+            messages = with_beside(row, beside, messages)
         check(messages)
         if (place := media_place(messages)) is not None:
             raise ValueError(f"message {place[0]} has a place for an image (`{place[1]}`); only text can be used")
-        return Sample(messages, rejected, attributes(row, self.text))
+        return Sample(messages, rejected, attributes(row, self.text | beside, dropped))
 
 
 def layout(
@@ -70,10 +88,11 @@ def layout(
     *,
     text: str = "",
     holds: Callable[[Sequence[Values]], bool] | None = None,
+    note: str = "",
 ) -> Layout:
     """A `Layout` from names separated by spaces; ``a|b`` in ``columns`` means one of the two."""
     wanted = tuple(tuple(one.split("|")) for one in columns.split())
-    return Layout(name, wanted, convert, frozenset(text.split()), holds)
+    return Layout(name, wanted, convert, frozenset(text.split()), holds, note)
 
 
 def check(messages: Sequence[Message]) -> None:
@@ -85,11 +104,72 @@ def check(messages: Sequence[Message]) -> None:
     if not any(message["role"] == "user" for message in messages):
         raise ValueError("no prompt: no user turn")
     for number, message in enumerate(messages, start=1):
-        # an empty system message is kept: chat templates treat it otherwise than none
-        if not message["content"].strip() and message["role"] != "system":
+        # an empty system message is kept: chat templates treat it otherwise than none; a tool may give nothing
+        if not message["content"].strip() and message["role"] in ("user", "assistant") and "tool_calls" not in message:
             if number == len(messages):
                 raise ValueError("the answer is empty")
             raise ValueError("the prompt is empty" if number == len(messages) - 1 else f"message {number} is empty")
+    if messages[-1].get("train") is False:
+        raise ValueError("the answer is marked as one that is not to be learnt (weight 0, loss or train false)")
+
+
+# columns that mean the same beside every layout that does not read them itself
+BESIDE: dict[str, str] = {
+    **dict.fromkeys(("system", "system_prompt", "system_message"), "system"),
+    "history": "history",
+    "context": "context",
+    "input": "input",
+    **dict.fromkeys(("reasoning", "reasoning_content", "thinking", "thought", "chain_of_thought", "cot"), "reasoning"),
+}
+_BAD_ANSWER = ("label", "kto_tag")
+
+
+def with_beside(row: Values, names: Collection[str], messages: list[Message]) -> list[Message]:
+    """The messages with what stands beside them: a system prompt, earlier turns, a context, an input, the reasoning.
+
+    A text that is in the messages already stays there alone; what only one question can have is left where there are
+    several turns. Raises as ``text`` does.
+    """
+    found: dict[str, Any] = {}
+    for name in sorted(names):
+        value = structured(row[name]) if BESIDE[name] == "history" else row[name]
+        if isinstance(value, str) and any(value.strip() in message["content"] for message in messages):
+            continue
+        if (
+            value
+            and BESIDE[name] not in found
+            and isinstance(value, (list, tuple) if BESIDE[name] == "history" else str)
+        ):
+            found[BESIDE[name]] = value
+    if not found:
+        return messages
+    made = list(messages)
+    asked = [place for place, one in enumerate(made) if one["role"] == "user"]
+    if len(asked) == 1:
+        question = made[asked[0]]["content"]
+        if context := found.get("context", "").strip():
+            question = f"{context}\n\n{question}"
+        if given := found.get("input", "").strip():
+            question = f"{question}\n{given}"
+        made[asked[0]] = made[asked[0]] | {"content": question}
+        if "history" in found:
+            made[asked[0] : asked[0]] = earlier_turns(found["history"])
+    if "system" in found and found["system"].strip() and made[0]["role"] != "system":
+        made.insert(0, {"role": "system", "content": found["system"]})
+    if found.get("reasoning", "").strip() and made[-1]["role"] == "assistant" and "reasoning_content" not in made[-1]:
+        made[-1] = made[-1] | {"reasoning_content": found["reasoning"]}
+    return made
+
+
+def earlier_turns(history: Any) -> list[Message]:
+    """Pairs of a question and its answer as messages.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history):
+        raise ValueError("the history is no list of question and answer")
+    return [message for question, answer in history for message in turn(str(question), str(answer))]
 
 
 def turn(prompt: str, answer: str, *, reasoning: str = "", system: str = "") -> list[Message]:
@@ -142,8 +222,11 @@ def structured(value: Any) -> Any:
         return value
 
 
-def attributes(row: Values, text_columns: Collection[str]) -> dict[str, Any]:
-    """The row's other columns that are numbers, booleans or short strings; a list of one (``["B"]``) counts as it."""
+def attributes(row: Values, text_columns: Collection[str], dropped: Counter[str] | None = None) -> dict[str, Any]:
+    """The row's other columns that are numbers, booleans or short strings; a list of one (``["B"]``) counts as it.
+
+    Longer strings are counted by their column.
+    """
     kept: dict[str, Any] = {}
     for name, value in row.items():
         if name in text_columns or not name:
@@ -153,6 +236,8 @@ def attributes(row: Values, text_columns: Collection[str]) -> dict[str, Any]:
         if isinstance(value, str):
             if 0 < len(value) <= ATTRIBUTE_LENGTH:
                 kept[name] = value
+            elif value and dropped is not None:
+                dropped[name] += 1
         elif isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
             kept[name] = value
     return kept
@@ -176,4 +261,5 @@ def without_reasoning(sample: Sample) -> Sample:
 def _plain(message: Message) -> Message:
     if message["role"] != "assistant":
         return message
-    return {"role": "assistant", "content": _THINK.sub("", message["content"])}
+    kept = {key: value for key, value in message.items() if key != "reasoning_content"}
+    return kept | {"content": _THINK.sub("", message["content"])}
