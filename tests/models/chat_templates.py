@@ -86,6 +86,13 @@ SHAPES: dict[str, str] = {
         f"{_LOOP}{_OPEN}{{% for part in m.content %}}{{% if part.type == 'text' %}}{{{{ part.text }}}}{{% endif %}}"
         f"{{% endfor %}}<|end|>\n{{% endfor %}}{_ASK}"
     ),
+    # tools: what there are, calls, and what they gave
+    "tools": (
+        "{% if tools %}<|system|>\n{{ tools | tojson }}<|end|>\n{% endif %}"
+        f"{_LOOP}{_OPEN}{{{{ m.content }}}}{{% for call in m.tool_calls or [] %}}"
+        "<tool_call>{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}</tool_call>"
+        f"{{% endfor %}}<|end|>\n{{% endfor %}}{_ASK}"
+    ),
     # takes typed parts and strings
     "either": (
         f"{_LOOP}{_OPEN}{{% if m.content is string %}}{{{{ m.content }}}}{{% else %}}{{% for part in m.content %}}"

@@ -194,6 +194,42 @@ def test_what_is_cut_is_said_and_half_of_the_answers_lost_is_a_warning(caplog: p
     assert f"pool: 2 of 3 samples have no answer token left within {n} tokens: raise --max-length" in caplog.text
 
 
+# tools -------------------------------------------------------------------------------------------------------------
+
+CALL = {"type": "function", "function": {"name": "lab_value", "arguments": {"t": "Na"}}}
+TOOL = {"type": "function", "function": {"name": "lab_value", "description": "sodium", "parameters": {}}}
+CALLED: list[Message] = [
+    {"role": "user", "content": "is the dose low", "tools": [TOOL]},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": '{"value": 140}'},
+    {"role": "assistant", "content": "normal daily"},
+]
+
+
+def test_tools_go_through_the_template_and_a_call_may_be_the_answer() -> None:
+    one = tokenization("tools")
+    whole, call = one.encode([CALLED, CALLED[:2]])
+    assert isinstance(whole, Tokens)
+    assert isinstance(call, Tokens)
+    prompt = one.tokenizer.decode(whole.ids[: whole.answer_start])
+    for part in ("sodium", '"lab_value"', '{"t": "Na"}', '{"value": 140}'):
+        assert part in prompt
+    assert one.tokenizer.decode(whole.ids[whole.answer_start :]) == "normal daily<|end|>\n"
+    answer = one.tokenizer.decode(call.ids[call.answer_start :])
+    assert answer == '<tool_call>{"name": "lab_value", "arguments": {"t": "Na"}}</tool_call><|end|>\n'
+    # without a template all of it is text
+    plain = tokenization("tools", template="none").encode([CALLED, CALLED[:2]])
+    for found in plain:
+        assert isinstance(found, Tokens)
+        assert "lab_value" in one.tokenizer.decode(found.ids)
+
+
+def test_a_template_that_knows_no_tools_shows_no_call() -> None:
+    for messages in (CALLED, CALLED[:2]):
+        (found,) = tokenization("chatml").encode([messages])
+        assert found == "the chat template does not show a call of a tool"
+
+
 # folders -----------------------------------------------------------------------------------------------------------
 
 

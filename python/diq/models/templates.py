@@ -31,6 +31,9 @@ _OWN_VARIABLES = frozenset(
 # a text that no template writes by itself
 _MARK, _OTHER_MARK = "0diq0", "1diq1"
 
+# keys of messages that are no matter of the template's
+_NOT_SHOWN = frozenset(["tools", "train"])
+
 _SYSTEM = "system turns that the chat template does not show stand in front of the user turn"
 _REASONING = "reasoning that the chat template cuts stands in the answer as <think>...</think>"
 _EARLIER = "the chat template leaves out the thinking of earlier turns"
@@ -84,12 +87,16 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """What the template itself makes of the messages, with content as typed parts where it wants them."""
-        turns: list[Any] = list(messages)
-        if self._in_parts:
-            turns = [one | {"content": [{"type": "text", "text": one["content"]}]} for one in messages]
+        turns: list[Any] = [
+            {key: value for key, value in one.items() if key not in _NOT_SHOWN}
+            | ({"content": [{"type": "text", "text": one["content"]}]} if self._in_parts else {})
+            for one in messages
+        ]
+        tools = messages[0].get("tools") if messages else None
         return str(
             self._tokenizer.apply_chat_template(
                 turns,
+                tools=tools,
                 chat_template=self._text,
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
@@ -124,11 +131,15 @@ class ChatTemplate:
         prompt = self.render(before, generation_prompt=True)
         full = self.render([*before, answer])
         start = self._check(before, full)
+        if not _shows_answer(full, start, answer) and not _shows_calls(full, start, answer):
+            raise DroppedTextError("the chat template does not show a call of a tool")
         if not _shows_answer(full, start, answer):
             # the template knows nothing of reasoning_content: put it where such models write it
             inlined = inline_reasoning(answer)
             full = self.render([*before, inlined])
             if not _shows_answer(full, start, answer):
+                if "tool_calls" in answer:
+                    raise DroppedTextError("the chat template does not show the reasoning of a call of a tool")
                 full = self._around(before, inlined["content"].strip())
                 self.notes[_REASONING] += 1
         return prompt, full
@@ -172,6 +183,8 @@ class ChatTemplate:
                 continue
             content = one["content"]
             end = _place(text, content, at)
+            if end >= 0 and not _shows_calls(text, end, one):
+                raise DroppedTextError("the chat template does not show a call of a tool")
             if one["role"] == "assistant":
                 thinking = thinking or _place(text, one.get("reasoning_content", "")) < 0
                 if end < 0 and "</think>" in content:
@@ -261,7 +274,12 @@ def _place_of_words(text: str, words: Sequence[str], start: int) -> int:
 def _shows_answer(text: str, start: int, answer: Message) -> bool:
     """Whether reasoning and answer stand in a text from a place on, in this order."""
     at = _place(text, answer.get("reasoning_content", ""), start)
-    return at >= 0 and _place(text, answer["content"], at) >= 0
+    return at >= 0 and _place(text, answer["content"], at) >= 0 and _shows_calls(text, start, answer)
+
+
+def _shows_calls(text: str, start: int, message: Message) -> bool:
+    """Whether the names of the tools that a message calls stand in a text from a place on."""
+    return all(text.find(call["function"]["name"], start) >= 0 for call in message.get("tool_calls", ()))
 
 
 def merge_system(messages: Sequence[Message]) -> list[Message]:
@@ -279,8 +297,12 @@ def merge_system(messages: Sequence[Message]) -> list[Message]:
     last = next((place for place in reversed(range(len(found))) if found[place]["role"] == "user"), None)
     if waiting and last is not None:
         found[last] = found[last] | {"content": "\n\n".join([found[last]["content"], *waiting])}
-    # without any user turn they have no place to go
-    return found if not waiting or last is not None else list(messages)
+    if waiting and last is None:
+        # without any user turn they have no place to go
+        return list(messages)
+    if "tools" in messages[0]:
+        found[0] = found[0] | {"tools": messages[0]["tools"]}
+    return found
 
 
 def read_template_kwargs(texts: Sequence[str]) -> dict[str, Any]:

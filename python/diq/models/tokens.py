@@ -341,18 +341,26 @@ class Tokenization:
 
 def _plain(messages: Sequence[Message]) -> tuple[str, str]:
     prompt, answer = split_prompt(messages)
-    return plain_prompt(prompt), inline_reasoning(answer)["content"]
+    return plain_prompt(prompt), _plain_answer(answer)
+
+
+def _plain_answer(message: Message) -> str:
+    calls = [
+        f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
+        for call in message.get("tool_calls", ())
+    ]
+    return "\n".join(filter(None, [str(inline_reasoning(message)["content"]), *calls]))
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:
     """The messages before an answer as text, for a model without a chat template."""
-    parts = []
+    parts = [f"Tools: {json.dumps(one['tools'], ensure_ascii=False)}\n\n" for one in messages[:1] if "tools" in one]
     for message in messages:
         if message["role"] == "user":
             parts.append(f"Question: {message['content']}\nAnswer: ")
         elif message["role"] == "assistant":
             # the answer of an earlier turn follows its question's "Answer: "
-            parts.append(f"{inline_reasoning(message)['content']}\n\n")
+            parts.append(f"{_plain_answer(message)}\n\n")
         else:
             parts.append(f"{message['content']}\n\n")
     return "".join(parts)

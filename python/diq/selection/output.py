@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from diq.base.errors import UsageError
 from diq.base.files import whole_file
+from diq.base.sample import Message
 from diq.store.store import Store
 
 _WRITE_ROWS = 1000
@@ -25,6 +26,8 @@ class _Shape:
 
     score: str | None
     has_reasoning: bool
+    has_tools: bool
+    has_masks: bool
     has_rejected: bool
 
 
@@ -87,6 +90,11 @@ def _write_parquet(file: IO[bytes], batches: Iterator[pa.RecordBatch], shape: _S
     message = [pa.field("role", pa.string()), pa.field("content", pa.string())]
     if shape.has_reasoning:
         message.append(pa.field("reasoning_content", pa.string()))
+    if shape.has_masks:
+        message.append(pa.field("train", pa.bool_()))
+    if shape.has_tools:
+        # calls differ in their arguments, and a column has one type: as JSON, which diq reads again
+        message += [pa.field(name, pa.string()) for name in (*_AS_JSON, "name", "tool_call_id")]
     conversation = pa.list_(pa.struct(message))
     fields = [
         pa.field("messages", conversation),
@@ -102,4 +110,15 @@ def _write_parquet(file: IO[bytes], batches: Iterator[pa.RecordBatch], shape: _S
     schema = pa.schema(fields)
     with pq.ParquetWriter(file, schema) as writer:
         for batch in batches:
-            writer.write_table(pa.Table.from_pylist(list(_records(batch, shape)), schema=schema))
+            records = list(_records(batch, shape))
+            if shape.has_tools:
+                for record in records:
+                    record["messages"] = [_flat(one) for one in record["messages"]]
+            writer.write_table(pa.Table.from_pylist(records, schema=schema))
+
+
+_AS_JSON = ("tools", "tool_calls")
+
+
+def _flat(message: Message) -> Message:
+    return message | {name: json.dumps(message[name], ensure_ascii=False) for name in _AS_JSON if name in message}

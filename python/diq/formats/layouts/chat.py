@@ -95,6 +95,9 @@ def message(value: Any, number: int) -> Message:
             made["tool_calls"] = _calls(calls, number)
     if made["role"] == "assistant" and any(_is_off(value.get(key)) for key in _MASKS):
         made["train"] = False
+    if value.get("tools"):
+        # as `diq select` writes them
+        made["tools"] = structured(value["tools"])
     if made["role"] == "tool":
         for key in ("name", "tool_call_id"):
             if isinstance(value.get(key), str):
