@@ -15,7 +15,7 @@ from conftest import build_llama, build_tokenizer, save_model
 from diq.base.errors import ModelError
 from diq.base.sample import Message
 from diq.models.source import find_model
-from diq.models.tokens import Tokenization, Tokens, load_tokenization, load_tokenizer
+from diq.models.tokens import TokenFile, Tokenization, Tokens, collate, load_tokenization, load_tokenizer
 from models.chat_templates import SHAPES
 
 
@@ -228,6 +228,70 @@ def test_a_template_that_knows_no_tools_shows_no_call() -> None:
     for messages in (CALLED, CALLED[:2]):
         (found,) = tokenization("chatml").encode([messages])
         assert found == "the chat template does not show a call of a tool"
+
+
+# every answer ------------------------------------------------------------------------------------------------------
+
+TALK = turns("s:be kind", "u:fever", "a:since when", "u:two days", "a:any pain", "u:is the dose low", "a:normal daily")
+
+
+def answers(one: Tokenization, found: Tokens | str) -> list[str]:
+    """Texts of the answers that count, one for each run of tokens."""
+    assert isinstance(found, Tokens), found
+    counts = found.is_answer
+    assert counts[: found.answer_start].sum() == 0
+    assert counts.sum() == found.answer_tokens
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], counts.astype(int), [0]])))
+    return [one.tokenizer.decode(found.ids[first:last]) for first, last in edges.reshape(-1, 2)]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, None])
+def test_every_answer_counts_where_all_turns_are_asked_for(shape: str | None) -> None:
+    last = tokenization(shape or "chatml", template="auto" if shape else "none")
+    every = tokenization(shape or "chatml", template="auto" if shape else "none", turns="all")
+    assert every.settings() == last.settings() | {"turns": "all"}
+    (alone,), (whole,) = last.encode([TALK]), every.encode([TALK])
+    assert isinstance(alone, Tokens)
+    assert isinstance(whole, Tokens)
+    # the same tokens, of which more count; the last answer counts in both
+    assert whole.ids.tolist() == alone.ids.tolist()
+    assert whole.is_answer[alone.answer_start :].all()
+    texts = answers(every, whole)
+    assert [squeezed(text) for text in texts[:-1]] == [
+        ("final" if shape == "gpt-oss" else "") + squeezed(text) + (every.template.end or "" if every.template else "")
+        for text in ("since when", "any pain")
+    ]
+    assert [texts[-1]] == answers(last, alone)
+    assert texts[1].strip().startswith(("any pain", "final any pain"))
+    # a sample of one turn is the same either way, and one that is marked does not count
+    assert str(every.encode([CONVERSATIONS["reasoning"]])) == str(last.encode([CONVERSATIONS["reasoning"]]))
+    marked = [one | {"train": False} if one["content"] == "since when" else one for one in TALK]
+    assert len(answers(every, every.encode([marked])[0])) == 2
+    # cut in the middle of the second answer
+    n = int(np.flatnonzero(whole.is_answer)[int(whole.is_answer[: whole.pauses[0][0]].sum())]) + 1
+    every.max_length = n
+    cut = every.encode([TALK])[0]
+    assert isinstance(cut, Tokens)
+    assert cut.is_answer.tolist() == whole.is_answer[:n].tolist()
+
+
+def test_thinking_of_earlier_turns_counts_where_it_is_shown() -> None:
+    talk = turns("u:fever", "a:<think>\nask\n</think>\n\nsince when", "u:is the dose low", "a:normal daily")
+    for shape, first in (("chatml", "<think>\nask\n</think>\n\nsince when<|end|>"), ("qwen3", "since when<|end|>")):
+        one = tokenization(shape, turns="all")
+        assert answers(one, one.encode([talk])[0])[0] == first
+
+
+def test_a_file_of_tokens_and_batches_keep_every_answer() -> None:
+    one = tokenization("chatml", turns="all")
+    samples = [found for found in one.encode([TALK, CONVERSATIONS["plain"], TALK[:3]]) if isinstance(found, Tokens)]
+    with TokenFile() as file:
+        for sample in samples:
+            file.append(sample)
+        assert [file[i].is_answer.tolist() for i in range(3)] == [sample.is_answer.tolist() for sample in samples]
+    for layout in ({}, {"padding_side": "left"}, {"packed": True}):
+        batch = collate(samples, **layout)
+        assert batch.answer[batch.mask].tolist() == [bool(flag) for sample in samples for flag in sample.is_answer]
 
 
 # folders -----------------------------------------------------------------------------------------------------------

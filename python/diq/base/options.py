@@ -568,6 +568,14 @@ ChatTemplateKwargs = Annotated[
     ),
     Excludes("template", ("none",)),
 ]
+Turns = Literal["last", "all"]
+AnswersOf = Annotated[
+    Turns,
+    Option(
+        "Answers of a conversation that count: the last one, or all that are not marked as not to be learnt. Part of "
+        "the run; the same in scoring and training."
+    ),
+]
 Attention = Annotated[
     str | None,
     Option("Attention implementation of transformers, such as sdpa or flash_attention_2.", metavar="NAME"),

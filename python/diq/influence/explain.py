@@ -100,7 +100,7 @@ class Explanation(Summary):
         template: ``chat template`` or ``Question/Answer``.
         dot: with the pooled mean validation gradient V; the sum of every ``term``.
         loss: of the sample, nats.
-        prompt_tokens: tokens before the answer.
+        prompt_tokens: tokens that are no answer's.
         answer_tokens: tokens that the loss covers.
         totals: sum of ``loss_term``; sum of ``term`` over all, the prompt's and the answer's tokens.
         stored: dots of the store that must be the same up to rounding.
@@ -150,6 +150,7 @@ def explain(options: ExplainOptions) -> Explanation:
         max_length=options.max_length or MAX_LENGTH,
         template=options.template or "auto",
         template_kwargs=options.chat_template_kwargs,
+        turns=options.turns,
     )
     # before the model is loaded: most of what can be wrong with a sample is seen in its tokens
     tokens = _tokens(request, tokenization)
@@ -162,7 +163,9 @@ def explain(options: ExplainOptions) -> Explanation:
     losses, loss_terms, terms = _take_apart(engine, tokens, gradient, request.sample_id)
     target = settings.checkpoint or base
     stored = _stored_dots(options.store_file, request, target.model_id, settings, tokenization)
-    start, dot = tokens.answer_start, float(terms.sum())
+    counts, dot = tokens.is_answer, float(terms.sum())
+    # which of the answer tokens one is
+    number = np.cumsum(counts) - 1
     _check_sums(settings, dot, float(loss_terms.sum()), stored, scale=float(np.abs(terms).sum()))
     texts = token_texts(tokenization.tokenizer, tokens.ids)
     return Explanation(
@@ -177,13 +180,13 @@ def explain(options: ExplainOptions) -> Explanation:
         template=tokenization.template_name,
         dot=dot,
         loss=float(losses.mean() if settings.reduction == "mean" else losses.sum()),
-        prompt_tokens=start,
+        prompt_tokens=len(tokens.ids) - tokens.answer_tokens,
         answer_tokens=tokens.answer_tokens,
         totals={
             "loss_term": float(loss_terms.sum()),
             "term": dot,
-            "term_prompt": float(terms[:start].sum()),
-            "term_answer": float(terms[start:].sum()),
+            "term_prompt": float(terms[~counts].sum()),
+            "term_answer": float(terms[counts].sum()),
         },
         stored=stored,
         tokens=[
@@ -191,9 +194,9 @@ def explain(options: ExplainOptions) -> Explanation:
                 position=at,
                 token_id=int(one),
                 text=texts[at],
-                is_answer=at >= start,
-                loss=float(losses[at - start]) if at >= start else None,
-                loss_term=float(loss_terms[at - start]) if at >= start else None,
+                is_answer=bool(counts[at]),
+                loss=float(losses[number[at]]) if counts[at] else None,
+                loss_term=float(loss_terms[number[at]]) if counts[at] else None,
                 term=float(terms[at]),
             )
             for at, one in enumerate(tokens.ids)

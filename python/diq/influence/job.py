@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diq.base.options import Turns
 from diq.base.progress import Progress
 from diq.base.sample import Message
 from diq.gradient_index.options import Element
@@ -42,6 +43,7 @@ class Job:
     max_length: int
     template: Template
     template_kwargs: tuple[str, ...]
+    turns: Turns
     devices: int
     element: Element
     index: Path | None
@@ -69,6 +71,7 @@ class Job:
             max_length=self.max_length,
             template=self.template,
             template_kwargs=self.template_kwargs,
+            turns=self.turns,
         )
 
     def validation(self, tokenization: Tokenization) -> list[ValidationTokens]:

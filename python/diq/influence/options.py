@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from diq.base.errors import UsageError
 from diq.base.options import (
+    AnswersOf,
     Attention,
     ChatTemplate,
     ChatTemplateKwargs,
@@ -153,6 +154,7 @@ class ScoreInfluenceOptions(InStore):
     ] = None
     template: ChatTemplate = None
     chat_template_kwargs: ChatTemplateKwargs = ()
+    turns: AnswersOf = "last"
     devices: Devices = 1
     attention: Attention = None
     packed: Annotated[bool, Option("Pack samples without padding, where the attention keeps them apart.")] = False
@@ -218,6 +220,7 @@ class ExplainOptions(InStore):
     loss_reduction: Annotated[Reduction | None, Option("Over the answer tokens of a sample.", default="mean")] = None
     template: ChatTemplate = None
     chat_template_kwargs: ChatTemplateKwargs = ()
+    turns: AnswersOf = "last"
     device: Device = "auto"
     dtype: Dtype = "auto"
 

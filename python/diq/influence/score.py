@@ -91,6 +91,7 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
         max_length=options.max_length or MAX_LENGTH,
         template=options.template or "auto",
         template_kwargs=tuple(options.chat_template_kwargs),
+        turns=options.turns,
         devices=options.devices,
         element=options.element or "float16",
         index=None if options.index is None else Path(options.index),
@@ -109,6 +110,7 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
             "element": options.element,
             # auto takes whatever template the tokenizer has, and that is compared as well
             "template": None if options.template == "auto" else options.template,
+            "turns": None if options.turns == "last" else options.turns,
         }
         return adopt(job, Path(options.from_index), {name: value for name, value in asked.items() if value is not None})
     if not options.checkpoint:

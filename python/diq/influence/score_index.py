@@ -94,6 +94,7 @@ def adopt(job: Job, folder: Path, asked: Mapping[str, Any]) -> ScoreSummary:
         template_kwargs=tuple(
             f"{key}={json.dumps(value)}" for key, value in kept.get("template_variables", {}).items()
         ),
+        turns=kept.get("turns", "last"),
         settings=replace(
             job.settings,
             method="projected",

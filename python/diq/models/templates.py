@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from diq.base.errors import UsageError
 from diq.base.sample import Message, inline_reasoning, split_prompt
@@ -49,6 +49,20 @@ def _still_clock() -> str:
 
 class DroppedTextError(ValueError):
     """The chat template does not show what a message says."""
+
+
+class Rendered(NamedTuple):
+    """A conversation as text.
+
+    Attributes:
+        prompt: what stands before the answer, with the generation prompt.
+        full: all of it.
+        earlier: places of the answers of earlier turns in ``full``, where they were asked for.
+    """
+
+    prompt: str
+    full: str
+    earlier: tuple[tuple[int, int], ...] = ()
 
 
 class ChatTemplate:
@@ -117,11 +131,12 @@ class ChatTemplate:
         self._check(turns, text)
         return text
 
-    def pair(self, messages: Sequence[Message]) -> tuple[str, str]:
+    def pair(self, messages: Sequence[Message], *, earlier: bool = False) -> Rendered:
         """The prompt, and the whole conversation, which goes on with the answer.
 
         Args:
             messages: a conversation that ends with the assistant's answer.
+            earlier: whether to look for the answers of earlier turns, too.
 
         Raises:
             DroppedTextError: the text of one is not in it.
@@ -142,7 +157,43 @@ class ChatTemplate:
                     raise DroppedTextError("the chat template does not show the reasoning of a call of a tool")
                 full = self._around(before, inlined["content"].strip())
                 self.notes[_REASONING] += 1
-        return prompt, full
+        return Rendered(prompt, full, self._earlier(before, full) if earlier else ())
+
+    def _earlier(self, before: Sequence[Message], text: str) -> tuple[tuple[int, int], ...]:
+        """Where the answers of earlier turns stand in a rendering: what the model would write, with what ends it."""
+        found, at = [], 0
+        for one in before:
+            if one["role"] == "system":
+                continue
+            span = _span(text, one["content"], at) or _span(text, one["content"].rpartition("</think>")[2], at)
+            assert span is not None
+            begin, end = span
+            if one["role"] == "assistant":
+                thought = one.get("reasoning_content", "").strip()
+                place = _span(text, thought, at) if thought else None
+                begin = begin if place is None else min(begin, place[0])
+                for call in one.get("tool_calls", ()):
+                    end = text.index(call["function"]["name"], end)
+                # what follows the generation prompt, as far as an earlier turn shows it
+                opening = next((self._opening[:n] for n in range(len(self._opening), 0, -1)
+                                if text.find(self._opening[:n], at, begin + n) >= 0), "")  # fmt: skip
+                begin = min(begin, text.find(opening, at) + len(opening)) if opening else begin
+                stop = text.find(self.end, end) if self.end else -1
+                end = stop + len(self.end or "") if stop >= 0 else end
+                if one.get("train") is not False:
+                    found.append((begin, end))
+            at = end
+        return tuple(found)
+
+    @cached_property
+    def _opening(self) -> str:
+        """What the generation prompt adds."""
+        user = [{"role": "user", "content": _MARK}]
+        try:
+            without, with_it = self.render(user), self.render(user, generation_prompt=True)
+        except Exception:  # jinja raises whatever the template says
+            return ""
+        return with_it.removeprefix(without) if with_it.startswith(without) else ""
 
     def _around(self, before: Sequence[Message], text: str) -> str:
         """The conversation with a text as its answer that the template would cut."""
@@ -244,31 +295,25 @@ class ChatTemplate:
 
 def _place(text: str, part: str, start: int = 0) -> int:
     """Where a part ends in a text from a place on, whatever the white space around and in it; -1 where it is not."""
+    span = _span(text, part, start)
+    return -1 if span is None else span[1]
+
+
+def _span(text: str, part: str, start: int = 0) -> tuple[int, int] | None:
+    """Where a part begins and ends; see ``_place``."""
     part = part.strip()
     at = text.find(part, start)
     if at >= 0:
-        return at + len(part)
+        return at, at + len(part)
     # templates trim and wrap lines; what a tool gave is written as JSON by some
-    for other in (part.split(), json.dumps(part)[1:-1].split(), json.dumps(part, ensure_ascii=False)[1:-1].split()):
-        end = _place_of_words(text, other, start)
-        if end >= 0:
-            return end
-    return -1
-
-
-def _place_of_words(text: str, words: Sequence[str], start: int) -> int:
-    """As ``_place``, for words with any white space between them."""
-    squeezed, wanted = "".join(text[start:].split()), "".join(words)
-    at = squeezed.find(wanted)
-    if at < 0:
-        return -1
-    # count the characters up to its end, white space aside
-    left = at + len(wanted)
-    for place in range(start, len(text)):
-        if left == 0:
-            return place
-        left -= not text[place].isspace()
-    return len(text)
+    for other in (part, json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1]):
+        wanted = "".join(other.split())
+        at = "".join(text[start:].split()).find(wanted)
+        if at >= 0:
+            # white space aside, the characters before it and those of it
+            dark = [place for place in range(start, len(text)) if not text[place].isspace()]
+            return dark[at], dark[at + len(wanted) - 1] + 1
+    return None
 
 
 def _shows_answer(text: str, start: int, answer: Message) -> bool:

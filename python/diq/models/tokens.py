@@ -23,11 +23,18 @@ from torch import Tensor
 
 from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.base.fingerprint import sha_fingerprint
+from diq.base.options import Turns
 from diq.base.sample import Message, inline_reasoning, split_prompt
 from diq.base.text import first_line
 from diq.models.architecture import RopeChange, read_config
 from diq.models.source import ModelSource
-from diq.models.templates import ChatTemplate, DroppedTextError, check_template_kwargs, read_template_kwargs
+from diq.models.templates import (
+    ChatTemplate,
+    DroppedTextError,
+    Rendered,
+    check_template_kwargs,
+    read_template_kwargs,
+)
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +97,19 @@ _PROBE = "  The sodium is 140 mmol/l,\nwhich isn't LOW.\t\u00c9tude: na\u00efve 
 
 
 def load_tokenization(
-    model: ModelSource, *, max_length: int, template: Template = "auto", template_kwargs: Sequence[str] = ()
+    model: ModelSource,
+    *,
+    max_length: int,
+    template: Template = "auto",
+    template_kwargs: Sequence[str] = (),
+    turns: Turns = "last",
 ) -> Tokenization:
     """How samples become tokens of the model.
 
     Args:
         model: what ``find_model`` returned.
         max_length: tokens after which a sample is cut on the right; at most the model's own context.
-        template: as for ``Tokenization``.
+        template, template_kwargs, turns: as for ``Tokenization``.
 
     Raises:
         UsageError: the length is below 2.
@@ -108,6 +120,7 @@ def load_tokenization(
         max_length=usable_length(model, max_length),
         template=template,
         template_kwargs=template_kwargs,
+        turns=turns,
         vocabulary=getattr(read_config(model).get_text_config(decoder=True), "vocab_size", None),
     )
 
@@ -147,16 +160,26 @@ class Tokens:
 
     Attributes:
         ids: token ids, int32 ``[n]``, truncated on the right to the maximum length.
-        answer_start: index of the first answer token; the answer is ``ids[answer_start:]``.
+        answer_start: index of the first answer token; the answer is ``ids[answer_start:]`` without the pauses.
+        pauses: from and to which index tokens behind it are none, where the answers of several turns count.
     """
 
     ids: npt.NDArray[np.int32]
     answer_start: int
+    pauses: tuple[tuple[int, int], ...] = ()
 
     @property
     def answer_tokens(self) -> int:
         """Number of tokens that the loss covers."""
-        return max(0, len(self.ids) - self.answer_start)
+        return int(self.is_answer.sum()) if self.pauses else max(0, len(self.ids) - self.answer_start)
+
+    @property
+    def is_answer(self) -> npt.NDArray[np.bool_]:
+        """Which tokens the loss covers, ``[n]``."""
+        found = np.arange(len(self.ids)) >= self.answer_start
+        for first, last in self.pauses:
+            found[first:last] = False
+        return found
 
 
 @dataclass(slots=True)
@@ -186,12 +209,14 @@ class Tokenization:
         template: ``auto`` uses the tokenizer's chat template if there is one, ``none`` never does.
         template_kwargs: variables of the template as texts ``KEY=VALUE``, the value in JSON or else a text.
         vocabulary: tokens that the model knows; None for all that the tokenizer has.
+        turns: whether the ``last`` answer of a conversation counts or ``all`` of them, but for those that are marked as
+            not to be learnt.
 
     Attributes:
         template: the chat template, or None where none is used.
 
     Raises:
-        UsageError: a variable that the template does not read.
+        UsageError: a variable that the template does not read, or a tokenizer that cannot do all turns.
     """
 
     def __init__(
@@ -202,10 +227,17 @@ class Tokenization:
         template: Template = "auto",
         template_kwargs: Sequence[str] = (),
         vocabulary: int | None = None,
+        turns: Turns = "last",
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._vocabulary = vocabulary
+        self._all_turns = turns == "all"
+        if self._all_turns and not tokenizer.is_fast:
+            raise UsageError(
+                f"--turns all must know where tokens lie in the text, which {type(tokenizer).__name__} does not tell",
+                "save the tokenizer with a tokenizer.json, or leave out --turns",
+            )
         uses_template = template == "auto" and bool(getattr(tokenizer, "chat_template", None))
         self._given = read_template_kwargs(template_kwargs)
         if self._given:
@@ -237,6 +269,8 @@ class Tokenization:
             found["template_variables"] = self._given
         if self.template is not None and self.template.traits:
             found["template_traits"] = self.template.traits
+        if self._all_turns:
+            found["turns"] = "all"
         return found
 
     @property
@@ -250,28 +284,62 @@ class Tokenization:
         Args:
             conversations: each ends with the assistant's answer.
         """
-        pairs: list[tuple[str, str] | str] = []
+        pairs: list[Rendered | str] = []
         for messages in conversations:
             try:
-                pairs.append(_plain(messages) if self.template is None else self.template.pair(messages))
+                pairs.append(
+                    _plain(messages) if self.template is None else self.template.pair(messages, earlier=self._all_turns)
+                )
             except DroppedTextError as error:
                 pairs.append(str(error))
             except Exception as error:  # jinja raises whatever the template says
                 pairs.append(f"the chat template refused the sample: {first_line(error)}")
-        texts = [text for pair in pairs if isinstance(pair, tuple) for text in pair]
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        texts = [text for pair in pairs if isinstance(pair, Rendered) for text in pair[:2]]
+        encoded: Any = {"input_ids": []}
+        if texts:
+            encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=self._all_turns)
+        ids, offsets = encoded["input_ids"], encoded.get("offset_mapping")
         found: list[Tokens | str] = []
         at = 0
         for pair in pairs:
             if isinstance(pair, str):
                 found.append(pair)
                 continue
-            found.append(self._join(ids[at], ids[at + 1]))
+            made = self._join(ids[at], ids[at + 1])
+            if self._all_turns and pair.earlier and isinstance(made, Tokens):
+                made = self._with_earlier(made, pair.earlier, offsets[at if self.template is None else at + 1])
+            found.append(made)
             at += 2
         self._tally.n += len(found)
         self._tally.unanswered += sum(isinstance(one, Tokens) and not one.answer_tokens for one in found)
         self._tally.refused.update(one for one in found if isinstance(one, str))
         return found
+
+    def _with_earlier(
+        self, last: Tokens, earlier: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]
+    ) -> Tokens:
+        """The tokens of a sample, of which those of earlier answers count, too.
+
+        Args:
+            last: the tokens, of which the last answer counts.
+            earlier: from and to which character the earlier answers go.
+            offsets: of the tokens of the text that they are in; one that also holds the space before an answer counts.
+        """
+        lead = len(self._lead) if self.template is None else 0
+        places = np.asarray(offsets, np.int64).reshape(-1, 2)
+        counts = last.is_answer
+        begins, ends = places[: len(counts) - lead].T
+        for first, end in earlier:
+            inside = np.flatnonzero((ends > first) & (begins < end)) + lead
+            counts[inside[inside >= 1]] = True
+        if not counts.any():
+            return last
+        start = int(np.argmax(counts))
+        edges = np.flatnonzero(np.diff(counts[start:].astype(np.int8))) + start + 1
+        # answers and pauses take turns, and the last may be a pause
+        edges = np.append(edges, len(counts)) if len(edges) % 2 else edges
+        pauses = tuple((int(one), int(other)) for one, other in edges.reshape(-1, 2))
+        return Tokens(last.ids, start, pauses)
 
     def say(self, what: str, *, left_out: bool = True) -> None:
         """Log how much text of what was encoded since the last time was cut, missing or moved.
@@ -339,9 +407,14 @@ class Tokenization:
         return f"the model's vocabulary of {self._vocabulary:,} tokens lacks the tokenizer's `{token}` ({highest})"
 
 
-def _plain(messages: Sequence[Message]) -> tuple[str, str]:
-    prompt, answer = split_prompt(messages)
-    return plain_prompt(prompt), _plain_answer(answer)
+def _plain(messages: Sequence[Message]) -> Rendered:
+    before, answer = split_prompt(messages)
+    earlier = []
+    for place, one in enumerate(before):
+        if one["role"] == "assistant" and one.get("train") is not False:
+            start = len(plain_prompt(before[:place]))
+            earlier.append((start, start + len(_plain_answer(one))))
+    return Rendered(plain_prompt(before), _plain_answer(answer), tuple(earlier))
 
 
 def _plain_answer(message: Message) -> str:
@@ -376,6 +449,7 @@ class TokenFile:
         self._file = tempfile.TemporaryFile(prefix="diq-tokens-")  # noqa: SIM115  (closed in close)
         self._offsets = array("q", [0])
         self._starts = array("i")
+        self._pauses: dict[int, tuple[tuple[int, int], ...]] = {}
         self._map: npt.NDArray[np.int32] | None = None
 
     def __enter__(self) -> TokenFile:
@@ -393,6 +467,8 @@ class TokenFile:
         with temporary_disk("the tokens"):
             self._file.write(tokens.ids.tobytes())
         self._offsets.append(self._offsets[-1] + len(tokens.ids))
+        if tokens.pauses:
+            self._pauses[len(self)] = tokens.pauses
         self._starts.append(tokens.answer_start)
 
     def __len__(self) -> int:
@@ -404,7 +480,7 @@ class TokenFile:
                 self._file.flush()
             self._map = np.memmap(self._file, dtype=np.int32, mode="r", shape=(self._offsets[-1],))
         first, last = self._offsets[index], self._offsets[index + 1]
-        return Tokens(self._map[first:last], self._starts[index])
+        return Tokens(self._map[first:last], self._starts[index], self._pauses.get(index, ()))
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each sample, ``[n]``."""
@@ -549,7 +625,7 @@ def collate(
     """
     if packed:
         ids = torch.from_numpy(np.concatenate([one.ids for one in samples]).astype(np.int64))[None]
-        answer = torch.cat([torch.arange(len(one.ids)) >= one.answer_start for one in samples])[None]
+        answer = torch.from_numpy(np.concatenate([one.is_answer for one in samples]))[None]
         lengths = tuple(len(one.ids) for one in samples)
         return Batch(ids, torch.ones_like(answer), answer, lengths=lengths)
     rows, width = len(samples), max(len(one.ids) for one in samples)
@@ -561,7 +637,7 @@ def collate(
         left = width - n if padding_side == "left" else 0
         ids[row, left : left + n] = torch.from_numpy(np.array(one.ids, np.int64))
         mask[row, left : left + n] = True
-        answer[row, left + one.answer_start : left + n] = True
+        answer[row, left : left + n] = torch.from_numpy(one.is_answer)
     return Batch(ids, mask, answer, padded_left=padding_side == "left")
 
 

@@ -316,7 +316,7 @@ def _answers(block: Sequence[Sample], tokenization: Tokenization, rows: Tokenize
             rows.leave_out(one if isinstance(one, str) else _cut(tokenization))
             continue
         labels = one.ids.copy()
-        labels[: one.answer_start] = -100
+        labels[~one.is_answer] = -100
         rows.count(one)
         yield one.ids, labels
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from diq.base.config import MAX_LENGTH
 from diq.base.options import (
+    AnswersOf,
     Attention,
     ChatTemplate,
     ChatTemplateKwargs,
@@ -165,6 +166,7 @@ class TrainOptions(InStore):
         Option("auto uses the tokenizer's chat template if it has one; none the plain Question/Answer form."),
     ] = "auto"
     chat_template_kwargs: ChatTemplateKwargs = ()
+    turns: Annotated[AnswersOf, Needs("method", ("sft",))] = "last"
     gradient_checkpointing: Annotated[
         bool | None, Option("Compute activations twice instead of keeping them.", default="on a GPU only")
     ] = None
@@ -202,6 +204,7 @@ class WarmUpOptions(InStore):
     max_length: MaxLength = None
     template: ChatTemplate = None
     chat_template_kwargs: ChatTemplateKwargs = ()
+    turns: AnswersOf = "last"
     devices: Devices = 1
     attention: Attention = None
     model_name: ModelName = None

@@ -156,6 +156,7 @@ def train(options: TrainOptions) -> TrainSummary:
             max_length=options.max_length,
             template=options.template,
             template_kwargs=options.chat_template_kwargs,
+            turns=options.turns,
         )
         # everything that changes the result and nothing else: the identity of the run
         settings |= {
@@ -218,6 +219,7 @@ def train(options: TrainOptions) -> TrainSummary:
             report_to=tuple(options.report_to),
             template=options.template,
             template_kwargs=tuple(options.chat_template_kwargs),
+            turns=options.turns,
             validation=sets,
         )
         if among:

@@ -46,6 +46,7 @@ def warm_up(options: WarmUpOptions) -> list[Path]:
         max_length=options.max_length or MAX_LENGTH,
         template=options.template or "auto",
         chat_template_kwargs=options.chat_template_kwargs,
+        turns=options.turns,
         dtype=options.dtype,
         device=options.device,
         devices=options.devices,

@@ -31,6 +31,7 @@ from accelerate.utils import broadcast_object_list
 
 from diq.base.errors import DiqError, ModelError, RunFailedError
 from diq.base.files import write_text
+from diq.base.options import Turns
 from diq.base.progress import Progress
 from diq.base.sample import Message
 from diq.base.text import first_line
@@ -76,6 +77,7 @@ class Plan:
         report_to: ``tensorboard``, ``wandb``.
         template: ``auto`` or ``none``.
         template_kwargs: variables of the template, as texts.
+        turns: answers of a conversation that count.
         validation: conversations of each validation set.
     """
 
@@ -96,6 +98,7 @@ class Plan:
     report_to: tuple[str, ...]
     template: str
     template_kwargs: tuple[str, ...]
+    turns: Turns
     validation: dict[str, list[list[Message]]]
 
     def to_json(self) -> str:
@@ -228,6 +231,7 @@ def _train_once(
         max_length=settings["max_length"],
         template=plan.template,  # type: ignore[arg-type]
         template_kwargs=plan.template_kwargs,
+        turns=plan.turns,
     )
     network = load_network(
         plan.source,
