@@ -12,10 +12,14 @@ from torch import nn
 from conftest import build_llama, build_tokenizer, save_model
 from diq.base.errors import ModelError
 from diq.gradients.dots import Norms, TokenTerms
+from diq.gradients.forward import Forward
+from diq.models.architecture import plain_experts
 from diq.models.layers import coverage, linear_weights
 from diq.models.network import load_causal_lm
 from diq.models.source import ModelSource, find_adapter, find_model
-from gradients.test_gradients import VOCABULARY, Case, measured, run
+from diq.models.tokens import collate
+from gradients.test_gradients import VOCABULARY, Case, measured, mixtral, pooled, run
+from models import vision_language
 
 # what PEFT is told beside the rank; what the folder holds beside LoRA's matrices
 KINDS: dict[str, dict[str, Any]] = {
@@ -100,6 +104,52 @@ def test_what_an_adapter_holds_beside_its_matrices_is_counted_and_said(
     assert found.left_out["model.layers.0.self_attn.v_proj.weight trained whole"] == 24 * 48
     # the layer that was trained counts once, the one that it replaced not at all
     assert coverage(network, linear_weights(network, "qkv"), "qkv").covered == 2 * (48 * 48 + 2 * 24 * 48)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_what_an_adapter_adds_to_experts_counts(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    source = find_model(save_model(tmp_path / "base", mixtral(), build_tokenizer()))
+    base = AutoModelForCausalLM.from_pretrained(source.path)
+    stacks = [
+        name for name, _ in base.named_parameters() if name.endswith(("experts.gate_up_proj", "experts.down_proj"))
+    ]
+    model: Any = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], target_parameters=stacks))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    adapter = find_adapter(tmp_path / "adapter", source)
+
+    def load() -> Any:
+        network = load_causal_lm(source, adapter=adapter, device="cpu")
+        plain_experts(network)
+        return network
+
+    ids = torch.arange(1, 30)[None]
+    assert torch.equal(load()(ids).logits, model.eval()(ids).logits)
+    for params in ("qkv", "all-linear", r"experts\.down_proj"):
+        case = Case(load, params)
+        assert case.error(case.scores()) < 2e-5
+        assert case.error(case.scores(packed=True)) < 2e-5
+        gradients = measured(case.model, case.weights, case.validation)
+        scored = Forward(case.model, case.weights, gradients).score(collate(case.training))
+        assert case.error(pooled(scored.values[0], gradients)) < 1e-4
+
+
+def test_an_adapter_on_another_part_alone_is_refused(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = vision_language.build("gemma3")
+    source = find_model(save_model(tmp_path / "base", model, build_tokenizer()))
+    get_peft_model(model, LoraConfig(target_modules=r".*vision_tower.*q_proj")).save_pretrained(tmp_path / "adapter")
+    adapter = find_adapter(tmp_path / "adapter", source)
+    with pytest.raises(ModelError, match=r"is on another part of the model alone, first `model\.vision_tower"):
+        load_causal_lm(source, adapter=adapter, device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")

@@ -78,7 +78,10 @@ def test_weights_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "wide")
     config = json.loads((tmp_path / "wide" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "wide" / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}), encoding="utf-8")
-    assert "cannot be loaded as a language model" in refused(tmp_path / "wide")
+    assert "6 weights of" in refused(tmp_path / "wide")
+    assert "do not fit its config, first `model.layers.0.mlp.down_proj.weight`: [48, 96] in the file" in refused(
+        tmp_path / "wide"
+    )
 
 
 def test_code_of_a_folder_is_never_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,10 +41,10 @@ def test_a_model(model: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter(model: Path, tmp_path: Path) -> None:
-    config = '{"r": 8, "peft_version": "1", "base_model_name_or_path": ""}'
+    config = '{"peft_type": "LORA", "r": 8, "peft_version": "1", "base_model_name_or_path": ""}'
     files = {"adapter_config.json": config, "adapter_model.safetensors": "low rank"}
     adapter = write(tmp_path / "adapter", files)
-    assert find_adapter(str(adapter), find_model(str(model))).model_id == "5b506f23d9a520200aeafc9e9c073168"
+    assert find_adapter(str(adapter), find_model(str(model))).model_id == "7bc05d494db6a92aa75a89707d736b7a"
 
 
 def test_a_sentence_encoder(tmp_path: Path) -> None:
@@ -92,3 +93,30 @@ def test_a_folder_that_is_no_model(model: Path, tmp_path: Path) -> None:
         fingerprint_folder(model)
     with pytest.raises(ModelError, match=r"has no config\.json"):
         fingerprint_with(tmp_path, [])
+
+
+@pytest.mark.parametrize("text", ["not JSON", "", "[1, 2]", "null", "\ud800"], ids=repr)
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_a_damaged_config_is_one_line(model: Path, tmp_path: Path, name: str, text: str) -> None:
+    folder = write(tmp_path / "folder", {"model.safetensors": "w", "adapter_model.safetensors": "w"})
+    (folder / name).write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(ModelError, match=rf"{name}` (is not JSON|holds no JSON object)"):
+        find_adapter(str(folder), find_model(str(model)))
+
+
+@pytest.mark.parametrize("kind", ["IA3", "PROMPT_TUNING", "FOO", None])
+def test_an_adapter_of_another_type_is_refused(model: Path, tmp_path: Path, kind: str | None) -> None:
+    config = json.dumps({} if kind is None else {"peft_type": kind})
+    adapter = write(tmp_path / "adapter", {"adapter_config.json": config, "adapter_model.safetensors": "w"})
+    with pytest.raises(ModelError, match=f"is of type {kind or 'none that it tells'}, not LoRA"):
+        find_adapter(str(adapter), find_model(str(model)))
+
+
+def test_a_whole_model_of_another_shape_is_no_checkpoint(tmp_path: Path) -> None:
+    base = write(tmp_path / "base", {"config.json": '{"num_hidden_layers": 2}', "model.safetensors": "w"})
+    deeper = write(tmp_path / "deeper", {"config.json": '{"num_hidden_layers": 3}', "model.safetensors": "v"})
+    tuned = write(tmp_path / "tuned", {"config.json": '{"num_hidden_layers": 2}', "model.safetensors": "u"})
+    source = find_model(str(base))
+    with pytest.raises(ModelError, match=r"is no checkpoint of .*: its num_hidden_layers is 3, not 2"):
+        find_adapter(str(deeper), source)
+    assert find_adapter(str(tuned), source).name == "base+tuned"

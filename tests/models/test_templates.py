@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import build_llama, build_tokenizer, save_model
-from diq.base.errors import ModelError
+from diq.base.errors import ModelError, UsageError
 from diq.base.sample import Message
 from diq.models.source import find_model
 from diq.models.tokens import TokenFile, Tokenization, Tokens, collate, load_tokenization, load_tokenizer
@@ -162,6 +162,20 @@ def test_a_template_that_ends_no_answer_gets_the_end_of_sequence(caplog: pytest.
     assert "`</s>` follows" in caplog.text
 
 
+def test_parts_for_one_role_and_strings_for_the_other() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'user' %}{% for part in m.content %}{{ part.text }}"
+        "{% endfor %}{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    one = Tokenization(tokenizer, max_length=99)
+    (found,) = one.encode([CONVERSATIONS["plain"]])
+    assert isinstance(found, Tokens)
+    assert tokenizer.decode(found.ids) == "<|user|>is the dose low<|end|><|assistant|>normal daily<|end|>"
+    assert one.settings()["template_traits"] == {"content": "parts, but for assistant"}
+
+
 def test_text_that_no_way_leads_into_is_a_reason() -> None:
     tokenizer = build_tokenizer()
     # an answer that is never shown, and a question that is not
@@ -308,6 +322,14 @@ def test_the_template_of_a_processor_is_used(tmp_path: Path, file: str) -> None:
     assert one.settings()["template_traits"] == {"content": "parts"}
 
 
+@pytest.mark.parametrize("text", ["{bad", "[1]"])
+def test_a_damaged_template_of_a_processor_is_refused(tmp_path: Path, text: str) -> None:
+    folder = save_model(tmp_path / "model", build_llama(), build_tokenizer())
+    (folder / "chat_template.json").write_text(text)
+    with pytest.raises(ModelError, match=r"chat_template.json` (is not JSON|holds no JSON object)"):
+        load_tokenizer(find_model(folder))
+
+
 @pytest.mark.parametrize("family", ["qwen2", "gemma", "llama"])
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, family: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -341,6 +363,9 @@ def test_tokens_that_the_model_lacks_are_a_reason(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", build_llama(vocabulary=len(tokenizer) - 20), tokenizer)
     one = load_tokenization(find_model(folder), max_length=99)
     last = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1).replace("Ġ", " ")
+    with pytest.raises(UsageError, match="can be used: the model's vocabulary of 380 tokens lacks") as caught:
+        one.encode_validation_set("task", [turns("u:a", f"a:{last}")])
+    assert "max-length" not in str(caught.value.hint)
     known, foreign = one.encode([turns("u:a", "a:b"), turns("u:a", f"a:{last}")])
     assert isinstance(known, Tokens)
     assert np.max(known.ids) < len(tokenizer) - 20

@@ -719,7 +719,7 @@ GOOD = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "c
         ('{"messages": []}', "line 1 of .* is no sample: no messages"),
         ('{"messages": [{"role": "user", "content": "q"}]}', "line 1 of .* is no sample: no assistant turn"),
         ('{"messages": [{"role": "user", "content": 3}]}', "line 1 of .*: the content of message 1 is no text"),
-        ('{"messages": ["a"]}', "line 1 of .*: message 1 is no object"),
+        ('{"messages": ["a"]}', "line 1 of .*: no assistant turn"),
         (GOOD.encode() + b'{"messages": "\xff"}', "line 2 of .*: not UTF-8"),
     ],
     ids=["empty", "cut", "other-column", "array", "no-messages", "no-answer", "number", "text", "bytes"],
@@ -760,7 +760,9 @@ def test_a_model_folder_without_a_tokenizer(train: Any, tmp_path: Path, tiny_lla
 
 
 def test_answers_that_are_cut_off(train: Any, tmp_path: Path, caplog: Any) -> None:
-    with pytest.raises(UsageError, match="none of the 10 samples has an answer token within 4 tokens") as caught:
+    with pytest.raises(
+        UsageError, match="none of the 10 samples can be used: no answer token is left within 4 tokens"
+    ) as caught:
         train(max_length=4)
     assert "--max-length" in caught.value.hint
     with caplog.at_level("WARNING", logger="diq"):

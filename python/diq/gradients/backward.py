@@ -215,11 +215,11 @@ def tapped(weights: Mapping[str, Weight], tap: Tap) -> contextlib.AbstractContex
         return product
 
     def stack_product_of(name: str, one: Weight) -> StackProduct:
-        stack, start = one.matrix, anchor(one.matrix)
+        start = anchor(one.matrix)
 
         def product(x: Tensor, routing: Routing) -> Tensor:
             tap.called(name)
-            return _TappedStack.apply(x, start, stack, routing, name, tap)  # type: ignore[no-any-return]
+            return _TappedStack.apply(x, start, one.stack_now, routing, name, tap)  # type: ignore[no-any-return]
 
         return product
 

@@ -18,7 +18,7 @@ from diq.gradients.losses import TokenLosses, token_losses
 from diq.gradients.options import Reduction
 from diq.gradients.validation import ValidationGradient, squared_norm
 from diq.models.architecture import plain_experts
-from diq.models.experts import StackProduct, has_experts, joined
+from diq.models.experts import Routing, StackProduct, has_experts, joined
 from diq.models.layers import Weight, matrix_names
 from diq.models.tokens import Batch
 
@@ -113,8 +113,11 @@ def _dual(weights: Mapping[str, Weight], column: MatrixGradients) -> contextlib.
         return lambda x, bias: F.linear(x, dual(weight.to(x.dtype), column[name]), bias)
 
     def stack_product_of(name: str, one: Weight) -> StackProduct:
-        stack = one.matrix
-        return joined(lambda e, x: F.linear(x, dual(stack[e], column[f"{name}.{e}"])), stack.shape[1])
+        def product(x: Tensor, routing: Routing) -> Tensor:
+            stack = one.stack_now
+            return joined(lambda e, x: F.linear(x, dual(stack[e], column[f"{name}.{e}"])), stack.shape[1])(x, routing)
+
+        return product
 
     return other_products(weights, product_of, stack_product_of)
 

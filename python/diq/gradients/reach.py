@@ -84,11 +84,9 @@ def _made(model: nn.Module, weights: Mapping[str, Weight], batch: Batch) -> set[
         return product
 
     def stack_product_of(name: str, one: Weight) -> StackProduct:
-        plain = plain_stack_product(one.matrix)
-
         def product(x: Tensor, routing: Routing) -> Tensor:
             (found if len(routing.slots) == batch.ids.numel() else other).add(name)
-            return plain(x, routing)
+            return plain_stack_product(one.stack_now)(x, routing)
 
         return product
 

@@ -149,8 +149,9 @@ def check_index(options: CheckIndexOptions) -> Check:
     drawn = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
     if len(drawn) < 20:
         raise UsageError(
-            f"only {len(drawn)} of {len(rows)} samples of `{options.dataset}` have an answer token",
-            "raise --max-length",
+            f"{len(drawn)} samples of `{options.dataset}` have an answer token, of {len(rows)} that were drawn; "
+            "ranks of fewer than 20 say nothing",
+            "raise --max-length, or name a larger dataset" if len(drawn) < len(rows) else "name a larger dataset",
         )
     means, sizes = [], []
     for one, conversations in zip(request.sets, request.conversations, strict=True):

@@ -32,12 +32,18 @@ def put_adapter(network: Any, weights: Mapping[str, Weight], *, rank: int, alpha
     """
     modules = [name for name, weight in weights.items() if weight.experts is None]
     stacks = [name for name, weight in weights.items() if weight.experts is not None]
+    apart = next((name for name in stacks if "." in weights[name].stack), None)
+    if apart is not None:
+        raise ModelError(
+            f"PEFT puts no adapter on experts as {type(network).__name__} keeps them, first `{apart}`",
+            "choose other layers with --params",
+        )
     if stacks and dropout:
         raise UsageError(
             f"an adapter on experts (`{stacks[0]}`) takes no dropout, and --lora-dropout is {dropout:g}",
             "give --lora-dropout 0",
         )
-    modules = _without_experts(network, modules)
+    modules = _without_refused(network, _without_experts(network, modules))
     if not modules and not stacks:
         raise ModelError(
             f"PEFT takes the chosen layers of {type(network).__name__} for experts", "choose others with --params"
@@ -58,6 +64,28 @@ def put_adapter(network: Any, weights: Mapping[str, Weight], *, rank: int, alpha
             f"PEFT puts no such adapter on {type(network).__name__}: {first_line(error)}",
             "choose other layers with --params",
         ) from error
+
+
+def _without_refused(network: Any, modules: list[str]) -> list[str]:
+    """The layers that PEFT does not refuse by their names: fused kernels of state-space models go around some."""
+    try:
+        from peft.tuners.tuners_utils import _check_lora_target_modules_mamba as check
+    except ImportError:
+        return modules
+    refused = set()
+    config = LoraConfig()
+    for last in dict.fromkeys(name.rsplit(".", 1)[-1] for name in modules):
+        try:
+            check(config, network, last)
+        except ValueError:
+            refused.add(last)
+    kept = [name for name in modules if name.rsplit(".", 1)[-1] not in refused]
+    if refused and kept:
+        log.warning(
+            "%d layers named %s are left out of the adapter: a fused kernel of the model goes around such ones",
+            len(modules) - len(kept), ", ".join(sorted(refused)),
+        )  # fmt: skip
+    return kept or modules
 
 
 def _without_experts(network: Any, modules: list[str]) -> list[str]:

@@ -102,8 +102,16 @@ def check_whole(model: ModelSource, network: Any, info: dict[str, Any]) -> None:
         info: what ``from_pretrained(..., output_loading_info=True)`` tells.
 
     Raises:
-        ModelError: the folder lacks weights that the class has.
+        ModelError: the folder lacks weights that the class has, or has them in other shapes.
     """
+    mismatched = sorted(info.get("mismatched_keys", ()), key=str)
+    if mismatched:
+        name, there, wanted = mismatched[0]
+        raise ModelError(
+            f"{len(mismatched)} weights of `{model.source}` do not fit its config, first `{name}`: "
+            f"{list(there)} in the file, {list(wanted)} by the config",
+            "check that config and weights belong together",
+        )
     missing = sorted(info.get("missing_keys", ()))
     if missing:
         raise ModelError(
@@ -111,6 +119,12 @@ def check_whole(model: ModelSource, network: Any, info: dict[str, Any]) -> None:
             "random numbers would stand in their place",
             "give the folder of the whole language model, as save_pretrained wrote it",
         )
+    unexpected = sorted(info.get("unexpected_keys", ()))
+    if unexpected:
+        log.warning(
+            "`%s` holds %d weights that a %s has no place for, first `%s`: they are left out",
+            model.name, len(unexpected), type(network).__name__, unexpected[0],
+        )  # fmt: skip
 
 
 def is_composite(network: Any) -> bool:
@@ -131,6 +145,19 @@ def language_part(network: Any) -> tuple[str, nn.Module]:
     if part is network:
         return "", network
     return next(name for name, module in network.named_modules() if module is part), part
+
+
+def name_decoder(network: Any) -> None:
+    """Let ``network.base_model`` be the decoder where the class names a part that this model lacks.
+
+    A class that also serves as the language part of a vision-language model (Llama 4, Mllama) keeps that part's name;
+    TRL and the head in parts look there for the decoder.
+    """
+    from transformers import PreTrainedModel
+
+    inner = [name for name, child in network.named_children() if isinstance(child, PreTrainedModel)]
+    if network.base_model is network and len(inner) == 1:
+        network.base_model_prefix = inner[0]
 
 
 def prepare_for_text(model: ModelSource, network: Any) -> None:

@@ -152,10 +152,12 @@ def experts_forward(module: Any, products: Mapping[str, StackProduct]) -> Callab
     """
     form = _form_of(module)
     assert form is not None
-    every = {name: plain_stack_product(matrices(one)) for name, one in form.stacks(module).items()} | dict(products)
     signature = inspect.signature(type(module).forward)
 
     def forward(*args: Any, **options: Any) -> Tensor:
+        # an adapter changes the stacks for the time of a forward
+        others = {name: one for name, one in form.stacks(module).items() if name not in products}
+        every = {name: plain_stack_product(matrices(one)) for name, one in others.items()} | dict(products)
         _, *given = signature.bind(module, *args, **options).arguments.values()
         return form.forward(module, every, *given)  # type: ignore[no-any-return]
 

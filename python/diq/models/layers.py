@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from diq.base.errors import ModelError
 from diq.models.architecture import language_part, layers_of, silent_layers
 from diq.models.experts import Stack, matrices, routers_of, stacks_of
+
+log = logging.getLogger(__name__)
 
 # last part of the names of query, key and value projections, fused or not, in the decoders of transformers
 _QKV = frozenset(
@@ -74,6 +78,13 @@ class Weight:
             return matrices(Stack(self.parameter, self.experts, self.transposed))
         weight = self.parameter.detach()
         return weight.T if self.transposed else weight
+
+    @property
+    def stack_now(self) -> Tensor:
+        """``[experts, out, in]`` with what an adapter adds to it, within a forward of the module of experts."""
+        assert self.experts is not None
+        value = operator.attrgetter(self.stack)(self.owners[0])
+        return matrices(Stack(value, self.experts, self.transposed))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -335,8 +346,6 @@ def _name(name: str) -> str:
 
 
 def _check_lora(model: nn.Module, found: Mapping[str, Weight]) -> None:
-    if not found:
-        raise ModelError("--params lora needs an adapter", "name its folder with --checkpoint DIR")
     on_experts = [name for name, module in model.named_modules() if type(module).__name__ == "ParamWrapper"]
     if on_experts:
         raise ModelError(
@@ -351,8 +360,10 @@ def _check_lora(model: nn.Module, found: Mapping[str, Weight]) -> None:
     if others:
         raise ModelError(
             f"the adapter has {len(others)} parameters beside plain LoRA matrices, first `{others[0]}`",
-            "adapters of embeddings and DoRA are not supported: merge the adapter, or use --params qkv",
+            "only A and B of plain LoRA on linear layers count: merge the adapter, or use --params qkv",
         )
+    if not found:
+        raise ModelError("--params lora needs an adapter", "name its folder with --checkpoint DIR")
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -384,7 +395,36 @@ def adapted_weights(model: nn.Module, params: str = "qkv") -> dict[str, Weight]:
         for name, weight in _all_weights(model).items()
         if all(is_linear(one) for one in weight.owners) or (named and weight.experts is not None)
     }
-    return _find(plain, model, params)
+    found = _find(plain, model, params)
+    other = [name for name, weight in found.items() if weight.experts is None and not all(map(_adds_up, weight.owners))]
+    if other:
+        log.warning(
+            "%d layers are left out of the adapter, first `%s`: they give more than a product that it could add to",
+            len(other), other[0],
+        )  # fmt: skip
+    kept = {name: weight for name, weight in found.items() if name not in other}
+    if not kept:
+        raise ModelError(
+            f"no layer of {type(model).__name__} that --params `{params}` names takes an adapter", "choose others"
+        )
+    return kept
+
+
+@torch.no_grad()
+def _adds_up(module: Any) -> bool:
+    """Whether a layer gives one output for one input, so that an adapter's can be added to it.
+
+    Routers that choose experts as well, and grouped products, are subclasses of ``nn.Linear``, too.
+    """
+    weight = module.weight
+    if type(module).forward is nn.Linear.forward or is_transposed(module) or weight.dtype not in _FLOATS:
+        return True
+    n_out, n_in = weight.shape
+    try:
+        given = module(torch.zeros(1, 1, n_in, dtype=weight.dtype, device=weight.device))
+    except Exception:  # whatever the layer asks of its input
+        return False
+    return isinstance(given, Tensor) and given.shape == (1, 1, n_out)
 
 
 def target_names(model: nn.Module, modules: Iterable[str]) -> list[str]:

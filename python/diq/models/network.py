@@ -13,8 +13,17 @@ from torch import nn
 
 from diq.base.errors import ModelError
 from diq.base.text import first_line
-from diq.models.architecture import check_whole, forget_lengths, loader_of, plain_experts, prepare_for_text, read_config
-from diq.models.device import pick_device, pick_dtype
+from diq.models.architecture import (
+    check_whole,
+    forget_lengths,
+    language_part,
+    loader_of,
+    name_decoder,
+    plain_experts,
+    prepare_for_text,
+    read_config,
+)
+from diq.models.device import pick_device, pick_dtype, quiet_libraries
 from diq.models.memory import one_line_of_memory, raise_if_out_of_memory
 from diq.models.source import ModelSource, quantisation
 
@@ -49,10 +58,6 @@ def load_causal_lm(
             or PEFT cannot load the adapter.
         RunFailedError: memory is too small for it.
     """
-    from transformers.utils import logging as transformers_logging
-
-    # diq has its own progress, and a captured stderr should hold none
-    transformers_logging.disable_progress_bar()
     place = pick_device(device)
     precision = getattr(torch, pick_dtype(dtype, place))
     config = read_config(model)
@@ -66,6 +71,8 @@ def load_causal_lm(
         "dtype": precision,
         "trust_remote_code": False,
         "output_loading_info": True,
+        # what does not fit is named below
+        "ignore_mismatched_sizes": True,
     }
     if attention:
         options["attn_implementation"] = attention
@@ -80,14 +87,19 @@ def load_causal_lm(
         options["device_map"] = {"": place}
     what = f"loading `{model.source}`"
     try:
-        loaded, info = loader.from_pretrained(model.path, **options)
+        # diq has its own progress, and what was found in the folder is told below
+        with quiet_libraries(warn=False):
+            loaded, info = loader.from_pretrained(model.path, **options)
     except Exception as error:  # loaders raise whatever their back ends do
         raise_if_out_of_memory(error, what, _LARGER)
         raise ModelError(
             f"`{model.source}` cannot be loaded as a language model: {first_line(error)}",
-            "check that the folder is complete and that its weights fit its config",
+            "install the package that is named there"
+            if isinstance(error, ImportError)
+            else "check that the folder is complete and that its weights fit its config",
         ) from error
     check_whole(model, loaded, info)
+    name_decoder(loaded)
     if precision is torch.float64:
         plain_experts(loaded)
     if adapter is not None:
@@ -168,7 +180,21 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
     whole = sorted(name.removeprefix("base_model.model.") for name in kept if not _OF_ADAPTER.search(name))
     if whole:
         log.info("the adapter `%s` brings whole weights with it: %s", adapter.source, ", ".join(whole))
+    _check_reached(base, adapter)
     return wrapped
+
+
+def _check_reached(network: Any, adapter: ModelSource) -> None:
+    """Refuse an adapter that text does not pass."""
+    inside, _ = language_part(network)
+    head = network.get_output_embeddings()
+    of_head = {id(one) for one in head.parameters()} if head is not None else set()
+    matrices = {name: one for name, one in network.named_parameters() if _OF_ADAPTER.search(name)}
+    if not any(not inside or name.startswith(f"{inside}.") or id(one) in of_head for name, one in matrices.items()):
+        raise ModelError(
+            f"the adapter `{adapter.source}` is on another part of the model alone, first `{next(iter(matrices), '')}`",
+            "give one on the language part, which is what text passes",
+        )
 
 
 # names of what an adapter adds to a model
@@ -178,9 +204,6 @@ _OF_ADAPTER = re.compile(r"\.lora_|\.modules_to_save\.|\.trainable_tokens_")
 def _with_adapter(base: Any, adapter: ModelSource, dtype: torch.dtype) -> nn.Module:
     # on the cpu first: the caller moves base and adapter together
     wrapped = wrap_adapter(base, adapter)
-    kind = wrapped.peft_config[wrapped.active_adapter].peft_type
-    if str(getattr(kind, "value", kind)) != "LORA":
-        raise ModelError(f"the adapter `{adapter.source}` is of type {kind}, not LoRA", "merge it and give the folder")
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)

@@ -100,10 +100,25 @@ def fingerprint_folder(folder: Path) -> str:
         raise ModelError(
             f"`{folder}` has no weights (*.safetensors)", "give a folder that transformers' save_pretrained wrote"
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_object(folder / "config.json")
     # written by the library that saved it; the same weights saved again are the same model
     config.pop("transformers_version", None)
     return fingerprint_of(canonical_json(config), *_hashes({one.name: one for one in weights}))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file of a model's folder.
+
+    Raises:
+        ModelError: it holds no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"`{path}` is not JSON: {first_line(error)}", "download or save it again") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"`{path}` holds no JSON object but {type(found).__name__}", "download or save it again")
+    return found
 
 
 def fingerprint_modules(folder: Path, modules: Sequence[str]) -> str:
@@ -166,22 +181,42 @@ def find_adapter(source: str | os.PathLike[str], base: ModelSource) -> ModelSour
     path = Path(source)
     if (path / "config.json").is_file():
         found = find_model(source)
+        _check_shape(found, base)
         return ModelSource(source, found.path, f"{base.name}+{found.path.name}", found.model_id)
     if not (path / "adapter_config.json").is_file():
         raise ModelError(
             f"`{source}` is not a checkpoint: it has neither adapter_config.json nor config.json",
             "give a folder that a trainer saved, such as OUT/checkpoint-100",
         )
+    config = read_object(path / "adapter_config.json")
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ModelError(
+            f"the adapter `{source}` is of type {kind or 'none that it tells'}, not LoRA",
+            "merge it and give the folder, or give a LoRA adapter",
+        )
     _check_base(path, source, base)
     weights = next((one for pattern in _ADAPTER_PATTERNS if (one := path / pattern).is_file()), None)
     if weights is None:
         raise ModelError(f"the adapter `{source}` has no weights", "save it with save_pretrained")
-    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     # where the base model lay at training time is not part of what the adapter is
     for name in ("base_model_name_or_path", "peft_version", "inference_mode", "revision"):
         config.pop(name, None)
     model_id = fingerprint_of(base.model_id, canonical_json(config), _core.file_hash(str(weights)))
     return ModelSource(source, path.resolve(), f"{base.name}+{path.resolve().name}", model_id)
+
+
+def _check_shape(checkpoint: ModelSource, base: ModelSource) -> None:
+    """Refuse a whole model as a checkpoint of another one."""
+    configs = [read_object(one.path / "config.json") for one in (base, checkpoint)]
+    inner: list[dict[str, Any]] = [one.get("text_config", one) for one in configs]
+    for name in ("model_type", "hidden_size", "num_hidden_layers", "n_embd", "n_layer", "intermediate_size"):
+        mine, other = (one.get(name) for one in inner)
+        if mine != other:
+            raise ModelError(
+                f"`{checkpoint.source}` is no checkpoint of `{base.source}`: its {name} is {other}, not {mine}",
+                "name the base model that it was trained from",
+            )
 
 
 def _check_base(path: Path, source: str, base: ModelSource) -> None:
@@ -211,7 +246,7 @@ def _trained_on(path: Path, base: ModelSource) -> tuple[str, bool]:
             return str(known["model"]), known["model_id"] == base.model_id
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_object(path / "adapter_config.json")
     name = str(config.get("base_model_name_or_path") or "")
     folder = Path(name).expanduser()
     if not name or name in (base.source, base.name) or (folder.is_dir() and folder.resolve() == base.path):
@@ -233,4 +268,4 @@ def is_adapter(model: ModelSource) -> bool:
 def quantisation(folder: Path) -> Any:
     """What a model's config says of packed weights; None where they are plain."""
     path = folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("quantization_config") if path.is_file() else None
+    return read_object(path).get("quantization_config") if path.is_file() else None

@@ -87,23 +87,35 @@ class ChatTemplate:
         text = tokenizer.get_chat_template()
         self._reads_clock = "strftime_now" in text
         self._text = f"{_still_clock()}{text}" if self._reads_clock else text
-        self._in_parts = False
-        self._in_parts = not self._shows_mark() and self._shows_mark(in_parts=True)
+        self._in_parts: set[str] = set()
+        user = {"role": "user", "content": _MARK}
+        self._find_form([user], "user")
+        self._find_form([user | {"content": _OTHER_MARK}, {"role": "assistant", "content": _MARK}], "assistant")
+        self._find_form([{"role": "system", "content": _MARK}, user | {"content": _OTHER_MARK}], "system")
+        if "user" in self._in_parts:
+            self._in_parts.add("tool")
 
-    def _shows_mark(self, *, in_parts: bool = False) -> bool:
-        before, self._in_parts = self._in_parts, in_parts
+    def _find_form(self, messages: Sequence[Message], role: str) -> None:
+        """Find out whether the template shows a content of this role as a text or as typed parts alone."""
+        if self._shows_mark(messages):
+            return
+        self._in_parts.add(role)
+        if not self._shows_mark(messages):
+            self._in_parts.discard(role)
+
+    def _shows_mark(self, messages: Sequence[Message]) -> bool:
         try:
-            return _MARK in self.render([{"role": "user", "content": _MARK}])
+            text = self.render(messages)
         except Exception:  # jinja raises whatever the template says
             return False
-        finally:
-            self._in_parts = before
+        # parts that are written as they are hold the mark, too
+        return _MARK in text and "'type'" not in text
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """What the template itself makes of the messages, with content as typed parts where it wants them."""
         turns: list[Any] = [
             {key: value for key, value in one.items() if key not in _NOT_SHOWN}
-            | ({"content": [{"type": "text", "text": one["content"]}]} if self._in_parts else {})
+            | ({"content": [{"type": "text", "text": one["content"]}]} if one["role"] in self._in_parts else {})
             for one in messages
         ]
         tools = messages[0].get("tools") if messages else None
@@ -266,7 +278,8 @@ class ChatTemplate:
         """What is done for the template beyond calling it, for the fingerprint of a run; empty for most."""
         found: dict[str, Any] = {}
         if self._in_parts:
-            found["content"] = "parts"
+            strings = {"user", "assistant"} - self._in_parts
+            found["content"] = "parts" if not strings else f"parts, but for {' and '.join(sorted(strings))}"
         if self.end is None:
             found["end"] = self._tokenizer.eos_token
         user, answer = {"role": "user", "content": _OTHER_MARK}, {"role": "assistant", "content": _MARK}

@@ -27,7 +27,7 @@ from diq.base.options import Turns
 from diq.base.sample import Message, inline_reasoning, split_prompt
 from diq.base.text import first_line
 from diq.models.architecture import RopeChange, read_config
-from diq.models.source import ModelSource
+from diq.models.source import ModelSource, read_object
 from diq.models.templates import (
     ChatTemplate,
     DroppedTextError,
@@ -52,6 +52,12 @@ def load_tokenizer(model: ModelSource) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
         empty = tokenizer.get_vocab().keys() <= {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     except Exception as error:  # loaders raise whatever their back ends do
+        path = model.path / "tokenizer_config.json"
+        if path.is_file() and "auto_map" in read_object(path):
+            raise ModelError(
+                f"the tokenizer of `{model.source}` needs code of its own (`auto_map`), which diq never runs",
+                "use a release of the model whose tokenizer transformers knows",
+            ) from error
         raise ModelError(f"`{model.source}` has no usable tokenizer: {first_line(error)}", hint) from error
     if empty:
         # transformers makes one of a model type that it knows out of nothing
@@ -65,10 +71,8 @@ def load_tokenizer(model: ModelSource) -> Any:
 def _template_of_processor(model: ModelSource) -> str | None:
     """The chat template that older releases of vision-language models keep beside the tokenizer."""
     for name in ("chat_template.json", "processor_config.json"):
-        try:
-            found = json.loads((model.path / name).read_text(encoding="utf-8"))["chat_template"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        path = model.path / name
+        found = read_object(path).get("chat_template") if path.is_file() else None
         if isinstance(found, str):
             log.info("the chat template of `%s` is that of its processor (%s)", model.name, name)
             return found
@@ -115,9 +119,11 @@ def load_tokenization(
         UsageError: the length is below 2.
         ModelError: the model has no usable tokenizer or config.
     """
+    # a config that cannot be read is no matter of the tokenizer, which reads it, too
+    length = usable_length(model, max_length)
     return Tokenization(
         load_tokenizer(model),
-        max_length=usable_length(model, max_length),
+        max_length=length,
         template=template,
         template_kwargs=template_kwargs,
         turns=turns,
@@ -365,6 +371,16 @@ class Tokenization:
                 ": raise --max-length" if 2 * tally.unanswered > tally.n else "",
             )  # fmt: skip
 
+    def why(self) -> str:
+        """What was wrong with most of what was encoded since the last time, in words."""
+        (reason, n), *_ = [*self._tally.refused.most_common(1), ("", 0)]
+        return reason if n > self._tally.unanswered else f"no answer token is left within {self.max_length} tokens"
+
+    def cure(self) -> str:
+        """What to do about it."""
+        refused = self._tally.refused.total() > self._tally.unanswered
+        return "check the chat template and the tokenizer, or try --template none" if refused else "raise --max-length"
+
     def encode_validation_set(self, name: str, conversations: Sequence[Sequence[Message]]) -> list[Tokens]:
         """The samples of a validation set that have an answer token; the others are named in the log.
 
@@ -373,12 +389,9 @@ class Tokenization:
         """
         encoded = self.encode(conversations)
         usable = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
-        self.say(f"validation set `{name}`")
         if not usable:
-            raise UsageError(
-                f"no sample of the validation set `{name}` has an answer token within {self.max_length} tokens",
-                "raise --max-length",
-            )
+            raise UsageError(f"no sample of the validation set `{name}` can be used: {self.why()}", self.cure())
+        self.say(f"validation set `{name}`")
         return usable
 
     def _join(self, first: list[int], second: list[int]) -> Tokens | str:

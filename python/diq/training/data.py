@@ -295,6 +295,7 @@ def tokenize(
             done += len(block)
             if progress:
                 progress("tokenizing", done, texts.n)
+    why, cure = tokenization.why(), tokenization.cure()
     tokenization.say("training", left_out=False)
     for reason, n in rows.reasons.items():
         log.warning("%d of %d samples are left out: %s", n, texts.n, reason)
@@ -303,10 +304,7 @@ def tokenize(
             raise UsageError(
                 f"none of the {texts.n} samples has a refused answer", "--method dpo needs preference pairs"
             )
-        raise UsageError(
-            f"none of the {texts.n} samples has an answer token within {tokenization.max_length} tokens",
-            "raise --max-length",
-        )
+        raise UsageError(f"none of the {texts.n} samples can be used: {why}", cure)
     return rows
 
 
