@@ -49,7 +49,7 @@ ROOMS = (
 # the files that may open a store or ask it, by room: the stages, and what they read it through
 OPENS_A_STORE: dict[str, tuple[str, ...]] = {
     "store": ("store", "sql", "queries"),
-    "samples": ("ingest", "sources", "batches", "validation", "ingest_scores"),
+    "samples": ("ingest", "sources", "batches", "validation", "ingest_scores", "find", "show"),
     "judging": ("ask", "judge"),
     "scoring": ("harness", "job"),
     "influence": ("score", "score_index", "job", "stored", "check_index", "explain"),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diq.recipes.demo import run_demo as run_demo
     from diq.recipes.run import run_recipe as run_recipe
     from diq.samples.ingest import ingest as ingest
+    from diq.samples.show import show as show
     from diq.selection.compare import compare as compare
     from diq.selection.quadrants import rank as rank
     from diq.selection.select import select as select
@@ -65,6 +66,7 @@ _WHERE = {
     "score_rater": "diq.rater.score",
     "score_similarity": "diq.baselines.similarity",
     "select": "diq.selection.select",
+    "show": "diq.samples.show",
     "sql": "diq.store.sql",
     "status": "diq.selection.status",
     "train": "diq.training.train",

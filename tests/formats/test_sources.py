@@ -223,3 +223,74 @@ def test_files_that_are_named_are_meant(tmp_path: Path) -> None:
     with Store(store, read_only=True) as opened:
         found = opened.connection.execute("SELECT split FROM dataset_samples ORDER BY position").fetchall()
     assert found == [("train",), ("test",)]
+
+
+# LLaMA-Factory -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def factory(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    sets = {
+        "plain": {"file_name": "plain.json"},
+        "renamed": {
+            "file_name": "renamed.json",
+            "columns": {"prompt": "q", "query": "note", "response": "a", "system": "s", "history": "before"},
+        },
+        "pairs": {
+            "file_name": "pairs.json", "ranking": True,
+            "columns": {"prompt": "instruction", "query": "input", "chosen": "chosen", "rejected": "rejected"},
+        },
+        "talk": {
+            "file_name": "talk.json", "formatting": "sharegpt",
+            "columns": {"messages": "turns", "tools": "tools"},
+            "tags": {"role_tag": "role", "content_tag": "content"},
+        },
+        "pictures": {"file_name": "plain.json", "columns": {"messages": "m", "images": "images"}},
+        "far": {"hf_hub_url": "someone/set"},
+    }  # fmt: skip
+    rows: dict[str, Any] = {
+        "plain": {"instruction": "Q?", "input": "In", "output": "A."},
+        "renamed": {"q": "Q?", "note": "In", "a": "A.", "s": "S", "before": [["q", "a"]]},
+        "pairs": {"instruction": "Q?", "input": "In", "chosen": "A.", "rejected": "B."},
+        "talk": {
+            "turns": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}],
+            "tools": '[{"name": "lab", "parameters": {}}]',
+        },
+    }
+    (folder / "dataset_info.json").write_text(json.dumps(sets))
+    for name, row in rows.items():
+        (folder / f"{name}.json").write_text(json.dumps([row]))
+    return folder
+
+
+def test_a_set_of_a_llama_factory_folder_is_read_by_its_description(factory: Path) -> None:
+    found = {}
+    for name in ("plain", "renamed", "pairs", "talk"):
+        (reader,) = open_sources([f"{factory}:{name}"])
+        (row,) = reader
+        assert isinstance(row, Parsed), row
+        found[name] = row.sample
+    asked, answer = {"role": "user", "content": "Q?\nIn"}, {"role": "assistant", "content": "A."}
+    assert found["plain"].messages == [asked, answer]
+    assert [one["content"] for one in found["renamed"].messages] == ["S", "q", "a", "Q?\nIn", "A."]
+    assert found["pairs"].messages == [asked, answer]
+    assert found["pairs"].rejected == [{"role": "assistant", "content": "B."}]
+    assert found["talk"].messages[0]["tools"][0]["function"]["name"] == "lab"
+
+
+def test_what_a_llama_factory_folder_does_not_give(factory: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds 6 sets by its dataset_info\.json: plain, renamed") as error:
+        open_sources([str(factory)])
+    assert error.value.hint == f"name one: `{factory}:plain`"
+    with pytest.raises(UsageError, match="has no set `plane`") as error:
+        open_sources([f"{factory}:plane"])
+    assert error.value.hint == "did you mean `plain`?"
+    with pytest.raises(UsageError, match="is no file here but `someone/set`"):
+        open_sources([f"{factory}:far"])
+    with pytest.raises(InputError, match="has images"):
+        open_sources([f"{factory}:pictures"])
+    (factory / "dataset_info.json").write_text("[")
+    with pytest.raises(InputError, match="is not JSON"):
+        open_sources([f"{factory}:plain"])

@@ -14,6 +14,7 @@ from diq.base.errors import DiqError
 # in the order of use; the text is repeated from the command so that `diq --help` imports none of them
 COMMANDS = {
     "ingest": "Read samples, validation sets or scores into the store.",
+    "show": "Show a sample as it was read, and as a model sees it.",
     "status": "Show datasets, models, coverage of each score, and the size of the store.",
     "difficulty": "Label the difficulty of questions, and train classifiers on labels.",
     "score": "Compute the scores that are missing.",

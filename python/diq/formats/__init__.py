@@ -107,7 +107,10 @@ def open_sources(
         InputError: a file that is empty, damaged, not text, or of an unknown layout.
     """
     wanted = layouts.named(format, map)
-    return [_open(source, wanted, drop_reasoning) for source in find_sources(arguments, split=split)]
+    return [
+        _open(source, wanted or layouts.named(None, getattr(source, "columns", None)), drop_reasoning)
+        for source in find_sources(arguments, split=split)
+    ]
 
 
 def open_source(argument: str | os.PathLike[str], **options: object) -> Reader:

@@ -6,14 +6,14 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from diq import _core
 from diq.base.errors import InputError, UsageError
-from diq.formats import containers
+from diq.formats import containers, described
 from diq.formats.containers import columnar
 from diq.formats.rows import BadRow, Meter, Row
 from diq.formats.streams import compression
@@ -46,11 +46,19 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class FileSource:
-    """One file in one of the containers."""
+    """One file in one of the containers.
+
+    Attributes:
+        path: of the file.
+        meter: how much of it is read.
+        split: the split that it is.
+        columns: role to column, where a description beside the file tells them.
+    """
 
     path: str
     meter: Meter = field(default_factory=Meter)
     split: str | None = None
+    columns: Mapping[str, str] | None = None
 
     def content_hash(self) -> str:
         """BLAKE3 of the file's bytes."""
@@ -175,6 +183,8 @@ def find_sources(arguments: Sequence[str | os.PathLike[str]], *, split: str | No
 def _find(argument: str, split: str | None) -> Iterable[Source]:
     path = Path(argument)
     if path.is_dir():
+        if described.describes(path):
+            described.refuse_unnamed(path)
         return _folder(path, split)
     if path.exists():
         # who names a file means it, whatever it is called
@@ -187,6 +197,10 @@ def _find(argument: str, split: str | None) -> Iterable[Source]:
             raise UsageError(f"no file matches `{argument}`", "check the pattern; quote it so that the shell keeps it")
         # only what the pattern left open tells files apart
         return _of_split(argument, files, Path(os.path.commonpath([path.parent for path in files])), split)
+    folder, colon, name = argument.rpartition(":")
+    if colon and described.describes(Path(folder)):
+        one = described.read(Path(folder), name)
+        return [replace(_file(one.path, split), columns=one.columns)]
     match = _HUB.match(argument)
     if match and not containers.suffix(path) and not path.parent.is_dir():
         return [HubSource(match["id"], match["config"], match["revision"], split)]
@@ -251,7 +265,7 @@ def _known_split(name: str) -> str:
     return _SPLITS.get(name.lower(), name)
 
 
-def _file(path: Path, split: str | None) -> Source:
+def _file(path: Path, split: str | None) -> FileSource:
     containers.reader(path)
     compression(path)
     return FileSource(str(path), split=split)

@@ -37,13 +37,12 @@ from diq.models.device import pick_device, pick_dtype
 from diq.models.memory import raise_if_out_of_memory
 from diq.models.source import find_adapter, find_model
 from diq.models.tokens import Tokenization, Tokens, collate, load_tokenization
+from diq.samples.find import find_sample, sample_at
 from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)
 
-_SHORTEST_PREFIX = 6
-_SHOWN_IDS = 5
 # methods of `diq score influence` whose dot is the one that is taken apart here
 _SAME_DOT = ("exact", "forward", "central")
 # what two sums of the same terms may differ by, relative to the sum of their magnitudes
@@ -223,9 +222,10 @@ def _read(
         raise UsageError("name one sample", "give SAMPLE_ID, or --dataset NAME and --position N in its place")
     with Store(path, read_only=True) as opened:
         if dataset is not None and position is not None:
-            sample_id = _at_position(opened, dataset, position)
-        assert sample_id is not None
-        found = _find(opened, sample_id)
+            found = sample_at(opened, dataset, position)
+        else:
+            assert sample_id is not None
+            found = find_sample(opened, sample_id)
         weights = _weights(opened, validation_sets)
         total = sum(weights.values())
         conversations = {
@@ -244,39 +244,6 @@ def _read(
             shares={name: weight / total for name, weight in weights.items()},
             conversations=conversations,
         )
-
-
-def _at_position(opened: Store, dataset: str, position: int) -> str:
-    data = opened.dataset(dataset)
-    row = opened.row("influence/sample_at_position", dataset_id=data["dataset_id"], position=position)
-    if row is None:
-        raise UsageError(
-            f"the dataset `{dataset}` has no sample at position {position}",
-            "positions count every row that was read, from 0; `diq sql 'from rejects'` shows rows without a sample",
-        )
-    return str(row["sample_id"])
-
-
-def _find(opened: Store, text: str) -> dict[str, Any]:
-    """The one sample whose id begins with a text."""
-    digits = text.strip().lower().replace("-", "")
-    if not _SHORTEST_PREFIX <= len(digits) <= 32 or digits.strip("0123456789abcdef"):
-        raise UsageError(
-            f"`{text}` is not a sample id", f"give its first {_SHORTEST_PREFIX} or more hexadecimal digits, or all 32"
-        )
-    found = opened.rows(
-        "influence/find_samples", first=digits.ljust(32, "0"), last=digits.ljust(32, "f"), n=_SHOWN_IDS + 1
-    )
-    if not found:
-        raise UsageError(
-            f"there is no sample `{text}` in `{opened.path}`",
-            "`diq sql 'from dataset_samples'` lists ids; --dataset NAME --position N names a row",
-        )
-    if len(found) > 1:
-        listed = ", ".join(one["sample_id"] for one in found[:_SHOWN_IDS])
-        more = ", ..." if len(found) > _SHOWN_IDS else ""
-        raise UsageError(f"`{text}` fits several samples: {listed}{more}", "give more digits")
-    return found[0]
 
 
 def _weights(opened: Store, asked: Sequence[str]) -> dict[str, float]:
@@ -305,15 +272,15 @@ def _weights(opened: Store, asked: Sequence[str]) -> dict[str, float]:
 
 def _tokens(request: _Request, tokenization: Tokenization) -> Tokens:
     (encoded,) = tokenization.encode([request.messages])
-    tokenization.say(f"sample {request.sample_id}")
     if isinstance(encoded, str):
-        raise UsageError(f"sample {request.sample_id} has no dot: {encoded}", "--template none does without it")
+        raise UsageError(f"sample {request.sample_id} has no dot: {encoded}", tokenization.cure())
     reason = no_dot_reason(0.0, encoded.answer_tokens, [])
     if reason:
         raise UsageError(
             f"sample {request.sample_id} has no dot: {reason} of {tokenization.max_length} tokens",
             "raise --max-length, as far as the model's context goes",
         )
+    tokenization.say(f"sample {request.sample_id}")
     return encoded
 
 

@@ -1,4 +1,4 @@
-"""What ``diq ingest`` takes."""
+"""What ``diq ingest`` and ``diq show`` take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
-from diq.base.options import Excludes, InStore, Needs, Option, check_name
+from diq.base.options import (
+    AnswersOf,
+    ChatTemplate,
+    ChatTemplateKwargs,
+    DatasetName,
+    Excludes,
+    InStore,
+    MaxLength,
+    Needs,
+    Option,
+    check_name,
+)
 
 _OF_SCORES, _OF_SAMPLES = Needs("scores"), Excludes("scores")
 
@@ -19,7 +30,7 @@ class IngestOptions(InStore):
     sources: Annotated[
         Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
         Option(
-            "Files, globs, folders, saved dataset folders or hub ids.",
+            "Files, globs, folders, saved dataset folders, hub ids, or FOLDER:NAME of a folder with dataset_info.json.",
             metavar="SOURCE...",
             positional=True,
             reads="source",
@@ -38,8 +49,9 @@ class IngestOptions(InStore):
     map: Annotated[
         Mapping[str, str] | None,
         Option(
-            "Columns of an unknown layout, such as prompt=frage,answer=antwort; roles are system, prompt, reasoning, "
-            "answer, messages, chosen, rejected, options, label. Repeat or separate by commas.",
+            "Columns of an unknown layout, such as prompt=frage,answer=antwort, or paths (prompt=data.turns.user); "
+            "roles are system, prompt, input, context, history, reasoning, answer, messages, tools, chosen, rejected, "
+            "options, label. Repeat or separate by commas.",
             metavar="ROLE=COLUMN",
         ),
     ] = None
@@ -88,3 +100,35 @@ class IngestOptions(InStore):
         _OF_SCORES,
     ] = None
     replace: Annotated[bool, Option("Take the new value where the store has another score."), _OF_SCORES] = False
+
+
+_SEEN = Needs("model")
+
+
+@dataclass(frozen=True)
+class ShowOptions(InStore):
+    """Options of ``diq show``."""
+
+    dataset: DatasetName
+    sample_id: Annotated[
+        str | None,
+        Option(
+            "Id of a sample in the dataset, or its first 6 or more hexadecimal digits.",
+            positional=True,
+            default="the first sample",
+        ),
+    ] = None
+    _: KW_ONLY
+    position: Annotated[int | None, Option("0-based row of the dataset, in place of SAMPLE_ID.", metavar="N")] = None
+    model: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            "Show the sample as this causal language model sees it, too; its tokenizer and config alone are loaded.",
+            metavar="FOLDER|ID",
+            reads="model",
+        ),
+    ] = None
+    max_length: Annotated[MaxLength, _SEEN] = None
+    template: Annotated[ChatTemplate, _SEEN] = None
+    chat_template_kwargs: Annotated[ChatTemplateKwargs, _SEEN] = ()
+    turns: Annotated[AnswersOf, _SEEN] = "last"

@@ -9,14 +9,18 @@ from typing import Any
 from diq.base.errors import UsageError
 from diq.base.sample import Message
 from diq.base.text import did_you_mean
-from diq.formats.layouts.chat import messages, with_system
+from diq.formats.layouts.chat import messages, with_system, with_tools
 from diq.formats.layouts.choices import multiple_choice, options, prompt
-from diq.formats.layouts.layout import Layout, Values, structured, text, turn
+from diq.formats.layouts.layout import Layout, Values, structured, text, turn, with_beside
 from diq.formats.layouts.preference import pair, prompt_messages
 
-ROLES = ("system", "prompt", "reasoning", "answer", "messages", "chosen", "rejected", "options", "label")
+ROLES = (
+    "system", "prompt", "reasoning", "answer", "messages", "chosen", "rejected", "options", "label", "input", "context",
+    "history", "tools",
+)  # fmt: skip
 _NEEDED = ({"messages"}, {"chosen", "rejected"}, {"prompt", "answer"}, {"prompt", "options", "label"})
-_OPTIONAL = ("system", "reasoning", "options", "label")
+_BESIDE = ("input", "context", "history")
+_OPTIONAL = ("system", "reasoning", "options", "label", "tools", *_BESIDE)
 
 
 def mapped(columns: Mapping[str, str]) -> Layout:
@@ -40,31 +44,36 @@ def mapped(columns: Mapping[str, str]) -> Layout:
 
     def convert(row: Values) -> list[Message] | tuple[list[Message], list[Message]]:
         roles: dict[str, Any] = {role: value_at(row, column) for role, column in columns.items()}
-        if "messages" in roles:
-            return with_system(roles, messages(roles["messages"]))
-        if "chosen" in roles:
-            before = prompt_messages(roles.get("prompt"))
-            return pair(with_system(roles, before) if before else before, roles["chosen"], roles["rejected"])
-        system = text(roles, "system")
-        if isinstance(roles["prompt"], list) and isinstance(roles.get("answer"), list):
-            turns = _pairs(roles)
-            return [{"role": "system", "content": system}, *turns] if system else turns
-        roles["prompt"] = spoken(roles["prompt"])
-        reasoning = text(roles, "reasoning")
-        if "label" not in roles:
-            asked = text(roles, "prompt")
-            if roles.get("options") is not None:
-                asked = prompt(asked, options(roles["options"]))
-            return turn(asked, text(roles, "answer"), reasoning=reasoning, system=system)
-        choices = options(roles["options"])
-        made = multiple_choice(
-            roles, question="prompt", choices=choices, right=roles["label"], reasoning=("reasoning",)
-        )
-        return [{"role": "system", "content": system}, *made] if system else made
+        made = _converted(roles)
+        turns, refused = made if isinstance(made, tuple) else (made, None)
+        turns = with_tools(roles, with_beside(roles, roles.keys() & set(_BESIDE), turns))
+        return turns if refused is None else (turns, refused)
 
     # an optional role may be missing in a row; the others make it a reject
     needed = tuple(_heads(column) for role, column in columns.items() if role not in _OPTIONAL)
     return Layout("map", needed, convert, frozenset(name for column in columns.values() for name in _heads(column)))
+
+
+def _converted(roles: dict[str, Any]) -> list[Message] | tuple[list[Message], list[Message]]:
+    if "messages" in roles:
+        return with_system(roles, messages(roles["messages"]))
+    if "chosen" in roles:
+        before = prompt_messages(roles.get("prompt"))
+        return pair(with_system(roles, before) if before else before, roles["chosen"], roles["rejected"])
+    system = text(roles, "system")
+    if isinstance(roles["prompt"], list) and isinstance(roles.get("answer"), list):
+        turns = _pairs(roles)
+        return [{"role": "system", "content": system}, *turns] if system else turns
+    roles["prompt"] = spoken(roles["prompt"])
+    reasoning = text(roles, "reasoning")
+    if "label" not in roles:
+        asked = text(roles, "prompt")
+        if roles.get("options") is not None:
+            asked = prompt(asked, options(roles["options"]))
+        return turn(asked, text(roles, "answer"), reasoning=reasoning, system=system)
+    choices = options(roles["options"])
+    made = multiple_choice(roles, question="prompt", choices=choices, right=roles["label"], reasoning=("reasoning",))
+    return [{"role": "system", "content": system}, *made] if system else made
 
 
 def _heads(column: str) -> tuple[str, ...]:
