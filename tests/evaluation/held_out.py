@@ -1,12 +1,20 @@
-"""Wordings that were written before the rules of scoring version 2, and not looked at while those were written.
+"""Wordings of answers on which the rules of scoring version 2 were measured, in the order in which they were written.
 
-With the options of ``test_answers.FOUR`` or ``NONE_TOO``. What is still missed is listed beside the test that reads
-them, so that the share stands as it was measured.
+The first lists were there before the rules (42 of 110 were read by version 1 as they should be), and the rules were
+mended until they had all of them. ``FRESH`` came after: 21 of 40 were read at first sight, then the rules were mended
+again. ``FRESHER`` came last: 35 of 40 at first sight, and no rule was changed for it, so this is the share to expect.
+With the options of ``test_answers.FOUR``, and with ``NONE_TOO`` for the negations.
 """
 
 from __future__ import annotations
 
-NONE_TOO = {"A": "Aspirin", "B": "Not indicated", "C": "Warfarin", "D": "No further treatment", "E": "None of the above"}
+NONE_TOO = {
+    "A": "Aspirin",
+    "B": "Not indicated",
+    "C": "Warfarin",
+    "D": "No further treatment",
+    "E": "None of the above",
+}
 
 # corrections and rejected thoughts: the last word is the answer
 CORRECTIONS: list[tuple[str, str | None]] = [
@@ -150,3 +158,101 @@ CLOSED = [
     "thalassemia, so the answer is A<unused95>The answer is B.",
     "analysisThalassemia? The answer is A.assistantfinalThe answer is B.",
 ]
+
+FRESH: list[tuple[str, str | None]] = [
+    ("Answer: B\n\nHmm, wait. The MCV is high. So it should be C.", "C"),
+    ("My answer is A. On closer inspection, it's C.", "C"),
+    ("I initially thought A, but the smear points to C.", "C"),
+    ("The answer is A. Let me re-read. Yes, it must be C instead.", "C"),
+    ("Answer: A -> corrected to C.", "C"),
+    ("The answer is A. EDIT: C.", "C"),
+    ("I said A earlier; I now believe it is C.", "C"),
+    ("The answer is A. That was too quick. C.", "C"),
+    ("It could be B, but given the neuropathy, it has to be C.", "C"),
+    ("Option A seems right, however the best option is C.", "C"),
+    ("The answer is D. Although A looks similar, it is not A.", "D"),
+    ("The answer is D. Sorry for the long explanation.", "D"),
+    ("The answer is D. Actually, this is a common disease in children.", "D"),
+    ("The answer is D. No further test is needed, but a level may be drawn.", "D"),
+    ("The answer is D, but only if the level is above 45; otherwise it is B.", "D"),
+    ("正确选项应当是D", "D"),
+    ("经过分析,我选D。", "D"),
+    ("因此最佳答案为选项D。", "D"),
+    ("这道题的答案是D，不是A。", "D"),
+    ("答案可能是A，但D更合适。", "D"),
+    ("首先排除A和B，因此应选D。", "D"),
+    ("D为正确答案。", "D"),
+    ("Die korrekte Antwort wäre D.", "D"),
+    ("Somit ist Option D korrekt.", "D"),
+    ("Antwort D ist richtig.", "D"),
+    ("Ich würde mich für D entscheiden.", "D"),
+    ("La respuesta adecuada sería la D.", "D"),
+    ("Por tanto, la D es la respuesta correcta.", "D"),
+    ("La alternativa correcta es la letra D.", "D"),
+    ("La réponse est donc la D.", "D"),
+    ("Donc, D est la bonne réponse.", "D"),
+    ("Il s'agit de la réponse D.", "D"),
+    ("Logo, a letra D é a resposta correta.", "D"),
+    ("Gabarito: D", "D"),
+    ("따라서 D가 정답입니다.", "D"),
+    ("정답: D. 납중독", "D"),
+    ("Dが正解です。", "D"),
+    ("正答はDとなります。", "D"),
+    ("解答：D", "D"),
+    ("Poprawna odpowiedź to D.", "D"),
+]
+
+FRESHER: list[tuple[str, str | None]] = [
+    ("I would answer A. No, scratch that: D.", "D"),
+    ("Final answer: A. Rethinking this, D is better.", "D"),
+    ("The answer is A. Upon further review, it should be D.", "D"),
+    ("I was going to say A, but the correct one is D.", "D"),
+    ("Answer: A. (Correction: D)", "D"),
+    ("At first it looks like A; however, I think it is D.", "D"),
+    ("The answer is A, or rather D.", "D"),
+    ("The answer is A. I made an error. The answer is D.", "D"),
+    ("People often answer A, but it is D.", "D"),
+    ("The answer is D. If it were iron deficiency, it would be B.", "D"),
+    ("The answer is D. A would be right in an adult, but she is a child.", "D"),
+    ("The answer is D. B is a good choice too, but it is less likely.", "D"),
+    ("所以，D是最佳答案。", "D"),
+    ("故本题选D。", "D"),
+    ("根据以上分析，应选D项。", "D"),
+    ("正确的选项应该是D。", "D"),
+    ("本题答案：D。", "D"),
+    ("答案不是B，是D。", "D"),
+    ("Daher lautet die Antwort D.", "D"),
+    ("Die beste Option ist D.", "D"),
+    ("D ist korrekt.", "D"),
+    ("La opción D es la correcta.", "D"),
+    ("Elijo la opción D.", "D"),
+    ("D es correcta.", "D"),
+    ("Je choisis D.", "D"),
+    ("L'option D est correcte.", "D"),
+    ("La meilleure réponse est (D).", "D"),
+    ("A alternativa D está correta.", "D"),
+    ("A melhor resposta é D.", "D"),
+    ("Resposta: letra D", "D"),
+    ("최종 답: D", "D"),
+    ("답안은 D입니다", "D"),
+    ("D번이 정답이다.", "D"),
+    ("答えはDだと思います。", "D"),
+    ("正しい選択肢はDです。", "D"),
+    ("La risposta è D.", "D"),
+    ("Ответ: D", "D"),
+    ("De antwoord is nicht A.", None),
+    ("La respuesta no es A ni B.", None),
+    ("答案不确定。", None),
+]
+
+# of the last two lists, what is not read
+MISSED = {
+    "The answer is A. That was too quick. C.",
+    "Ich würde mich für D entscheiden.",
+    "Poprawna odpowiedź to D.",
+    "Final answer: A. Rethinking this, D is better.",
+    "The answer is A, or rather D.",
+    "答案不是B，是D。",
+    "La opción D es la correcta.",
+    "D번이 정답이다.",
+}

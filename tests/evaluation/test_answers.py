@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from diq.evaluation.answers import contains, extract, mark, normalise
+from diq.base.errors import UsageError
+from diq.evaluation.answers import SCORING, contains, extract, mark, normalise, read_tags, scoring
+
+from . import held_out
 
 SHARED = ROOT.parent / "shared" / "data"
 TRACES = SHARED / "raw" / "mmlu_pro_traces"
@@ -551,6 +554,93 @@ def test_thinking_decides_only_where_nothing_follows_a_closed_block() -> None:
     assert extract("The answer is C.\n<think>Or is the answer A", FOUR).letter == "C"
     assert extract("analysis: the answer is A<|channel|>final<|message|>C", FOUR).letter == "C"
     assert extract("## Thinking\n### Step 1\nThe answer is A.\n## Final Response\nC.", FOUR).letter == "C"
+
+
+@pytest.mark.parametrize(
+    ("output", "letter"),
+    [*held_out.CORRECTIONS, *held_out.CHINESE, *held_out.LANGUAGES, *held_out.FRESH, *held_out.FRESHER],
+)
+def test_corrections_and_cues_of_other_languages(output: str, letter: str | None) -> None:
+    assert (extract(output, FOUR).letter == letter) is (output not in held_out.MISSED)
+
+
+@pytest.mark.parametrize(
+    ("output", "letter"),
+    [
+        *held_out.NEGATIONS,
+        ("\\boxed{None of the above}", "E"),
+        ("None of the given options is correct.", "E"),
+        ("Therefore, none of the above is correct.", "E"),
+    ],
+)
+def test_an_option_that_begins_with_a_negation_is_no_rejection(output: str, letter: str | None) -> None:
+    assert extract(output, held_out.NONE_TOO).letter == letter
+
+
+@pytest.mark.parametrize(
+    ("options", "output", "letter"),
+    [
+        ({"A": "None", "B": "One", "C": "Two"}, "The answer is none.", "A"),
+        ({"A": "None", "B": "One", "C": "Two"}, "The answer is none of these.", "A"),
+        ({"A": "None", "B": "One", "C": "Two"}, "The answer is not one.", None),
+        ({"A": "Always", "B": "Never", "C": "Sometimes"}, "The answer is: never.", "B"),
+        ({"A": "Always", "B": "Never", "C": "Sometimes"}, "The answer is never A.", None),
+        ({"A": "No treatment", "B": "Aspirin"}, "The correct answer is no treatment.", "A"),
+        ({"A": "Not a contraindication", "B": "Aspirin"}, "Answer: Not a contraindication", "A"),
+        ({"A": "Neither of these", "B": "Aspirin"}, "The answer is neither of these.", "A"),
+        ({"A": "Cannot be determined", "B": "Aspirin"}, "The answer is cannot be determined.", "A"),
+        ({"A": "Unlikely to recur", "B": "Aspirin"}, "The answer is unlikely to recur.", "A"),
+        ({"A": "缺铁性贫血", "B": "以上都不是"}, "答案是以上都不是。", "B"),
+        ({"A": "缺铁性贫血", "B": "以上都不是"}, "答案：以上都不是", "B"),
+        ({"A": "缺铁性贫血", "B": "以上都不是"}, "故选以上都不是", "B"),
+        ({"A": "缺铁性贫血", "B": "以上均不正确"}, "正确答案为以上都不是", "B"),
+        ({"A": "缺铁性贫血", "B": "不需要治疗"}, "答案是不需要治疗。", "B"),
+        ({"A": "缺铁性贫血", "B": "以上都不是"}, "答案不是缺铁性贫血。", None),
+    ],
+)
+def test_other_negated_options(options: dict[str, str], output: str, letter: str | None) -> None:
+    assert extract(output, options).letter == letter
+
+
+@pytest.mark.parametrize("output", held_out.CUT)
+def test_thinking_that_is_cut_answers_nothing_in_any_tags(output: str) -> None:
+    read = extract(output, FOUR)
+    assert (read.letter, read.how) == (None, "cut thinking")
+
+
+@pytest.mark.parametrize("output", held_out.CLOSED)
+def test_closed_thinking_does_not_count_in_any_tags(output: str) -> None:
+    assert extract(output, FOUR).letter == "B"
+    # not for the second step either
+    assert not mark(output, FOUR, "A").is_right
+
+
+def test_a_user_adds_tags() -> None:
+    tags = read_tags(["<analysis>=</analysis>", " BEGIN-NOTES = END-NOTES ", "<analysis>=</analysis>"])
+    assert tags == (("<analysis>", "</analysis>"), ("BEGIN-NOTES", "END-NOTES"))
+    assert (scoring(), scoring(tags)) == (SCORING, f"{SCORING} <analysis>=</analysis> BEGIN-NOTES=END-NOTES")
+    cut = "<analysis>Thalassemia? The answer is A"
+    assert extract(cut, FOUR).letter == "A"
+    assert extract(cut, FOUR, tags).how == "cut thinking"
+    closed = "begin-notes thalassemia: the answer is A end-notes The answer is B."
+    assert mark(closed, FOUR, "A").is_right
+    assert mark(closed, FOUR, "A", tags).letter == "B"
+    assert not mark(closed, FOUR, "A", tags).is_right
+    # the table still counts
+    assert extract("<think>The answer is A", FOUR, tags).how == "cut thinking"
+    # what stands in a pattern is taken as it is written
+    assert extract("[.*] The answer is A", FOUR, read_tags(["[x.*]=[y]"])).letter == "A"
+
+
+@pytest.mark.parametrize("text", ["<analysis>", "<a>=", "=<b>", "", "**=**"])
+def test_tags_of_another_form_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="OPEN=CLOSE"):
+        read_tags([text])
+
+
+def test_tags_that_are_markup_are_refused() -> None:
+    with pytest.raises(UsageError, match="markup"):
+        read_tags(["<div>=</div>"])
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from diq.base.options import verb
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
 from diq.base.text import named_values
+from diq.base.thinking import Tag
 from diq.evaluation import generations
 from diq.evaluation.answerers import Answerer, LocalAnswerer, ServerAnswerer
-from diq.evaluation.answers import SCORING
+from diq.evaluation.answers import read_tags, scoring
 from diq.evaluation.benchmarks import BENCHMARKS, averages, benchmark
 from diq.evaluation.generations import Answers, Kept
 from diq.evaluation.options import EvaluateOptions
@@ -81,7 +82,7 @@ class EvaluateSummary(Summary):
         model: name of what answered.
         model_id: its fingerprint; for a server its name there.
         backend: ``hf``, ``vllm`` or ``server``.
-        scoring: version of the rules that marked.
+        scoring: version of the rules that marked, and the thinking tags that were added.
         protocol: the run's config.
         benchmarks: the numbers.
         averages: AvgS, AvgC and AvgA as ``standard``, ``challenging`` and ``all``; None where benchmarks are missing.
@@ -123,12 +124,13 @@ def evaluate(options: EvaluateOptions) -> EvaluateSummary:
     started = time.monotonic()
     if options.backend != "server" and options.temperature is None:
         raise UsageError("only a server has a temperature of its own", "give --temperature a number")
+    tags = read_tags(options.thinking_tags)
     check_folder(generations.folder_of(options.store_file))
     asked = _load(options)
     with contextlib.closing(_answerer(options)) as answerer:
         answerer.check(asked)
         run_id = _open_run(options.store_file, answerer, asked)
-        evaluation = _Evaluation(options.store_file, run_id, answerer, options.repeat, options.progress)
+        evaluation = _Evaluation(options.store_file, run_id, answerer, options.repeat, tags, options.progress)
         results = [evaluation.measure(one) for one in asked]
     return _summary(options.store_file, run_id, answerer, results, evaluation, seconds=time.monotonic() - started)
 
@@ -235,10 +237,16 @@ class _Evaluation:
     """One call of ``run``, after everything was checked."""
 
     def __init__(
-        self, store: Path, run_id: int, answerer: Answerer, repeat: int, progress: NotedProgress | None
+        self,
+        store: Path,
+        run_id: int,
+        answerer: Answerer,
+        repeat: int,
+        tags: tuple[Tag, ...],
+        progress: NotedProgress | None,
     ) -> None:
         self._store, self._run_id, self._answerer = store, run_id, answerer
-        self._repeat, self._progress = repeat, progress
+        self._repeat, self._progress, self.tags = repeat, progress, tags
         self.n_generated = self.n_kept = 0
         if repeat > 1 and answerer.protocol.temperature == 0:
             log.warning("at --temperature 0 all repeats are the same but for rounding: the spread says nothing")
@@ -251,8 +259,8 @@ class _Evaluation:
             kept = generations.read(self._store, which)
             self.n_kept += len(kept.answers)
             self._generate(asked, which, kept)
-            numbers = generations.score(kept.answers[place] for place in sorted(kept.answers))
-            generations.record(self._store, which, numbers)
+            numbers = generations.score((kept.answers[place] for place in sorted(kept.answers)), self.tags)
+            generations.record(self._store, which, numbers, self.tags)
             repeats.append({"repeat": repeat, **numbers})
         return _result(asked, repeats)
 
@@ -269,7 +277,7 @@ class _Evaluation:
             with self._reporting(what, len(kept.answers), n):
                 rows, problem = self._window(asked, which, first, places)
             if rows:
-                for one in generations.write(self._store, which, part, rows, n_questions=n):
+                for one in generations.write(self._store, which, part, rows, n_questions=n, tags=self.tags):
                     kept.answers[one.position] = one
                 part += 1
                 self.n_generated += len(rows)
@@ -422,7 +430,7 @@ def _summary(
         model=answerer.name,
         model_id=answerer.model_id,
         backend=answerer.backend,
-        scoring=SCORING,
+        scoring=scoring(evaluation.tags),
         protocol=answerer.protocol.settings(),
         benchmarks=results,
         averages=asdict(averages(there)),
