@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
@@ -444,10 +443,9 @@ def test_marking_again_needs_neither_model_nor_benchmark(
     assert (again.accuracy, again.accuracy_strict, again.n_unanswered, again.before) == (0.6, 0.4, 8, {})
     assert len(evaluations(store)) == 1
     # other rules: nobody is right who says that he does not know, all others are
-    for module in ("diq.evaluation.generations", "diq.evaluation.rescore"):
-        monkeypatch.setattr(importlib.import_module(module), "SCORING", "other")
+    monkeypatch.setattr("diq.evaluation.answers.SCORING", "other")
     monkeypatch.setattr(
-        generations, "mark", lambda output, options, right: mark(f"The answer is ({right}).", options, right)
+        generations, "mark", lambda output, options, right, _: mark(f"The answer is ({right}).", options, right)
     )
     (other,) = rescore(store=store, run=first.run_id)
     assert (other.accuracy, other.before) == (1.0, {SCORING: 0.6})

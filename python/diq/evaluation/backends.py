@@ -311,5 +311,5 @@ def _messages(prompt: str) -> list[Message]:
 def _output(reply: Reply) -> Output:
     if reply.content is not None:
         ending = "length" if reply.finish_reason == "length" else "stop"
-        return Output(reply.content, ending, reply.completion_tokens)
+        return Output(reply.whole(), ending, reply.completion_tokens)
     return Output("", "refused" if reply.is_refusal else "failed", problem=reply.problem)

@@ -321,7 +321,9 @@ class _Evaluation:
         if all(output.ending == "refused" for *_, output in rows):
             # the request is wrong rather than the questions
             return [], problem
-        return [one for one in rows if one[3].ending != "failed"], problem
+        # a server that ended it may have refused the last ones for the same reason
+        lost = ("failed",) if problem is None or getattr(lm, "error", None) is None else ("failed", "refused")
+        return [one for one in rows if one[3].ending not in lost], problem
 
 
 def _ask(lm: Any, window: QuestionSet, answerer: Answerer, repeat: int) -> list[Any]:
