@@ -615,6 +615,43 @@ def test_closed_thinking_does_not_count_in_any_tags(output: str) -> None:
     assert not mark(output, FOUR, "A").is_right
 
 
+@pytest.mark.parametrize(
+    ("opens", "closes"),
+    [
+        ("<think>", "</think>"),
+        ("<Thinking>", "</Thinking>"),
+        ('<reasoning effort="high">', "</reasoning>"),
+        ("<antthinking>", "</antthinking>"),
+        ("<begin_of_thought>", "<end_of_thought>"),
+        ("<|think|>", "<|/think|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|thinking_start|>", "<|thinking_end|>"),
+        ("[THINK]", "[/THINK]"),
+        ("[BEGIN OF THINKING]", "[END OF THINKING]"),
+        ("<unused94>thought\n", "<unused95>"),
+        ("<|channel>thought\n", "<channel|>"),
+        ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+        ("<|channel|>analysis<|message|>", "<|channel|>final <|constrain|>text<|message|>"),
+        ("<|inner_prefix|>", "<|inner_suffix|>"),
+        ("Here is my thought process:\n", "\nHere is my response:"),
+    ],
+)
+def test_every_family_of_tags_opens_and_closes(opens: str, closes: str) -> None:
+    assert extract(f"{opens}The answer is A.", FOUR).how == "cut thinking"
+    for text in (f"{opens}The answer is A.{closes}\nThe answer is B.", f"The answer is A.{closes}\nThe answer is B."):
+        assert extract(text, FOUR).letter == "B"
+    # where nothing follows a closed block, what it states counts
+    assert extract(f"{opens}The answer is A.{closes}", FOUR).letter == "A"
+
+
+@pytest.mark.parametrize(
+    "text", ["<no_think>The answer is B.", "[Reasoning]\nB12 is high.\n[Answer]\nB", "/no_think The answer is B."]
+)
+def test_what_only_looks_like_a_tag_opens_nothing(text: str) -> None:
+    assert extract(text, FOUR).letter == "B"
+
+
 def test_a_user_adds_tags() -> None:
     tags = read_tags(["<analysis>=</analysis>", " BEGIN-NOTES = END-NOTES ", "<analysis>=</analysis>"])
     assert tags == (("<analysis>", "</analysis>"), ("BEGIN-NOTES", "END-NOTES"))

@@ -19,13 +19,13 @@ _NAME = (
     r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratch[ _-]?pad|(?:inner|internal)[ _-]monologue|"
     r"chain[ _-]of[ _-]thought)"
 )
-# a vendor's prefix: <seed:think>, <longcat_think>, <antthinking>
-_PREFIXED = rf"(?:ant|[\w.-]{{1,30}}[:_.-])?{_NAME}"
+# a vendor's prefix: <seed:think>, <longcat_think>, <antthinking>; <end_think> and <no_think> open nothing
+_PREFIXED = rf"(?!end[ _-]|no[ _-])(?:ant|[\w.-]{{1,30}}[:_.-])?{_NAME}"
 _BEGIN, _END = rf"(?:begin|start)(?:[ _-]of)?[ _-]{_NAME}", rf"end(?:[ _-]of)?[ _-]{_NAME}"
 
 _TABLE: tuple[Tag, ...] = (
     # <think>, <reasoning>, <seed:think>: Qwen, DeepSeek, Seed, EXAONE, prompts that ask for tags
-    (rf"<\s*{_PREFIXED}(?:\s[^<>\n]{{0,100}})?>", rf"<\s?/\s*{_PREFIXED}\s*>"),
+    (rf"<\s*{_PREFIXED}(?:\s[^<>\n]{{0,100}})?>", rf"<\s?/\s*{_PREFIXED}\s*>|<{_END}>"),
     # <|thinking|>, <|begin_of_thought|>, <|START_THINKING|>: Sky-T1, Command A
     (
         rf"<\|\s*(?:{_PREFIXED}|{_BEGIN}|{_NAME}[ _-](?:begin|start))\s*\|>",

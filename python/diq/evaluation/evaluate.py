@@ -54,6 +54,7 @@ class BenchmarkResult:
         spread: standard deviation over the repeats; None for one.
         accuracy_strict: by the strict rule, mean over the repeats.
         n_unanswered: outputs without an option, all repeats together.
+        share_unanswered: of all outputs.
         n_cut: outputs that ended at the maximum number of tokens, all repeats together.
         repeats: for each the counts of the table evaluations.
     """
@@ -69,6 +70,7 @@ class BenchmarkResult:
     spread: float | None
     accuracy_strict: float
     n_unanswered: int
+    share_unanswered: float
     n_cut: int
     repeats: list[dict[str, Any]]
 
@@ -262,7 +264,9 @@ class _Evaluation:
             numbers = generations.score((kept.answers[place] for place in sorted(kept.answers)), self.tags)
             generations.record(self._store, which, numbers, self.tags)
             repeats.append({"repeat": repeat, **numbers})
-        return _result(asked, repeats)
+        result = _result(asked, repeats)
+        generations.tell_unread(result.label, result.n_unanswered, result.n * len(repeats))
+        return result
 
     def _generate(self, asked: QuestionSet, which: Answers, kept: Kept) -> None:
         """Windows are the same in every call, and so are the batches in them, however often it was killed."""
@@ -406,7 +410,8 @@ def _result(asked: QuestionSet, repeats: list[dict[str, Any]]) -> BenchmarkResul
         standard_error=generations.standard_error(accuracy, n),
         spread=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         accuracy_strict=statistics.fmean(one["n_right_strict"] / n for one in repeats),
-        n_unanswered=sum(one["n_unanswered"] for one in repeats),
+        n_unanswered=(n_unanswered := sum(one["n_unanswered"] for one in repeats)),
+        share_unanswered=n_unanswered / (n * len(repeats)),
         n_cut=sum(one["n_cut"] for one in repeats),
         repeats=repeats,
     )

@@ -242,6 +242,18 @@ def score(answers: Iterable[Answered], tags: Sequence[Tag] = ()) -> dict[str, An
     }
 
 
+def tell_unread(what: str, n_unanswered: int, n_outputs: int) -> None:
+    """Say it where most outputs could not be read: their accuracy is about the reading, not about the model."""
+    if 2 * n_unanswered <= n_outputs:
+        return
+    some = "none" if n_unanswered == n_outputs else f"only {n_outputs - n_unanswered:,}"
+    log.warning(
+        "%s: %s of %s outputs could be read as a choice, so the accuracy says little about the model: look at some "
+        "(docs/answers.md has what is read; --thinking-tags adds tags, --max-tokens room)",
+        what, some, f"{n_outputs:,}",
+    )  # fmt: skip
+
+
 def standard_error(accuracy: float, n: int) -> float:
     """How far an accuracy over ``n`` questions would move with other questions of their kind; 0 for one question."""
     return float((accuracy * (1 - accuracy) / (n - 1)) ** 0.5) if n > 1 else 0.0

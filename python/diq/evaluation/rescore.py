@@ -81,6 +81,9 @@ def rescore(options: RescoreOptions) -> list[Rescored]:
             continue
         numbers = generations.score((kept.answers[place] for place in sorted(kept.answers)), tags)
         generations.record(store, which, numbers, tags)
+        generations.tell_unread(
+            f"run {which.run_id}, {which.benchmark}, repeat {which.repeat + 1}", numbers["n_unanswered"], numbers["n"]
+        )
         with Store(store, read_only=True, wait_s=WAIT_S) as opened:
             rows = opened.rows("evaluation/accuracies_by_scoring", **which.key())
         found.append(
