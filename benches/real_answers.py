@@ -7,6 +7,8 @@ benchmark's own scripts took from each, null where they took none. Those scripts
 first, then for ``answer: X``, then for the last capital A to J, be it inside a word; the second and third stage were
 not used for every file. The tables: agreement for each file, then every disagreement by class, with how often ``pred``
 and we have the right letter; then the accuracy by ``pred``, by our first step, and by the rules "strict" and "paper".
+Where DATA also holds ``preference/mmlu_pro_pairs.jsonl.gz``, a last line has the agreement on the outputs of the other
+models in there, which the rules were not written with.
 """
 
 from __future__ import annotations
@@ -86,6 +88,20 @@ def disagreement(row: Row) -> str | None:
     return UNEXPLAINED
 
 
+def other_models(path: Path, known: Sequence[str]) -> tuple[int, int, int]:
+    """Models, outputs and agreeing outputs in a file of preference pairs, without the models that are known."""
+    models, n, same = set(), 0, 0
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            options = dict(re.findall(r"^\(([A-J])\) (.+)$", row["prompt"], re.MULTILINE))
+            for side in ("chosen", "rejected"):
+                if not any(name.endswith(row[f"{side}_model"]) for name in known):
+                    models.add(row[f"{side}_model"])
+                    n += 1
+                    same += extract(row[side], options).letter == row[f"{side}_pred"]
+    return len(models), n, same
+
+
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under a header, the first column to the left and the others to the right."""
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
@@ -156,6 +172,10 @@ def main() -> None:
         ["file", "n", "pred", "step 1", "strict", "paper", "despite"],
         accuracy,
     )
+    pairs = options.data / "preference/mmlu_pro_pairs.jsonl.gz"
+    if pairs.is_file():
+        n_models, n, same = other_models(pairs, list(files))
+        print(f"\nagreement on {n:,} outputs of {n_models} other models: {same:,}, {same / n:.2%}")
 
 
 if __name__ == "__main__":

@@ -201,12 +201,13 @@ def _send(handler: BaseHTTPRequestHandler, step: Step) -> None:
 # the server of transformers ----------------------------------------------------------------------------------------
 
 
-def teach(folder: Path, pairs: Sequence[tuple[Sequence[dict[str, str]], str]]) -> Path:
+def teach(folder: Path, pairs: Sequence[tuple[Sequence[dict[str, str]], str]], *, special: Sequence[str] = ()) -> Path:
     """Save a small Llama that has learnt by heart which reply each conversation gets.
 
     Args:
         folder: where to save it.
         pairs: conversation and reply; the replies must differ where the prompts do.
+        special: further special tokens.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -223,14 +224,14 @@ def teach(folder: Path, pairs: Sequence[tuple[Sequence[dict[str, str]], str]]) -
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=4000,
-        special_tokens=["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"],
+        special_tokens=["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     texts = [text for messages, reply in pairs for text in (*(one["content"] for one in messages), reply)]
     raw.train_from_iterator(texts * 4, trainer)
     named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "<|end|>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **named)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **named, additional_special_tokens=list(special))
     tokenizer.chat_template = CHAT_TEMPLATE
 
     rows = []

@@ -39,6 +39,7 @@ def test_the_table(command: Callable[..., Result], tmp_path: Path) -> None:
     assert found.exit_code == 0
     for text in ("run 1: `tiny-llama`, hf, a trial: the first 2 questions", "MedQ", "0.00 ± 0.00", "AvgS", "AvgA"):
         assert text in found.output
+    assert "2 (100.0 %)" in found.output
     assert "AvgS needs also: medmcqa, mmlu_pro" in found.output
     assert f"2 answers were generated, 0 were there; all are in {tmp_path / 's.generations'}" in found.output
     assert "0 answers were generated, 2 were there" in command("--quiet", "--limit", "2").output
@@ -65,6 +66,8 @@ def test_marking_again(command: Callable[..., Result], tmp_path: Path) -> None:
     command("--quiet")
     store = ("--store", str(tmp_path / "s.duckdb"))
     assert "marked again" in command("--rescore", *store, alone=True).output
+    tagged = command("--rescore", "--thinking-tags", "<a>=</a>", "--thinking-tags", "x=y", "--json", *store, alone=True)
+    assert json.loads(tagged.stdout)["marked"][0]["scoring"].endswith(" <a>=</a> x=y")
     printed = json.loads(command("--rescore", "--run", "1", "--json", *store, alone=True).stdout)
     assert [(one["run_id"], one["benchmark"], one["n"]) for one in printed["marked"]] == [(1, "medqa", 3)]
 
@@ -82,6 +85,7 @@ def test_bad_rows_are_told(command: Callable[..., Result], tmp_path: Path) -> No
     ("options", "alone", "message"),
     [
         ((), True, "no model was named"),
+        (("--thinking-tags", "<a>"), False, "thinking tags `<a>` are not of the form OPEN=CLOSE"),
         (("--run", "1"), False, "run has no effect without rescore"),
         (("--rescore", "--limit", "1"), True, "limit has no effect with rescore"),
         (("--benchmark", "medqa"), False, "names `medqa` twice"),

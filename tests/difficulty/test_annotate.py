@@ -58,6 +58,44 @@ def rate(body: dict[str, Any], _: int = 0) -> str:
     return difficulty_reply(*levels(asked_question(body)))
 
 
+def test_one_question_that_is_moderated_stays_alone_and_a_failure_inside_a_200_is_asked_again(tmp_path: Path) -> None:
+    store = ingest(tmp_path, "data", pairs(6))
+    flagged = Step(status=403, body={"error": {"code": 403, "message": "your input was flagged"}})
+    upstream = Step(body={"error": {"message": "Rate limited upstream", "code": 502}})
+
+    def script(body: dict[str, Any], before: int) -> Step | str:
+        question = asked_question(body)
+        if "q2" in question:
+            return flagged
+        return upstream if "q4" in question and before == 0 else rate(body)
+
+    with ScriptedServer(script) as server:
+        found = run("data", store=store, server=Server("m", base_url=server.url))
+        assert server.n_requests == 7
+    assert found.asked is not None
+    assert (found.asked.n_read, found.asked.n_no_reply, found.asked.n_retries) == (5, 1, 1)
+    assert found.asked.reasons == {"HTTP 403: your input was flagged": 1}
+
+
+def test_402_in_the_middle_keeps_what_came(tmp_path: Path) -> None:
+    store = ingest(tmp_path, "data", pairs(6))
+    is_over = [True]
+
+    def script(body: dict[str, Any], _: int) -> Step | str:
+        stop = is_over[0] and server.n_requests > 3
+        return Step(status=402, body={"error": {"message": "no credits"}}) if stop else rate(body)
+
+    with ScriptedServer(script) as server:
+        one = Server("m", base_url=server.url, concurrency=1)
+        with pytest.raises(RunFailedError, match=r"has to pay first .*no credits") as error:
+            run("data", store=store, server=one)
+        assert "goes on where it stopped" in error.value.hint
+        is_over[0] = False
+        found = run("data", store=store, server=one)
+    assert found.asked is not None
+    assert (found.asked.n_cached, found.asked.n_read) == (3, 3)
+
+
 def ingest(tmp_path: Path, name: str, rows: list[dict[str, str]], store: Path | None = None) -> Path:
     path = store or tmp_path / "s.duckdb"
     ingest_rows(path, rows, name)

@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from diq.evaluation.answers import contains, extract, mark, normalise
+from diq.base.errors import UsageError
+from diq.evaluation.answers import SCORING, contains, extract, mark, normalise, read_tags, scoring
+
+from . import held_out
 
 SHARED = ROOT.parent / "shared" / "data"
 TRACES = SHARED / "raw" / "mmlu_pro_traces"
@@ -554,6 +557,130 @@ def test_thinking_decides_only_where_nothing_follows_a_closed_block() -> None:
 
 
 @pytest.mark.parametrize(
+    ("output", "letter"),
+    [*held_out.CORRECTIONS, *held_out.CHINESE, *held_out.LANGUAGES, *held_out.FRESH, *held_out.FRESHER],
+)
+def test_corrections_and_cues_of_other_languages(output: str, letter: str | None) -> None:
+    assert (extract(output, FOUR).letter == letter) is (output not in held_out.MISSED)
+
+
+@pytest.mark.parametrize(
+    ("output", "letter"),
+    [
+        *held_out.NEGATIONS,
+        ("\\boxed{None of the above}", "E"),
+        ("None of the given options is correct.", "E"),
+        ("Therefore, none of the above is correct.", "E"),
+    ],
+)
+def test_an_option_that_begins_with_a_negation_is_no_rejection(output: str, letter: str | None) -> None:
+    assert extract(output, held_out.NONE_TOO).letter == letter
+
+
+@pytest.mark.parametrize(
+    ("options", "output", "letter"),
+    [
+        ({"A": "None", "B": "One", "C": "Two"}, "The answer is none.", "A"),
+        ({"A": "None", "B": "One", "C": "Two"}, "The answer is none of these.", "A"),
+        ({"A": "None", "B": "One", "C": "Two"}, "The answer is not one.", None),
+        ({"A": "Always", "B": "Never", "C": "Sometimes"}, "The answer is: never.", "B"),
+        ({"A": "Always", "B": "Never", "C": "Sometimes"}, "The answer is never A.", None),
+        ({"A": "No treatment", "B": "Aspirin"}, "The correct answer is no treatment.", "A"),
+        ({"A": "Not a contraindication", "B": "Aspirin"}, "Answer: Not a contraindication", "A"),
+        ({"A": "Neither of these", "B": "Aspirin"}, "The answer is neither of these.", "A"),
+        ({"A": "Cannot be determined", "B": "Aspirin"}, "The answer is cannot be determined.", "A"),
+        ({"A": "Unlikely to recur", "B": "Aspirin"}, "The answer is unlikely to recur.", "A"),
+        ({"A": "缺铁性贫血", "B": "以上都不是"}, "答案是以上都不是。", "B"),
+        ({"A": "缺铁性贫血", "B": "以上都不是"}, "答案：以上都不是", "B"),
+        ({"A": "缺铁性贫血", "B": "以上都不是"}, "故选以上都不是", "B"),
+        ({"A": "缺铁性贫血", "B": "以上均不正确"}, "正确答案为以上都不是", "B"),
+        ({"A": "缺铁性贫血", "B": "不需要治疗"}, "答案是不需要治疗。", "B"),
+        ({"A": "缺铁性贫血", "B": "以上都不是"}, "答案不是缺铁性贫血。", None),
+    ],
+)
+def test_other_negated_options(options: dict[str, str], output: str, letter: str | None) -> None:
+    assert extract(output, options).letter == letter
+
+
+@pytest.mark.parametrize("output", held_out.CUT)
+def test_thinking_that_is_cut_answers_nothing_in_any_tags(output: str) -> None:
+    read = extract(output, FOUR)
+    assert (read.letter, read.how) == (None, "cut thinking")
+
+
+@pytest.mark.parametrize("output", held_out.CLOSED)
+def test_closed_thinking_does_not_count_in_any_tags(output: str) -> None:
+    assert extract(output, FOUR).letter == "B"
+    # not for the second step either
+    assert not mark(output, FOUR, "A").is_right
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes"),
+    [
+        ("<think>", "</think>"),
+        ("<Thinking>", "</Thinking>"),
+        ('<reasoning effort="high">', "</reasoning>"),
+        ("<antthinking>", "</antthinking>"),
+        ("<begin_of_thought>", "<end_of_thought>"),
+        ("<|think|>", "<|/think|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|thinking_start|>", "<|thinking_end|>"),
+        ("[THINK]", "[/THINK]"),
+        ("[BEGIN OF THINKING]", "[END OF THINKING]"),
+        ("<unused94>thought\n", "<unused95>"),
+        ("<|channel>thought\n", "<channel|>"),
+        ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+        ("<|channel|>analysis<|message|>", "<|channel|>final <|constrain|>text<|message|>"),
+        ("<|inner_prefix|>", "<|inner_suffix|>"),
+        ("Here is my thought process:\n", "\nHere is my response:"),
+    ],
+)
+def test_every_family_of_tags_opens_and_closes(opens: str, closes: str) -> None:
+    assert extract(f"{opens}The answer is A.", FOUR).how == "cut thinking"
+    for text in (f"{opens}The answer is A.{closes}\nThe answer is B.", f"The answer is A.{closes}\nThe answer is B."):
+        assert extract(text, FOUR).letter == "B"
+    # where nothing follows a closed block, what it states counts
+    assert extract(f"{opens}The answer is A.{closes}", FOUR).letter == "A"
+
+
+@pytest.mark.parametrize(
+    "text", ["<no_think>The answer is B.", "[Reasoning]\nB12 is high.\n[Answer]\nB", "/no_think The answer is B."]
+)
+def test_what_only_looks_like_a_tag_opens_nothing(text: str) -> None:
+    assert extract(text, FOUR).letter == "B"
+
+
+def test_a_user_adds_tags() -> None:
+    tags = read_tags(["<analysis>=</analysis>", " BEGIN-NOTES = END-NOTES ", "<analysis>=</analysis>"])
+    assert tags == (("<analysis>", "</analysis>"), ("BEGIN-NOTES", "END-NOTES"))
+    assert (scoring(), scoring(tags)) == (SCORING, f"{SCORING} <analysis>=</analysis> BEGIN-NOTES=END-NOTES")
+    cut = "<analysis>Thalassemia? The answer is A"
+    assert extract(cut, FOUR).letter == "A"
+    assert extract(cut, FOUR, tags).how == "cut thinking"
+    closed = "begin-notes thalassemia: the answer is A end-notes The answer is B."
+    assert mark(closed, FOUR, "A").is_right
+    assert mark(closed, FOUR, "A", tags).letter == "B"
+    assert not mark(closed, FOUR, "A", tags).is_right
+    # the table still counts
+    assert extract("<think>The answer is A", FOUR, tags).how == "cut thinking"
+    # what stands in a pattern is taken as it is written
+    assert extract("[.*] The answer is A", FOUR, read_tags(["[x.*]=[y]"])).letter == "A"
+
+
+@pytest.mark.parametrize("text", ["<analysis>", "<a>=", "=<b>", "", "**=**"])
+def test_tags_of_another_form_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="OPEN=CLOSE"):
+        read_tags([text])
+
+
+def test_tags_that_are_markup_are_refused() -> None:
+    with pytest.raises(UsageError, match="markup"):
+        read_tags(["<div>=</div>"])
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("  Iron  Deficiency\tAnemia. ", "iron deficiency anemia"),
@@ -846,13 +973,26 @@ def test_contains_equals_the_slow_form(words: list[str], texts: list[list[str]])
         "is correct. ",
         "best a ",
         "选",
+        "but ",
+        "actually, no, ",
+        "it is ",
+        "respuesta ",
+        "答案不是",
+        "是",
+        "正解",
+        "<think ",
+        "<|channel|>",
+        "<a-",
+        "if ",
     ],
 )
 def test_long_outputs_end_soon(piece: str) -> None:
     # a rule that went back over the text for every start would need minutes, and the time limit would end it
     output = piece * (100_000 // len(piece))
-    assert extract(output, TEN).letter in {None, *TEN}
-    assert contains(output, TEN, "B") is False
+    # with an option that begins with a negation, whose place is looked for
+    options = {**TEN, "K": "None of the above"}
+    assert extract(output, options).letter in {None, *options}
+    assert contains(output, options, "B") is False
 
 
 def load_bench() -> ModuleType:

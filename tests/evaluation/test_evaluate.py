@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
@@ -444,10 +443,9 @@ def test_marking_again_needs_neither_model_nor_benchmark(
     assert (again.accuracy, again.accuracy_strict, again.n_unanswered, again.before) == (0.6, 0.4, 8, {})
     assert len(evaluations(store)) == 1
     # other rules: nobody is right who says that he does not know, all others are
-    for module in ("diq.evaluation.generations", "diq.evaluation.rescore"):
-        monkeypatch.setattr(importlib.import_module(module), "SCORING", "other")
+    monkeypatch.setattr("diq.evaluation.answers.SCORING", "other")
     monkeypatch.setattr(
-        generations, "mark", lambda output, options, right: mark(f"The answer is ({right}).", options, right)
+        generations, "mark", lambda output, options, right, _: mark(f"The answer is ({right}).", options, right)
     )
     (other,) = rescore(store=store, run=first.run_id)
     assert (other.accuracy, other.before) == (1.0, {SCORING: 0.6})
@@ -660,6 +658,21 @@ def test_stop_texts_and_cut_answers(tmp_path: Path) -> None:
     assert found.benchmarks[0].n_cut == 1
 
 
+@pytest.mark.slow
+def test_special_tokens_that_mark_thinking_are_kept(tmp_path: Path, evaluate: Callable[..., Any], medqa: Path) -> None:
+    """Tokenizers hold the marks of some models as special tokens, which decoding leaves out."""
+    asked = load_questions(benchmark("medqa"), medqa)
+    # <s> is a special token of the lesson's tokenizer as well: what begins and ends an answer stays out
+    text = "<|START_THINKING|>The answer is (A).<|END_THINKING|>\nThe answer is (B)."
+    pairs = [([{"role": "user", "content": protocol.prompt(one)}], text) for one in asked.questions[:2]]
+    folder = teach(tmp_path / "thinker", pairs, special=("<|START_THINKING|>", "<|END_THINKING|>"))
+    (one,) = evaluate(folder, limit=2).benchmarks
+    rows = kept(tmp_path / "store.duckdb")
+    assert [row["output"] for row in rows] == [text] * 2
+    assert [row["letter"] for row in rows] == ["B", "B"]
+    assert one.n_unanswered == 0
+
+
 def test_few_shot(evaluate: Callable[..., Any], taught: Path, tmp_path: Path, medqa: Path) -> None:
     rows = [{**row, "question": f"Example {i}?", "rationale": f"Since {i}."} for i, row in enumerate(make_rows(3))]
     examples = [f"medqa={write_jsonl(tmp_path / 'val.jsonl', rows)}"]
@@ -826,6 +839,145 @@ def test_a_refused_question_is_unanswered_and_a_server_that_refuses_all_is_an_er
     first = kept(tmp_path / "store.duckdb")[0]
     assert (first["output"], first["ending"]) == ("", "refused")
     assert "not such a question" in first["problem"]
+
+
+def ended_by(reason: str, text: str = "", **more: Any) -> dict[str, Any]:
+    """A completion that ended for a reason; ``more`` stands in its choice."""
+    made = completion(text)
+    made["choices"][0] |= {"finish_reason": reason, **more}
+    return made
+
+
+def test_a_failure_inside_a_200_is_no_answer_and_is_asked_again(
+    evaluate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    inside = {
+        2: {"error": {"message": "Provider returned error", "code": 502}},
+        3: ended_by("error", error={"code": 502, "message": "Upstream idle timeout"}),
+        7: ended_by("error", "The answer is"),
+    }
+
+    def script(body: dict[str, Any], before: int) -> Step | str:
+        number = number_of(body)
+        return Step(body=inside[number]) if number in inside and before == 0 else reply(number)
+
+    with ScriptedServer(script) as server:
+        (one,) = evaluate("judge", backend="server", base_url=server.url).benchmarks
+        assert server.n_requests == N + 3
+        assert (one.accuracy, one.n_unanswered) == (0.6, 8)
+        server.counts.clear()
+        # without a repetition the rest is kept, and the next call asks for these
+        with pytest.raises(RunFailedError, match="questions got no reply: error 502: ") as error:
+            evaluate("judge", "again", backend="server", base_url=server.url, retries=0)
+    assert "asks for the rest" in error.value.hint
+    assert len(kept(tmp_path / "again.duckdb")) == N - 3
+
+
+def test_a_filtered_question_is_unanswered_with_the_servers_words(
+    evaluate: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flagged = Step(status=403, body={"error": {"code": 403, "message": "your input was flagged"}})
+    filtered = Step(body=ended_by("content_filter", "The answer is (A)"))
+    special = {5: flagged, 6: filtered}
+    with ScriptedServer(lambda body, _: special.get(number_of(body)) or reply(number_of(body))) as server:
+        found = evaluate("judge", backend="server", base_url=server.url)
+    assert found.n_generated == N
+    assert "refuses 2 of 20 questions, which count as unanswered" in caplog.text
+    rows = kept(tmp_path / "store.duckdb")
+    assert [(rows[i]["output"], rows[i]["ending"], rows[i]["letter"]) for i in (5, 6)] == [("", "refused", None)] * 2
+    assert rows[5]["problem"] == "HTTP 403: your input was flagged"
+    assert rows[6]["problem"] == "a content filter stopped the answer after: The answer is (A)"
+
+
+@pytest.mark.parametrize(("status", "message"), [(402, "has to pay first"), (404, "no longer answers as `judge`")])
+def test_a_server_that_ends_it_in_the_middle_keeps_what_came(
+    evaluate: Callable[..., Any], tmp_path: Path, status: int, message: str
+) -> None:
+    is_over = [True]
+
+    def script(body: dict[str, Any], _: int) -> Step | str:
+        stop = is_over[0] and number_of(body) >= 10
+        return Step(status=status, body={"error": {"message": "top up"}}) if stop else reply(number_of(body))
+
+    with ScriptedServer(script) as server:
+        with pytest.raises(RunFailedError, match=f"{message}.*top up") as error:
+            evaluate("judge", backend="server", base_url=server.url, concurrency=1)
+        assert "goes on where it stopped" in error.value.hint
+        assert [row["position"] for row in kept(tmp_path / "store.duckdb")] == list(range(10))
+        is_over[0] = False
+        found = evaluate("judge", backend="server", base_url=server.url, concurrency=1)
+    assert (found.n_kept, found.n_generated, found.benchmarks[0].accuracy) == (10, 10, 0.6)
+
+
+def test_a_server_that_refuses_everything_from_some_moment_on_marks_nothing_as_wrong(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    def script(body: dict[str, Any], _: int) -> Step | str:
+        return Step(status=403, body={"detail": "no"}) if number_of(body) >= 3 else reply(number_of(body))
+
+    with ScriptedServer(script) as server, pytest.raises(RunFailedError, match="refuses everything"):
+        evaluate("judge", backend="server", base_url=server.url, concurrency=3)
+    assert {row["ending"] for row in kept(tmp_path / "store.duckdb")} == {"stop"}
+
+
+def test_thinking_in_a_field_of_its_own_is_marked_by_the_same_rules(
+    evaluate: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def script(body: dict[str, Any], _: int) -> Step:
+        number = number_of(body)
+        field = ("reasoning", "reasoning_content")[number % 2]
+        made = completion(None, **{field: reply(number)})
+        if number == 0:
+            made["choices"][0]["finish_reason"] = "length"
+        elif number == 5:
+            made = completion(reply(5), **{field: "finding a5 of the 0, so the answer is (A)"})
+        return Step(body=made)
+
+    with ScriptedServer(script) as server:
+        (one,) = evaluate("judge", backend="server", base_url=server.url).benchmarks
+    rows = kept(tmp_path / "store.duckdb")
+    assert rows[1]["output"] == f"<think>\n{reply(1)}\n</think>"
+    assert rows[5]["output"] == f"<think>\nfinding a5 of the 0, so the answer is (A)\n</think>\n\n{reply(5)}"
+    # statements inside closed thinking that nothing follows count; what was cut is none
+    assert [row["letter"] for row in rows[:7]] == [None, "C", None, "A", None, "B", "D"]
+    assert (rows[0]["how"], rows[0]["ending"]) == ("cut thinking", "length")
+    assert one.n_cut == 1
+    assert "19 of 20 replies hold thinking and no answer" in caplog.text
+
+
+@pytest.mark.parametrize(("n", "said"), [(0, "none of 20"), (9, "only 9 of 20"), (10, None)])
+def test_it_is_said_where_most_answers_were_not_understood(
+    evaluate: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture, n: int, said: str | None
+) -> None:
+    with ScriptedServer(lambda body, _: "The answer is (A)." if number_of(body) < n else "Hm.") as server:
+        (one,) = evaluate("judge", backend="server", base_url=server.url).benchmarks
+    assert one.share_unanswered == 1 - n / N
+    told = [text for text in caplog.messages if "could be read as a choice" in text]
+    assert [said in text for text in told if said] == ([] if said is None else [True])
+    assert len(told) == (said is not None)
+    caplog.clear()
+    rescore(store=tmp_path / "store.duckdb")
+    assert ("could be read as a choice" in caplog.text) is (said is not None)
+
+
+def test_tags_of_a_user_are_part_of_the_rules_and_ask_nothing_again(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    store, tags = tmp_path / "store.duckdb", "<analysis>=</analysis>"
+    with ScriptedServer(lambda body, _: f"<analysis>{reply(number_of(body))}") as server:
+        plain = evaluate("judge", backend="server", base_url=server.url)
+        assert (plain.scoring, plain.benchmarks[0].accuracy) == (SCORING, 0.6)
+        tagged = evaluate("judge", backend="server", base_url=server.url, thinking_tags=tags)
+        assert server.n_requests == N
+    assert (tagged.run_id, tagged.n_kept) == (plain.run_id, N)
+    assert (tagged.scoring, tagged.benchmarks[0].share_unanswered) == (f"{SCORING} {tags}", 1.0)
+    (again,) = rescore(store=store)
+    assert (again.scoring, again.accuracy, again.before) == (SCORING, 0.6, {f"{SCORING} {tags}": 0.0})
+    (again,) = rescore(store=store, thinking_tags=[tags])
+    assert (again.scoring, again.accuracy, again.before) == (f"{SCORING} {tags}", 0.0, {SCORING: 0.6})
+    with pytest.raises(UsageError, match="OPEN=CLOSE"):
+        rescore(store=store, thinking_tags="<analysis>")
 
 
 @pytest.mark.parametrize(

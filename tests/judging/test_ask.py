@@ -248,7 +248,7 @@ def test_an_empty_reply_is_asked_again_without_an_empty_turn(store: Path) -> Non
         assert ask(store, Server("m", base_url=server.url), questions(3)).n_read == 3
         assert server.n_requests == 6
     assert rows(store, "SELECT DISTINCT content, problem FROM replies WHERE attempt = 1") == [
-        ("", "the reply is empty")
+        ("<think>\nthought for long\n</think>", "the reply holds thinking or the material, and nothing after it")
     ]
 
 

@@ -133,6 +133,110 @@ def test_a_lasting_failure_is_this_replys_problem_alone(
     assert server.counts["why?"] == 3
 
 
+def ended_by(reason: str, text: str = "", **more: Any) -> dict[str, Any]:
+    """A completion that ended for a reason; ``more`` stands in its choice."""
+    made = completion(text)
+    made["choices"][0] |= {"finish_reason": reason, **more}
+    return made
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "Provider returned error", "code": 502}},
+        {"error": {"message": "slow down", "code": 429}},
+        {"error": {"message": "slow down", "code": "rate_limit_exceeded"}},
+        {"error": {"message": "busy", "code": "503"}},
+        {"error": {"message": "busy"}},
+        {"error": "busy", "choices": []},
+        {"object": "error", "message": "busy", "code": 500},
+        ended_by("error", error={"code": 502, "message": "Upstream idle timeout"}),
+        ended_by("error", "half an ans"),
+        ended_by("error") | {"error": {"code": 504, "message": "late"}},
+        {"choices": [{"error": {"code": 500, "message": "broken"}}]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_a_failure_inside_a_200_is_repeated_like_one(body: dict[str, Any], first: bool) -> None:
+    with ScriptedServer(
+        lambda asked, before: Step(body=body) if "why" in str(asked["messages"]) and before < 2 else "because"
+    ) as server:
+        asked = ["why?"] if first else ["hello", "why?"]
+        reply = ask(Server("m", base_url=server.url, retries=3), asked)[-1]
+    assert (reply.content, reply.problem, reply.retries) == ("because", None, 2)
+    assert server.counts["why?"] == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "problem", "is_refusal"),
+    [
+        (ended_by("error", error={"code": 502, "message": "idle"}), "error 502: idle", False),
+        (ended_by("error", "half an ans"), "error 502: finish_reason error", False),
+        ({"error": {"message": "too long", "code": 400}}, "error 400: too long", True),
+        (ended_by("content_filter"), "a content filter stopped the answer", True),
+        (ended_by("content_filter", "The ans"), "a content filter stopped the answer after: The ans", True),
+    ],
+    ids=str,
+)
+def test_a_lasting_failure_inside_a_200_is_no_reply(body: dict[str, Any], problem: str, is_refusal: bool) -> None:
+    with ScriptedServer(lambda asked, _: Step(body=body) if "why" in str(asked["messages"]) else "because") as server:
+        _, bad, after = ask(Server("m", base_url=server.url, retries=1), ["hello", "why?", "again"])
+    assert (bad.content, bad.problem, bad.is_refusal) == (None, problem, is_refusal)
+    assert after.content == "because"
+    assert server.counts["why?"] == (1 if is_refusal else 2)
+
+
+FLAGGED = Step(status=403, body={"error": {"code": 403, "message": "your input was flagged", "metadata": {}}})
+
+
+def test_a_403_after_a_success_refuses_one_question_with_the_servers_words() -> None:
+    for refused in (FLAGGED, Step(status=403, body={"detail": "not in your region"})):
+        with ScriptedServer(lambda body, _, step=refused: step if "why" in str(body) else "because") as server:
+            _, bad, after = ask(Server("m", base_url=server.url), ["hello", "why?", "again"])
+        assert (bad.content, bad.is_refusal, after.content) == (None, True, "because")
+        assert bad.problem in ("HTTP 403: your input was flagged", "HTTP 403: not in your region")
+    # words of moderation are no matter of the key, even at first
+    with ScriptedServer(lambda body, _: FLAGGED if "why" in str(body) else "because") as server:
+        bad, after = ask(Server("m", base_url=server.url), ["why?", "hello"])
+    assert (bad.is_refusal, after.content) == (True, "because")
+
+
+def test_a_403_at_first_is_the_keys_and_many_in_a_row_end_it() -> None:
+    with steps(Step(status=403, body={"detail": "no"})) as server, pytest.raises(UsageError, match="refused access"):
+        ask(Server("m", base_url=server.url))
+    with ScriptedServer(lambda body, _: "because" if "hello" in str(body) else FLAGGED) as server:
+        with pytest.raises(RunFailedError, match=r"refuses everything \(HTTP 403, 10 times in a row\): .*flagged"):
+            ask(Server("m", base_url=server.url, concurrency=1), ["hello", *(f"why {i}?" for i in range(30))])
+        assert server.n_requests == 11
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(402, "has to pay first .*: top up"), (404, "no longer answers as `m` .*: top up")]
+)
+def test_402_and_404_in_the_middle_end_it_and_say_that_it_goes_on(status: int, message: str) -> None:
+    stop = Step(status=status, body={"error": {"message": "top up", "code": status}})
+    for step in (stop, Step(body=stop.body)):
+        with ScriptedServer(lambda body, _, step=step: "because" if "hello" in str(body) else step) as server:
+            with pytest.raises(RunFailedError, match=message) as caught:
+                ask(Server("m", base_url=server.url), ["hello", "why?", "again"])
+            assert server.n_requests == 2
+        assert "goes on where it stopped" in caught.value.hint
+
+
+def test_thinking_in_a_field_of_its_own_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    cut = completion(None, reasoning_content="so far")
+    cut["choices"][0]["finish_reason"] = "length"
+    bodies = [completion(None, reasoning="all of it"), cut, completion("because", reasoning="before")]
+    with ScriptedServer(lambda body, _: Step(body=bodies[int(body["messages"][0]["content"])])) as server:
+        found = ask(Server("m", base_url=server.url), ["0", "1", "2"])
+    # what was cut is not closed, as in an output that holds both
+    assert [one.content for one in found] == ["<think>\nall of it\n</think>", "<think>\nso far", "because"]
+    assert found[2].whole() == "<think>\nbefore\n</think>\n\nbecause"
+    assert [one.whole() for one in found[:2]] == [one.content for one in found[:2]]
+    assert "2 of 3 replies hold thinking and no answer" in caplog.text
+
+
 def test_a_request_that_the_server_calls_bad_is_not_repeated() -> None:
     wrong = Step(status=400, body={"error": {"message": "the prompt is longer than the context"}})
     with ScriptedServer(lambda body, _: wrong if "why" in str(body) else "because") as server:
@@ -207,8 +311,8 @@ def test_a_wrong_key_names_the_variable_and_never_the_value(
 
 
 def test_a_key_that_is_refused_in_the_middle_ends_it_too() -> None:
-    with ScriptedServer(lambda _, before: "because" if before == 0 else Step(status=403)) as server:
-        with pytest.raises(UsageError, match="403"):
+    with ScriptedServer(lambda _, before: "because" if before == 0 else Step(status=401)) as server:
+        with pytest.raises(UsageError, match="401"):
             ask(Server("m", base_url=server.url), ["why?", "why?", "hello"])
         assert server.n_requests == 2
 
@@ -327,7 +431,10 @@ def test_costs_are_by_the_million() -> None:
         (completion("because"), "because"),
         (completion(None), ""),
         (completion(""), ""),
-        (completion(None, reasoning_content="thought without end"), ""),
+        (completion(None, reasoning_content="all of it"), "<think>\nall of it\n</think>"),
+        (completion("", reasoning="all of it"), "<think>\nall of it\n</think>"),
+        (completion("because", reasoning="not shown"), "because"),
+        (completion([{"type": "thinking", "thinking": [{"type": "text", "text": "so"}]}]), "<think>\nso\n</think>"),
         (completion("<think>so</think>\nbecause", reasoning_content="so"), "<think>so</think>\nbecause"),
         (completion(None, refusal="I will not"), "I will not"),
         (completion([{"type": "text", "text": "be"}, {"type": "text", "text": "cause"}, 3]), "because"),
@@ -351,7 +458,6 @@ def test_contents(body: Any, content: str) -> None:
         ("null", "no choices: null"),
         ("{}", "no choices"),
         ("[1]", "no choices"),
-        ('{"error": {"message": "busy"}}', "busy"),
         ('{"choices": []}', "no choices"),
         ('{"choices": null}', "no choices"),
         ('{"choices": [null]}', "no choices"),

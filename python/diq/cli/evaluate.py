@@ -67,7 +67,7 @@ def _show(found: dict[str, Any]) -> None:
             f"{100 * one['accuracy']:.2f} ± {100 * one['standard_error']:.2f}",
             *(("" if one["spread"] is None else f"{100 * one['spread']:.2f}",) if several else ()),
             f"{100 * one['accuracy_strict']:.2f}",
-            f"{one['n_unanswered']:,}",
+            _unanswered(one["n_unanswered"], one["n"] * len(one["repeats"])),
             f"{one['n_cut']:,}",
         )
         for one in found["benchmarks"]
@@ -89,6 +89,11 @@ def _show(found: dict[str, Any]) -> None:
     )
 
 
+def _unanswered(n: int, of: int) -> str:
+    """Outputs without an option, with their share."""
+    return f"{n:,} ({100 * n / of:.1f} %)"
+
+
 def _rescore(given: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
     with progress(quiet=quiet or as_json) as report:
         found = [one.to_dict() for one in diq.rescore(**keywords(RescoreOptions, given), progress=report)]
@@ -101,7 +106,8 @@ def _rescore(given: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
         [
             (
                 one["run_id"], one["model"], one["benchmark"], one["repeat"] + 1, one["n"],
-                f"{100 * one['accuracy']:.2f}", f"{100 * one['accuracy_strict']:.2f}", one["n_unanswered"],
+                f"{100 * one['accuracy']:.2f}", f"{100 * one['accuracy_strict']:.2f}",
+                _unanswered(one["n_unanswered"], one["n"]),
                 ", ".join(f"{100 * accuracy:.2f} (rules {name})" for name, accuracy in one["before"].items()),
             )
             for one in found

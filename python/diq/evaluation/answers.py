@@ -11,11 +11,21 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
-SCORING = "1"
+from diq.base import thinking
+from diq.base.errors import UsageError
+from diq.base.thinking import Tag
+
+SCORING = "2"
 """Version of the rules, kept with every number: raise it with any change that can change a mark."""
+
+
+def scoring(tags: Sequence[Tag] = ()) -> str:
+    """What a number was marked by: the version of the rules, and the thinking tags that a user added."""
+    return " ".join([SCORING, *("=".join(tag) for tag in tags)])
+
 
 How = Literal[
     "boxed",
@@ -71,7 +81,18 @@ class Mark:
     step: Literal["option", "text"] | None
 
 
-def mark(output: str, options: Mapping[str, str], right: str) -> Mark:
+def read_tags(texts: Sequence[str]) -> tuple[Tag, ...]:
+    """Thinking tags that a user adds, each ``OPEN=CLOSE``.
+
+    Raises:
+        UsageError: a text of another form, or tags of which nothing is left in plain text.
+    """
+    tags = thinking.read_tags(texts)
+    _plain_tags(tags)
+    return tags
+
+
+def mark(output: str, options: Mapping[str, str], right: str, tags: Sequence[Tag] = ()) -> Mark:
     """Mark an output by the paper's two steps.
 
     Step 1: the option that `extract` reads is the right one. Step 2, where step 1 does not hold: `contains` finds the
@@ -82,12 +103,13 @@ def mark(output: str, options: Mapping[str, str], right: str) -> Mark:
         output: what the model wrote.
         options: letter to text.
         right: letter of the right option.
+        tags: what opens and closes thinking, beside the table of `diq.base.thinking`.
 
     Source: arXiv 2508.01450, section 4.1.
     """
-    read = extract(output, options)
+    read = extract(output, options, tags)
     by_option = read.letter == right
-    by_text = not by_option and contains(output, options, right)
+    by_text = not by_option and contains(output, options, right, tags)
     return Mark(
         letter=read.letter,
         how=read.how,
@@ -97,20 +119,21 @@ def mark(output: str, options: Mapping[str, str], right: str) -> Mark:
     )
 
 
-def extract(output: str, options: Mapping[str, str]) -> Extraction:
+def extract(output: str, options: Mapping[str, str], tags: Sequence[Tag] = ()) -> Extraction:
     """Which option an output chooses. Total: any text gives an answer, in time linear in its length.
 
     Args:
         output: what the model wrote; thinking (``<think>``, ``## Thinking``) does not count where an answer follows it.
         options: letter (A to Z) to text.
+        tags: as for `mark`.
     """
-    known = _Options(options)
-    answer, is_cut = _without_thinking(_plain(output))
+    known, plain_tags = _Options(options), _plain_tags(tuple(tags))
+    answer, is_cut = thinking.without_thinking(_plain(output), plain_tags)
     if not answer.strip():
         if is_cut:
             return Extraction(None, "cut thinking")
         # thinking that was closed and followed by nothing: only what it states as the answer counts
-        answer = _plain(_THINKING_TAG.sub("\n", output))
+        answer = thinking.delimiters(plain_tags).sub("\n", _plain(output))
         return _statements(_LINE_MARKS.sub("", answer), known) or Extraction(None, "nothing")
     first = _TURN.search(answer)
     if first and answer[: first.start()].strip():
@@ -121,7 +144,7 @@ def extract(output: str, options: Mapping[str, str]) -> Extraction:
     return _read(answer, known)
 
 
-def contains(output: str, options: Mapping[str, str], right: str) -> bool:
+def contains(output: str, options: Mapping[str, str], right: str, tags: Sequence[Tag] = ()) -> bool:
     """Whether the text of the right option is in the output, outside its thinking.
 
     Both are normalised, and the text must be there as whole words: ``Iron`` is not in "environment", ``5`` not in "15"
@@ -136,7 +159,7 @@ def contains(output: str, options: Mapping[str, str], right: str) -> bool:
     words = known.words[key]
     if all(word in _COMMON or len(word) == 1 or re.fullmatch(r"-?\d{1,2}", word) for word in words):
         return False
-    text = _spaced(normalise(_without_thinking(_plain(output))[0]).split())
+    text = _spaced(normalise(thinking.without_thinking(_plain(output), _plain_tags(tuple(tags)))[0]).split())
     target = _spaced(words)
     longer = {_spaced(other) for other in known.words.values() if len(other) > len(words)}
     for other in sorted(longer, key=len, reverse=True):
@@ -166,7 +189,8 @@ _CHARACTERS = {
 _TRANSLATION = str.maketrans(_CHARACTERS)
 _FRACTION = re.compile(r"\\[dtc]?frac\s*\{([^{}\n]{0,60})\}\s*\{([^{}\n]{0,60})\}")
 _FONT = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|cal|bb|normal)|mbox|hbox|operatorname|emph|underline|rm|bf|ce)"
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|cal|bb|normal)|mbox|hbox|operatorname|emph"
+    r"|underline|rm|bf|ce)"
     r"(?![A-Za-z])\*?\s*"
 )
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\boxed(?![A-Za-z])|[{}]")
@@ -193,6 +217,8 @@ def _plain(text: str) -> str:
         text = _FRACTION.sub(r" \1/\2 ", _FONT.sub("", text))
         text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])", " x ", text)
     text = _without_braces(text)
+    # the box of GLM
+    text = text.replace("<|begin_of_box|>", _OPEN).replace("<|end_of_box|>", _CLOSE)
     text = _COMMAND.sub(r" \1 ", _SPACING.sub(" ", text)).replace("\\", "")
     text = _without_tags(text)
     text = re.sub(r"(?<=\d) ?\* ?(?=\d)", " x ", text)
@@ -226,6 +252,22 @@ def _without_braces(text: str) -> str:
         else:
             parts.append(_OPEN)
     return "".join([*parts, text[start:]])
+
+
+@lru_cache(maxsize=64)
+def _plain_tags(tags: tuple[Tag, ...]) -> tuple[Tag, ...]:
+    """Tags as they stand in plain text.
+
+    Raises:
+        UsageError: nothing of one is left there.
+    """
+    found = tuple((_plain(opens).strip(), _plain(closes).strip()) for opens, closes in tags)
+    for tag, plain in zip(tags, found, strict=True):
+        if not all(plain):
+            raise UsageError(
+                f"the thinking tags `{'='.join(tag)}` are markup, which is taken out of outputs before", "name others"
+            )
+    return found
 
 
 _GREEK = {
@@ -273,6 +315,9 @@ class _Options:
         if len(options) > 1 and all(labels[key].match(text) for key, text in options.items()):
             texts = {key: labels[key].sub("", text, count=1) for key, text in options.items()}
         self.words = {key: tuple(_without_article(normalise(text).split())) for key, text in texts.items()}
+        self._negated = {key for key, text in self.words.items() if text and _is_negated(text)}
+        self._none = self._only([key for key, text in self.words.items() if _NONE.fullmatch(" ".join(text))])
+        self.has_negated = bool(self._negated)
         self._longest_first = sorted((key for key in self.words if self.words[key]), key=lambda k: -len(self.words[k]))
 
     def equal(self, words: Sequence[str]) -> str | None:
@@ -290,6 +335,13 @@ class _Options:
                 return None
             return self._only([other for other in self.words if self.words[other] == text])
         return None
+
+    def negated(self, clause: Sequence[str], line: Sequence[str]) -> str | None:
+        """The option that words give whose text begins with a negation; all that say "none of them" say the same."""
+        key = self.equal(clause) or self.equal(line) or self.beginning(line)
+        if key in self._negated:
+            return key
+        return self._none if _NONE.fullmatch(" ".join(clause)) else None
 
     def mentioned(self, words: Sequence[str]) -> str | None:
         """The only option whose text is among these words, or else the only one whose text holds all of them."""
@@ -317,56 +369,39 @@ class _Options:
 
     def _is_light(self, key: str) -> bool:
         """Whether a text may be the beginning of another: "no" of "no longer", "potassium" of "potassium chloride"."""
-        return len(self.words[key]) < 2 or all(word in _COMMON for word in self.words[key])
+        text = self.words[key]
+        return len(text) < (3 if key in self._negated else 2) or all(word in _COMMON for word in text)
 
     @staticmethod
     def _only(found: list[str]) -> str | None:
         return found[0] if len(found) == 1 else None
 
 
+_NONE = re.compile(
+    r"(?:none|neither)(?: of (?:the|these|those|them))?(?: (?:above|options?|choices?|answers?|alternatives?"
+    r"|listed|given|"
+    r"other|others|provided|mentioned|statements?))*|no (?:correct|right) (?:answer|option)"
+    r"|(?:以 上 |上 述 )?(?:(?:选 项|答 案) )?(?:都|皆|均|全) (?:不 是|非|不 对|不 正 确|不 选|错 误|错)"
+    r"|(?:以 上 |上 述 )?(?:都 )?没 有(?: 正 确)?(?: 答 案)?|无 正 确 (?:选 项|答 案)"
+)
+
+
+def _is_negated(words: Sequence[str]) -> bool:
+    """Whether a text begins as a rejection does."""
+    return bool(_NEGATION.match(words[0]) or _NONE.fullmatch(" ".join(words)))
+
+
 def _without_article(words: Sequence[str]) -> Sequence[str]:
     return words[1:] if len(words) > 1 and words[0] in ("the", "a", "an") else words
 
 
-_THINKING = r"think(?:ing)?|thoughts?|reasoning|scratchpad|reflection"
-_THINKING_TAG = re.compile(
-    rf"(?P<open><\s*(?:{_THINKING})\s*>|<\|begin_of_thought\|>|\[THINK\]|◁think▷)"
-    rf"|(?P<close></\s*(?:{_THINKING})\s*>|<\|end_of_thought\|>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>)"
-    r"|^(?P<marks>#+) *(?P<title>thinking[ :]*$)?",
-    re.IGNORECASE | re.MULTILINE,
-)
 _TURN = re.compile(
-    r"<\|(?:im_end|eot_id|endoftext|end|end_of_text)\|>|<end_of_turn>|</s>"
+    r"<\|(?:im_end|eot_id|endoftext|end|end_of_text|return|eom_id|END_RESPONSE|END_OF_TURN_TOKEN)\|>|<end_of_turn>|</s>"
     r"|^[ \t]*(?:#+ *)?(?:question|problem|q|user|human|instruction)(?: ?\d{1,3})?(?: ?:|[ \t]*$)"
     r"|^[^\n]{0,60}\b(?:summari[sz]|combin|compil)(?:e|ing)\b[^\n]{0,30}\banswers\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _LINE_MARKS = re.compile(r"^ ?(?:[#>•●▪◦✓✔✅➡→]+ ?|[-+] )+|\|", re.MULTILINE)
-
-
-def _without_thinking(text: str) -> tuple[str, bool]:
-    """What lies outside thinking, and whether the text ends inside it.
-
-    A closing mark without an opening one ends thinking that the chat template opened. A heading "Thinking" opens what
-    the next heading of its level closes.
-    """
-    kept, start, level = list[str](), 0, 0
-    is_inside = False
-    for tag in _THINKING_TAG.finditer(text):
-        if tag["open"] or tag["title"]:
-            if not is_inside:
-                kept.append(text[start : tag.start()])
-                level = len(tag["marks"] or "")
-            is_inside = True
-        elif tag["close"]:
-            if not is_inside:
-                kept.clear()
-            is_inside, start = False, tag.end()
-        elif is_inside and 0 < len(tag["marks"]) <= level:
-            is_inside, start = False, tag.start()
-    if not is_inside:
-        kept.append(text[start:])
-    return "\n".join(kept), is_inside
 
 
 def _set(words: str) -> frozenset[str]:
@@ -390,25 +425,98 @@ _FITTING = (
     r"(?:correct|right|best|closest|nearest|(?:most |least |only )?(?:appropriate|likely|accurate|suitable|relevant|"
     r"probable|plausible|reasonable|logical|consistent|fitting|effective|important|common))"
 )
+# other languages have the same cues: a noun, then a verb, a colon, a line end or a letter behind it
+_FOREIGN_VERB = r"(?:ist|lautet|wäre|es|ser[íi]a|est|serait|é|seria|è|sarebbe|jest|là)"
+_FOREIGN_LETTER_WORD = (
+    r"(?:opci[óo]n|op[çc][ãa]o|alternativa|opzione|letra|lettre|lettera|buchstabe|option|proposition|choix|antwort|"
+    r"respuesta|r[ée]ponse|resposta|risposta)"
+)
+_FOREIGN_ANSWER = (
+    r"\b(?:antwort|lösung|gabarito|respuesta|r[ée]ponse|resposta|risposta|antwoord|odpowied[źz]|ответ|đáp án"
+    r"|jawaban|cevap)\b(?:"
+    rf"[\s\"'()]{{0,3}}[:=]|[^.:;?!\n{_OPEN}]{{0,60}}?(?:\b{_FOREIGN_VERB}\b|:)|[^\w\n]{{0,3}}\n"
+    r"|\.? ?(?=(?-i:\(?[A-Z]\)?(?:[.,;!?](?: |$)|[ \t]*$)))"
+    r")"
+    r"|(?:정답|최종 ?답안?|(?<![가-힣])답안?)(?:[은는이:=\s]{0,3})|(?:答え|正解|解答|回答|正答)(?:[はが:=\s]{0,3})"
+)
+_FOREIGN_CHOICE = (
+    r"\b(?:(?:richtige|korrekte|beste) (?:option|wahl|auswahl)|(?:bonne|meilleure) (?:option|proposition)|"
+    r"(?:bon|meilleur) choix|(?:opci[óo]n|op[çc][ãa]o|alternativa|opzione|option|proposition) "
+    r"(?:corre[ct]?t[aeo]?|cert[ao]|(?:m[áa]s|mais|più|la plus) \w+))\b"
+    rf"[^.:;?!\n{_OPEN}]{{0,60}}?(?:\b{_FOREIGN_VERB}\b|:)"
+    r"|\b(?:ich (?:wähle|nehme|würde mich für|entscheide mich für)|(?:yo )?(?:elijo|escojo)|je choisis"
+    r"|(?:eu )?escolho|scelgo)\b"
+    r"|(?:올바른|옳은|맞는|적절한) (?:선택지|보기|것)[은는:\s]{1,3}"
+    r"|(?:正しい|適切な)(?:選択肢|もの)[は:\s]{1,3}"
+)
+_CHINESE_CHOICE = (
+    r"(?:(?:正确|正確|最佳|最终|参考)?答案|正[确確]的?选项|正[确確]的是|最(?:佳|合适|恰当|适当)的?选项|"
+    r"[应應](?:[该該当])?(?:选择?|選擇?|是|为|為)|故选择?|改选|选择|選擇|选(?!项|择)|選(?!項|擇)|"
+    r"我(?:认为|觉得|判断)(?:答案|应该)?是|即(?=选项))"
+    r"(?:[^。\nA-Za-z:]{0,12}?(?:是|为|為|选项|選項|选择|選擇|选|選))?"
+)
+_STANDS = (
+    # a letter alone where a correction gives one: what goes on is another sentence, or says that it is right
+    r"(?=[\s\"'(\[:]{0,3}(?:(?:option|choice|answer) )?(?-i:[\"'(\[]?[A-Z])[)\]\"']{0,2}"
+    r"(?:\s?[.,;:!](?!\w)|\s*$|\s+(?:because|since|as|rather|instead|not)\b|\s+[-(]|\s+is (?:\w+ )?(?:correct"
+    r"|right|best)\b))"
+)
+_IT_IS = (
+    r"(?:(?:it|that|this)(?:'s| is| was| should be| must be| would be| has to be| should have been)|(?:should|must) be)"
+)
+_CORRECTION = (
+    # "sorry, I meant C", "on reflection it should be C", "scratch that, C"
+    r"(?:\b(?:correction|i meant?|make (?:that|it)|(?:scratch|strike) that|i stand corrected|"
+    r"(?:up)?on (?:second thoughts?|(?:\w+ )?(?:reflection|inspection|look|reading|review|consideration"
+    r"|reconsideration))|"
+    r"edit|revised(?: to| answer)?|corrected(?: to)?|my (?:mistake|bad|error)|i take (?:that|it) back|"
+    r"(?:no|nope|wait|sorry|actually|oops|hmm+|rather|apologies)(?:[\s,.!-]{1,3}(?:no|nope|wait|sorry|actually"
+    r"|rather))+)"
+    r"\b[\s,.:;!-]{0,4}"
+    r"|\b(?:actually|sorry|oops|apologies)\b[ ,:-]{0,3})"
+    rf"(?:(?:so|then|i (?:now )?(?:think|believe)(?: that)?) )?(?:{_IT_IS}|i meant?|the answer is)?{_STANDS}"
+    # "no, it is C", "they are wrong; it is C"
+    r"|\b(?:no|wait|hmm+|hold on|wrong|incorrect|mistaken|outdated|false|not (?:right|correct|true|so|it)"
+    r"|correct myself)\b"
+    r"[\s,.:;!-]{1,4}(?:(?:so|but|rather|actually|instead|i (?:now )?(?:think|believe)(?: that)?),? )?"
+    rf"{_IT_IS}{_STANDS}"
+    # "may be A, but I think it's C"; what is said under a condition is none
+    r"|\b(?:but|however|yet)\b(?:(?!\b(?:if|unless|when|would|could|might|may|were|argue|choose)\b)[^.;:?!\n]){0,80}?"
+    rf"(?:\b{_IT_IS}|\b(?:points?|leads?)(?: me| us)? to|\bso|\btherefore|\bhence|\bin fact|\bi (?:think"
+    rf"|believe|choose|pick)|"
+    r"\bthe (?:\w+ )?(?:likely|best|correct|right|likeliest)(?: one| option| choice| diagnosis| answer)? is)"
+    rf"(?: (?:actually|really|likely|probably|rather|still))?{_STANDS}"
+    r"|\b(?:but|however|yet),? (?=(?:option )?[(\[]?(?-i:[A-Z])[)\]]? is (?:the )?(?:\w+ )?(?:correct|right"
+    r"|best|better|answer)\b"
+    r"\s*(?:[.,;!]|$|answer|option|choice|one|because|since))"
+    # "it must be C" as a sentence; "this is C" may speak of a part of it
+    rf"|(?:^|[.!?] )(?:(?:so|yes|therefore|thus|hence|then|now),? )?(?!(?:this|that)(?:'s| is| was)\b){_IT_IS}{_STANDS}"
+    # the same in Chinese
+    r"|(?:更正|不对|不對|不,|等等|等一下|错了|抱歉|其实|实际上|但我?(?:认为|觉得)?|而)[,。!:\s]{0,3}(?:正确)?(?:答案)?"
+    r"(?:[应應][该該当]?|更?可能)?(?:[是为為选選]|:)(?=[\s(\[\"]{0,2}(?:选项)?(?-i:[A-Z]))"
+    r"|但(?=(?:选项)?(?-i:[A-Z])(?:选?项)?(?:更|才|最))"
+)
 _CUE = re.compile(
     rf"(?P<boxed>{_OPEN})"
     r"|(?P<tag><\s*(?:final[\s_-]*)?(?:answer|ans|choice|option)\s*>|\[\s*(?:final[\s_-]*)?answer\s*\])"
-    r"|(?P<json>[\"'](?:[a-z]{1,12}[\s_-]?){0,3}(?:answer|choice|option|prediction)(?:[\s_-]?[a-z]{1,12}){0,2}[\"']\s*:)"
+    r"|(?P<json>[\"'](?:[a-z]{1,12}[\s_-]?){0,3}(?:answer|choice|option"
+    r"|prediction)(?:[\s_-]?[a-z]{1,12}){0,2}[\"']\s*:)"
     r"|(?P<answer>\b(?:answers?|ans)\b(?:"
     r"(?: choice| option| letter| key)?\.?[\s\"'()]{0,3}(?:[:=]|-(?= ))"
-    rf"|[^.:;?!\n{_OPEN}]{{0,80}}?\b{_VERB}\b"
+    # in "one might answer A, but C is right" the verb is another's
+    rf"|(?:(?!, but \(?[A-Z]\)? is\b)[^.:;?!\n{_OPEN}]){{0,80}}?\b{_VERB}\b"
     r"|'s\b|[^\w\n]{0,3}\n"
     r"|\.? ?(?=(?-i:\(?[A-Z]\)?(?:[.,;!?](?: |$)|[ \t]*$)))"
-    r"))"
+    rf")|{_FOREIGN_ANSWER})"
     rf"|(?P<choice>\b(?:{_FITTING}|final|chosen|selected|my|our|only)\s+(?:possible |matching |answer )?"
     r"(?:option|choice|response|selection|alternative|match|letter|pick)s?\b"
     rf"[^.:;?!\n{_OPEN}]{{0,160}}?(?:\b{_VERB}\b|[:=])"
+    rf"|{_FOREIGN_CHOICE}"
     r"|\b(?:choose|select|pick|chose|selected|choosing|selecting|picking|opt for|settle on|answer with|"
     r"go(?:ing)? with|vote for)\b"
     r"|\b(?:correction|i mean|make that|(?:wait|actually|sorry|no),? it(?:'s| is| should be| must be))\b"
-    r"|(?:正确答案|最佳答案|答案|正确选项|正确的选项|正确的是|最佳选项|应选|應選|故选|选择|選擇|选(?!项|择)|選(?!項|擇))"
-    r"(?:[^。\nA-Za-z:]{0,12}?(?:是|为|為|选项|選項|选|選))?"
-    r")",
+    rf"|{_CHINESE_CHOICE})"
+    rf"|(?P<correction>{_CORRECTION})",
     re.IGNORECASE | re.MULTILINE,
 )
 _FILLERS = re.compile(
@@ -416,14 +524,32 @@ _FILLERS = re.compile(
     rf"|(?:the )?(?:(?:correct|right|best|final) )?\b{_LETTER_WORD}\b"
     r"|\b(?:is|are|be|most|likely|probably|clearly|definitely|indeed|therefore|thus|actually|simply|only|still|now|"
     r"either|both|again|given by|represented by|as follows|a combination of|would|should|must)\b"
-    r"|选项|選項|是|为|為|应该|應該|项|：)*",
+    r"|选项|選項|是|为|為|应该|應該|项|："
+    rf"|(?:(?:la|el|le|die|der|das|a|o) |l')?\b{_FOREIGN_LETTER_WORD}\b"
+    r"|\b(?:donc|also|daher|somit|logo|portanto|entonces)\b"
+    r"|\b(?:la|el|le|die|a) (?=(?-i:\(?[A-Z](?:[.,;!)]|\s*$))))*",
     re.IGNORECASE,
 )
-_NEGATION = re.compile(r"\b(?:not|never|cannot|neither|nor|unlikely|unclear|none)\b|n't\b|不|非", re.IGNORECASE)
-_BEFORE_NEGATED = re.compile(
-    r"\b(?:incorrect|wrong|not|never|if|suppose|assume|assuming|whether|unless|had)\s+(?:\w+\s+){0,2}$", re.IGNORECASE
+_NEGATION = re.compile(
+    r"\b(?:not|never|cannot|neither|nor|unlikely|unclear|none|nicht|keine?[nmrs]?|unklar|"
+    r"no(?= (?:es|son|era|ser[íi]a)\b)|pas|n'est|não|nao|non(?= [èe]\b)|не)\b|n't\b|不|非",
+    re.IGNORECASE,
 )
-_INSTEAD = re.compile(r"\bbut(?: rather)?\b|\brather\b,?|;\s*it(?:'s| is)\b|\binstead\b:?", re.IGNORECASE)
+_BEFORE_NEGATED = re.compile(
+    r"\b(?:incorrect|wrong|not|never|if|suppose|assume|assuming|whether|unless|had)\s+(?:\w+\s+){0,2}$"
+    # what others say is not what this output says
+    r"|\b(?:many|some|others|students|people|textbooks?|clinicians|beginners)\s+(?:\w+\s+){0,3}$"
+    r"|不(?:能|[应應]|[该該]|可|会)?$",
+    re.IGNORECASE,
+)
+_UNREAL = re.compile(r"\b(?:if (?!(?:i|we|you|one|forced|pressed)\b)|had |were )[^.!?\n]*$", re.IGNORECASE)
+_INSTEAD = re.compile(
+    r"\bbut(?: rather)?\b|\brather\b,?|[;,]\s*it(?:'s| is)\b|\binstead\b:?|"
+    r"\b(?:sondern|sino|mais|mas(?: sim)?|bensì)\b|而是|[应應][该該当]?[是为為选選]",
+    re.IGNORECASE,
+)
+# "B가 아니라 C", "BではなくC": the rejected letter comes first
+_NOT_BUT = re.compile(r"\W{0,3}[A-Z]\W{0,2}(?:[이가은는]? ?아니라|(?:では|じゃ)なく(?:て)?)[\s,、]{0,2}")
 _LATER_VERB = re.compile(rf"\b{_VERB}\b|:", re.IGNORECASE)
 _AND = re.compile(
     r"(?:[\s,;/&+、和或与及]|[)\]](?=[\s,;/&+(\[]))*(?:\b(?:and|or|as well as|along with|versus|vs)\b\W{0,3})*"
@@ -439,27 +565,38 @@ _ADVERB = r"(?:(?:also|indeed|clearly|thus|therefore|most likely|likely|probably
 _NAMED = re.compile(
     rf"(?:\b(?:{_VERB}|being|as)\s+{_ADVERB}|(?<=[A-Z)\]] ))(?:the|our|my) "
     r"(?:(?:only|single|most|best|correct|right|final|likely|appropriate|accurate|closest|possible|suitable|logical|"
-    r"reasonable|plausible|probable) ){0,4}(?:answer|option|choice|response)s?\b(?! (?:if|choice))",
+    r"reasonable|plausible|probable) ){0,4}(?:answer|option|choice|response)s?\b(?! (?:if|choice))"
+    r"|\b(?:ist|es|est|é|è) (?:die|la|le|a|l') ?(?:\w+ ){0,2}(?:antwort|respuesta|r[ée]ponse|resposta|risposta)\b"
+    r"|(?<=[A-Z)\]] )(?:die|la|a) (?:\w+ )?(?:antwort|respuesta|r[ée]ponse|resposta|risposta)\b"
+    r"|[是为](?:正[确確]|最佳)的?(?:答案|选项)|[이가] 정답|が(?:正解|正しい)",
     re.IGNORECASE,
 )
 _SAID_CORRECT = re.compile(
     rf"(?:\b{_VERB}\s+{_ADVERB}|[:(-] ?)(?:correct|right)\b"
-    r"(?=\s*(?:[.,;:!)\]✓✔✅]|$|(?:because|since|as|and)\b))|是?正确(?!的?(?:答案|选项))",
+    r"(?=\s*(?:[.,;:!)\]✓✔✅]|$|(?:because|since|as|and)\b))|是?正确(?!的?(?:答案|选项))|最?符合(?:题意)?|最(?:恰当|合适|适当)"
+    r"|(?:\b(?:ist|es|est|está|é|è)|(?<=[^A-Za-z](?-i:[A-Z]))) (?:richtig|korrekt|corre[ct]?t[aeo]?|cert[ao])\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _MENTION = re.compile(
-    rf"(?:\b(?i:{_LETTER_WORD}) [\"'(\[]?|选项 ?)(?P<named>[A-Z])(?![\w'-])"
+    rf"(?:\b(?i:{_LETTER_WORD}|{_FOREIGN_LETTER_WORD}) [\"'(\[]?|选项 ?)(?P<named>[A-Z])(?![A-Za-z0-9_'-])"
+    r"|(?<![A-Za-z0-9])(?P<chinese>[A-Z])(?=选?项|選?項)"
     r"|[(\[](?P<bracketed>[A-Z])[)\]]"
     r"|^ ?(?P<label>[A-Z])[.):] ",
     re.MULTILINE,
 )
 _BARE_END = re.compile(
     r"(?:^|[,;:(\"'\n]|\b(?:therefore|thus|so|hence|that|then|and|only|conclude|but|means|leaves|leaving|"
-    r"identify|makes|making|believe|think|say|suspect)"
-    r"\b)\W*(?P<letter>[A-Z])[\W]*$",
+    r"identify|makes|making|believe|think|say|suspect|"
+    r"ist|es|est|la|donc|logo|portanto|daher|somit|entonces|quindi)"
+    r"\b|因此|所以|故|综上|따라서|그러므로|즉|よって|したがって)\W*(?P<letter>[A-Z])[\W]*$",
     re.IGNORECASE,
 )
-_IS_WRONG = re.compile(rf"\W{{0,3}}{_VERB}\s+(?:not|incorrect|wrong|false)\b", re.IGNORECASE)
+_IS_WRONG = re.compile(
+    rf"\W{{0,3}}{_VERB}\s+(?:not|incorrect|wrong|false)\b"
+    rf"|\W{{0,3}}{_FOREIGN_VERB} (?:nicht|falsch|incorrect[ao]?|fausse?)\b"
+    r"|[)\]\"']?\s?(?:[이가은는]? ?아[니닙]|(?:では|じゃ)(?:な|あり)|(?:选项|選項|项)?(?:是?错|是?錯|不[正对對是符]))",
+    re.IGNORECASE,
+)
 _VERB_FIRST = re.compile(rf"[)\]]? (?:{_VERB}|can|could|does|has|would)\b")
 _JOINED_BEFORE = re.compile(
     rf"\b(?P<letter>[A-Z])[)\]\"']?\s*(?:,|and|or|&)\s*(?:and |or )?(?:{_LETTER_WORD} ?)?[(\[\"']?$"
@@ -480,7 +617,8 @@ _CONCLUDING = re.compile(
 )
 _LEAD = re.compile(
     rf"\b(?:{_FITTING}\s+(?:\w[\w'-]*\s+){{1,8}}?{_VERB}|it(?:'s| is| must be| should be| would be))\b"
-    r"|\b(?:diagnosis|conclusion|solution|decision) ?:",
+    r"|\b(?:diagnosis|conclusion|solution|decision) ?:"
+    r"|最(?:有)?可能的?[^。\nA-Za-z:,]{0,12}?(?:是|为|為|:)",
     re.IGNORECASE,
 )
 _REJECTED = re.compile(
@@ -530,6 +668,7 @@ _HOW_OF_CUE: dict[str, How] = {
     "json": "json",
     "answer": "answer phrase",
     "choice": "choice phrase",
+    "correction": "choice phrase",
 }
 
 
@@ -541,13 +680,24 @@ def _at_cue(text: str, cue: re.Match[str], limit: int, known: _Options) -> Extra
     if how in ("answer phrase", "choice phrase"):
         if _BEFORE_NEGATED.search(text, max(0, cue.start() - 40), cue.start()):
             return None
+        if "would" in cue[0].lower() and _UNREAL.search(text, max(0, cue.start() - 200), cue.start()):
+            return None
         stop = _SENTENCE_END.search(text, start, end)
-        if _NEGATION.search(cue[0]) or _NEGATION.match(text, start + _spaces(text, start, end), end):
+        key = _negated_text_at(text, cue, end, known)
+        if key is not None:
+            return Extraction(key, "text answer", quote.replace(_OPEN, "").replace(_CLOSE, "").strip())
+        not_but = _NOT_BUT.match(text, start, end)
+        start = not_but.end() if not_but else start
+        is_rejected = cue.lastgroup != "correction" and _NEGATION.search(cue[0])
+        if is_rejected or _NEGATION.match(text, start + _spaces(text, start, end), end):
             instead = _INSTEAD.search(text, start, stop.start() if stop else end)
             if instead is None:
                 return None
             start = instead.end()
     found = _at(text, start, end, how, quote, known)
+    if cue.lastgroup == "correction":
+        # a correction gives one letter
+        return found if found is not None and found.letter is not None else None
     if found is None and how in ("answer phrase", "choice phrase"):
         # "the answer that fits best is (B)": the first verb was not the one
         stop = _SENTENCE_END.search(text, start + _spaces(text, start, end), end)
@@ -680,6 +830,23 @@ def _text_at(text: str, start: int, end: int, known: _Options) -> str | None:
     return None
 
 
+def _negated_text_at(text: str, cue: re.Match[str], end: int, known: _Options) -> str | None:
+    """The option behind a cue that begins with a negation; "none of the above" rejects nothing where it is one."""
+    if not known.has_negated:
+        return None
+    # a cue may have swallowed the beginning of such a text: "选以上都不是"
+    starts = range(cue.start() + 1, cue.end() + 1) if re.search(r"[不非]", cue[0]) else (cue.end(),)
+    for start in starts:
+        line = re.split(r"[\n\ue001]|</", text[start:end], maxsplit=1)[0]
+        line = line.lstrip(" :=\"'([>#,-" + _OPEN)
+        stop = _CLAUSE_END.search(line)
+        clause = line[: stop.start()] if stop else line
+        key = known.negated(normalise(clause).split(), normalise(line).split())
+        if key is not None:
+            return key
+    return None
+
+
 def _before_predicate(text: str, at: int, how: How, known: _Options) -> Extraction | None:
     """What is said to be the answer, or correct, by a predicate that begins at a place."""
     start = max(0, at - 200)
@@ -692,6 +859,11 @@ def _before_predicate(text: str, at: int, how: How, known: _Options) -> Extracti
     if not re.sub(r"(?i)\b(?:this|that|it|which|the|statement|option|one|choice)\b|\W", "", clause):
         # "B. Iron. This is correct."
         clause = text[line_start:at]
+    said = normalise(re.split(r"[,;:]", clause)[-1]).split()
+    for n in range(min(len(said), 30) if known.has_negated else 0):
+        key = known.negated(said[n:], said[n:])
+        if key is not None:
+            return Extraction(key, "text answer", text[clause_start : at + 60].strip()[:160])
     if _NEGATION.search(clause[-25:]) or re.search(r"\b(?:if|whether|suppose|unless)\b[^,]*$", clause, re.IGNORECASE):
         return None
     quote = text[clause_start : at + 60]
@@ -773,7 +945,9 @@ def _by_mention(text: str, known: _Options) -> Extraction | None:
         start = cue.end() + _spaces(text, cue.end(), len(text))
         stop = _SENTENCE_END.search(text, start, start + 300)
         sentence = text[start : stop.start() if stop else start + 300]
-        if _NEGATION.search(cue[0] + sentence) or _BEFORE_NEGATED.search(text, max(0, cue.start() - 40), cue.start()):
+        if _NEGATION.search(f"{cue[0]} {sentence}") or _BEFORE_NEGATED.search(
+            text, max(0, cue.start() - 40), cue.start()
+        ):
             continue
         key = known.mentioned(normalise(sentence).split())
         if key is not None:

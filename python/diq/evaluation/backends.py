@@ -112,6 +112,7 @@ class HuggingFaceModel(_Telling, HFLM):  # type: ignore[misc]
         drawing = {"do_sample": True, "top_k": 0} if is_sampling else {}
         network.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad, **drawing)
         self._ends = frozenset(ends)
+        self._silent = self._ends | {pad, tokenizer.bos_token_id}
         super().__init__(
             pretrained=network,
             backend="causal",
@@ -122,6 +123,12 @@ class HuggingFaceModel(_Telling, HFLM):  # type: ignore[misc]
             add_bos_token=None if tokenization.template is None else False,
         )
         self.template = tokenization.template
+
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+        """The text, with every special token but those that end it: some models mark their thinking by special ones."""
+        if not skip_special_tokens:
+            return str(super().tok_decode(tokens, skip_special_tokens=False))
+        return str(self.tokenizer.decode([one for one in tokens if one not in self._silent]))
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
         found: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
@@ -311,5 +318,5 @@ def _messages(prompt: str) -> list[Message]:
 def _output(reply: Reply) -> Output:
     if reply.content is not None:
         ending = "length" if reply.finish_reason == "length" else "stop"
-        return Output(reply.content, ending, reply.completion_tokens)
+        return Output(reply.whole(), ending, reply.completion_tokens)
     return Output("", "refused" if reply.is_refusal else "failed", problem=reply.problem)

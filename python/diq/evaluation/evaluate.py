@@ -23,9 +23,10 @@ from diq.base.options import verb
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
 from diq.base.text import named_values
+from diq.base.thinking import Tag
 from diq.evaluation import generations
 from diq.evaluation.answerers import Answerer, LocalAnswerer, ServerAnswerer
-from diq.evaluation.answers import SCORING
+from diq.evaluation.answers import read_tags, scoring
 from diq.evaluation.benchmarks import BENCHMARKS, averages, benchmark
 from diq.evaluation.generations import Answers, Kept
 from diq.evaluation.options import EvaluateOptions
@@ -53,6 +54,7 @@ class BenchmarkResult:
         spread: standard deviation over the repeats; None for one.
         accuracy_strict: by the strict rule, mean over the repeats.
         n_unanswered: outputs without an option, all repeats together.
+        share_unanswered: of all outputs.
         n_cut: outputs that ended at the maximum number of tokens, all repeats together.
         repeats: for each the counts of the table evaluations.
     """
@@ -68,6 +70,7 @@ class BenchmarkResult:
     spread: float | None
     accuracy_strict: float
     n_unanswered: int
+    share_unanswered: float
     n_cut: int
     repeats: list[dict[str, Any]]
 
@@ -81,7 +84,7 @@ class EvaluateSummary(Summary):
         model: name of what answered.
         model_id: its fingerprint; for a server its name there.
         backend: ``hf``, ``vllm`` or ``server``.
-        scoring: version of the rules that marked.
+        scoring: version of the rules that marked, and the thinking tags that were added.
         protocol: the run's config.
         benchmarks: the numbers.
         averages: AvgS, AvgC and AvgA as ``standard``, ``challenging`` and ``all``; None where benchmarks are missing.
@@ -123,12 +126,13 @@ def evaluate(options: EvaluateOptions) -> EvaluateSummary:
     started = time.monotonic()
     if options.backend != "server" and options.temperature is None:
         raise UsageError("only a server has a temperature of its own", "give --temperature a number")
+    tags = read_tags(options.thinking_tags)
     check_folder(generations.folder_of(options.store_file))
     asked = _load(options)
     with contextlib.closing(_answerer(options)) as answerer:
         answerer.check(asked)
         run_id = _open_run(options.store_file, answerer, asked)
-        evaluation = _Evaluation(options.store_file, run_id, answerer, options.repeat, options.progress)
+        evaluation = _Evaluation(options.store_file, run_id, answerer, options.repeat, tags, options.progress)
         results = [evaluation.measure(one) for one in asked]
     return _summary(options.store_file, run_id, answerer, results, evaluation, seconds=time.monotonic() - started)
 
@@ -235,10 +239,16 @@ class _Evaluation:
     """One call of ``run``, after everything was checked."""
 
     def __init__(
-        self, store: Path, run_id: int, answerer: Answerer, repeat: int, progress: NotedProgress | None
+        self,
+        store: Path,
+        run_id: int,
+        answerer: Answerer,
+        repeat: int,
+        tags: tuple[Tag, ...],
+        progress: NotedProgress | None,
     ) -> None:
         self._store, self._run_id, self._answerer = store, run_id, answerer
-        self._repeat, self._progress = repeat, progress
+        self._repeat, self._progress, self.tags = repeat, progress, tags
         self.n_generated = self.n_kept = 0
         if repeat > 1 and answerer.protocol.temperature == 0:
             log.warning("at --temperature 0 all repeats are the same but for rounding: the spread says nothing")
@@ -251,10 +261,12 @@ class _Evaluation:
             kept = generations.read(self._store, which)
             self.n_kept += len(kept.answers)
             self._generate(asked, which, kept)
-            numbers = generations.score(kept.answers[place] for place in sorted(kept.answers))
-            generations.record(self._store, which, numbers)
+            numbers = generations.score((kept.answers[place] for place in sorted(kept.answers)), self.tags)
+            generations.record(self._store, which, numbers, self.tags)
             repeats.append({"repeat": repeat, **numbers})
-        return _result(asked, repeats)
+        result = _result(asked, repeats)
+        generations.tell_unread(result.label, result.n_unanswered, result.n * len(repeats))
+        return result
 
     def _generate(self, asked: QuestionSet, which: Answers, kept: Kept) -> None:
         """Windows are the same in every call, and so are the batches in them, however often it was killed."""
@@ -269,7 +281,7 @@ class _Evaluation:
             with self._reporting(what, len(kept.answers), n):
                 rows, problem = self._window(asked, which, first, places)
             if rows:
-                for one in generations.write(self._store, which, part, rows, n_questions=n):
+                for one in generations.write(self._store, which, part, rows, n_questions=n, tags=self.tags):
                     kept.answers[one.position] = one
                 part += 1
                 self.n_generated += len(rows)
@@ -313,7 +325,9 @@ class _Evaluation:
         if all(output.ending == "refused" for *_, output in rows):
             # the request is wrong rather than the questions
             return [], problem
-        return [one for one in rows if one[3].ending != "failed"], problem
+        # a server that ended it may have refused the last ones for the same reason
+        lost = ("failed",) if problem is None or getattr(lm, "error", None) is None else ("failed", "refused")
+        return [one for one in rows if one[3].ending not in lost], problem
 
 
 def _ask(lm: Any, window: QuestionSet, answerer: Answerer, repeat: int) -> list[Any]:
@@ -396,7 +410,8 @@ def _result(asked: QuestionSet, repeats: list[dict[str, Any]]) -> BenchmarkResul
         standard_error=generations.standard_error(accuracy, n),
         spread=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         accuracy_strict=statistics.fmean(one["n_right_strict"] / n for one in repeats),
-        n_unanswered=sum(one["n_unanswered"] for one in repeats),
+        n_unanswered=(n_unanswered := sum(one["n_unanswered"] for one in repeats)),
+        share_unanswered=n_unanswered / (n * len(repeats)),
         n_cut=sum(one["n_cut"] for one in repeats),
         repeats=repeats,
     )
@@ -422,7 +437,7 @@ def _summary(
         model=answerer.name,
         model_id=answerer.model_id,
         backend=answerer.backend,
-        scoring=SCORING,
+        scoring=scoring(evaluation.tags),
         protocol=answerer.protocol.settings(),
         benchmarks=results,
         averages=asdict(averages(there)),

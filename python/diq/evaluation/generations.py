@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from diq import _core
 from diq.base.files import disk_errors, whole_file
-from diq.evaluation.answers import SCORING, mark
+from diq.base.thinking import Tag
+from diq.evaluation.answers import mark, scoring
 from diq.evaluation.questions import Question
 from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
@@ -136,6 +137,7 @@ def write(
     rows: Sequence[tuple[int, Question, str, Any]],
     *,
     n_questions: int,
+    tags: Sequence[Tag] = (),
 ) -> list[Answered]:
     """Keep some outputs: the file appears whole, then its row in the store.
 
@@ -145,6 +147,7 @@ def write(
         part: number of the file.
         rows: position, question, prompt as sent and `diq.evaluation.tasks.Output` each.
         n_questions: of the benchmark.
+        tags: thinking tags that a user added, as for `mark`.
 
     Returns:
         What was kept.
@@ -161,7 +164,7 @@ def write(
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
-        pq.write_table(_table(which, rows), file, compression="zstd")
+        pq.write_table(_table(which, rows, tags), file, compression="zstd")
         file.flush()
         checksum = _core.file_hash(file.name)
     with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
@@ -181,12 +184,12 @@ def write(
     ]
 
 
-def _table(which: Answers, rows: Sequence[tuple[int, Question, str, Any]]) -> pa.Table:
+def _table(which: Answers, rows: Sequence[tuple[int, Question, str, Any]], tags: Sequence[Tag]) -> pa.Table:
     made = []
     answered_at = now()
     for position, question, prompt, output in rows:
         text = _clean(output)
-        found = mark(text, question.options, question.right)
+        found = mark(text, question.options, question.right, tags)
         made.append(
             {
                 **which.key(),
@@ -200,7 +203,7 @@ def _table(which: Answers, rows: Sequence[tuple[int, Question, str, Any]]) -> pa
                 "ending": output.ending,
                 "n_output_tokens": output.n_tokens,
                 "problem": output.problem,
-                "scoring": SCORING,
+                "scoring": scoring(tags),
                 "letter": found.letter,
                 "how": found.how,
                 "step": found.step,
@@ -217,13 +220,13 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def score(answers: Iterable[Answered]) -> dict[str, Any]:
-    """Mark answers by today's rules.
+def score(answers: Iterable[Answered], tags: Sequence[Tag] = ()) -> dict[str, Any]:
+    """Mark answers by today's rules, with the thinking tags that a user added.
 
     Returns:
         The counts, accuracy and standard error of a row of the table evaluations.
     """
-    marks = [(mark(one.output, one.options, one.right), one.ending) for one in answers]
+    marks = [(mark(one.output, one.options, one.right, tags), one.ending) for one in answers]
     n, right = len(marks), sum(one.is_right for one, _ in marks)
     accuracy = right / n
     return {
@@ -239,13 +242,25 @@ def score(answers: Iterable[Answered]) -> dict[str, Any]:
     }
 
 
+def tell_unread(what: str, n_unanswered: int, n_outputs: int) -> None:
+    """Say it where most outputs could not be read: their accuracy is about the reading, not about the model."""
+    if 2 * n_unanswered <= n_outputs:
+        return
+    some = "none" if n_unanswered == n_outputs else f"only {n_outputs - n_unanswered:,}"
+    log.warning(
+        "%s: %s of %s outputs could be read as a choice, so the accuracy says little about the model: look at some "
+        "(docs/answers.md has what is read; --thinking-tags adds tags, --max-tokens room)",
+        what, some, f"{n_outputs:,}",
+    )  # fmt: skip
+
+
 def standard_error(accuracy: float, n: int) -> float:
     """How far an accuracy over ``n`` questions would move with other questions of their kind; 0 for one question."""
     return float((accuracy * (1 - accuracy) / (n - 1)) ** 0.5) if n > 1 else 0.0
 
 
-def record(store: Path, which: Answers, numbers: dict[str, Any]) -> None:
+def record(store: Path, which: Answers, numbers: dict[str, Any], tags: Sequence[Tag] = ()) -> None:
     """Put numbers into the store, in the place of those of the same rules."""
     with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
-        opened.run("evaluation/delete_evaluation", **which.key(), scoring=SCORING)
-        opened.run("evaluation/insert_evaluation", **which.key(), scoring=SCORING, **numbers, created_at=now())
+        opened.run("evaluation/delete_evaluation", **which.key(), scoring=scoring(tags))
+        opened.run("evaluation/insert_evaluation", **which.key(), scoring=scoring(tags), **numbers, created_at=now())

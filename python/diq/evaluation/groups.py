@@ -30,6 +30,8 @@ class Cell:
         n: questions; of an average all that went into it. None for a published number.
         strict: accuracy by the strict rule: the text of the right option counts only where no option was read. None
             for a published number.
+        unanswered: share of the outputs in which no option was found; of an average over all of them. None for a
+            published number.
         best: the highest of its column.
         second: the second highest of its column, where it has three or more.
         close: not the best, yet within ``CLOSE`` standard errors of the difference from it.
@@ -42,6 +44,7 @@ class Cell:
     repeats: int
     n: int | None
     strict: float | None = None
+    unanswered: float | None = None
     best: bool = False
     second: bool = False
     close: bool = False

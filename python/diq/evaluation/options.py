@@ -31,6 +31,15 @@ Format = Literal["table", "markdown", "csv", "latex", "json"]
 _OF_SERVERS, _NOT_OF_SERVERS = Needs("backend", ("server",)), Excludes("backend", ("server",))
 _OF_DRAWS = Needs("temperature")
 
+ThinkingTags = Annotated[
+    Sequence[str],
+    Option(
+        "What opens and closes a model's thinking, beside the tags that are known; part of the version of the rules. "
+        "Repeat for several.",
+        metavar="OPEN=CLOSE",
+    ),
+]
+
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 """Format of a file of results, by its suffix."""
 
@@ -124,6 +133,7 @@ class EvaluateOptions(InStore):
     timeout: Annotated[Timeout, _OF_SERVERS] = 600.0
     retries: Annotated[Retries, _OF_SERVERS] = 6
     allow_bad_rows: Annotated[bool, Option("Go on without the rows of a benchmark that hold no question.")] = False
+    thinking_tags: ThinkingTags = ()
     model_name: Annotated[
         str | None,
         Option(
@@ -143,6 +153,7 @@ class RescoreOptions(InStore):
     """Options of ``diq evaluate --rescore``."""
 
     run: Annotated[int | None, Option("Mark this evaluation alone again.", metavar="NUMBER", default="all")] = None
+    thinking_tags: ThinkingTags = ()
     progress: ToldWithNote = None
 
 

@@ -9,7 +9,7 @@ from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.summary import Summary
 from diq.evaluation import generations
-from diq.evaluation.answers import SCORING
+from diq.evaluation.answers import read_tags, scoring
 from diq.evaluation.generations import Answers
 from diq.evaluation.options import RescoreOptions
 from diq.store.connection import WAIT_S
@@ -30,6 +30,7 @@ class Rescored(Summary):
         questions: fingerprint of its questions.
         repeat: 0-based number of the repeat.
         n: questions.
+        scoring: version of the rules, and the thinking tags that were added.
         accuracy: by today's rules.
         accuracy_strict: by today's strict rule.
         n_unanswered: outputs without an option.
@@ -43,6 +44,7 @@ class Rescored(Summary):
     questions: str
     repeat: int
     n: int
+    scoring: str
     accuracy: float
     accuracy_strict: float
     n_unanswered: int
@@ -56,10 +58,10 @@ def rescore(options: RescoreOptions) -> list[Rescored]:
     Rows of other versions of the rules stay in the table evaluations.
 
     Raises:
-        UsageError: nothing is kept.
+        UsageError: nothing is kept, or thinking tags of another form.
         StoreError: there is no store.
     """
-    store = options.store_file
+    store, tags = options.store_file, read_tags(options.thinking_tags)
     with Store(store, wait_s=WAIT_S) as opened:
         sets = opened.rows("evaluation/list_generation_sets", run_id=options.run)
         others = dict.fromkeys(one["run_id"] for one in opened.rows("evaluation/list_generation_sets", run_id=None))
@@ -77,8 +79,11 @@ def rescore(options: RescoreOptions) -> list[Rescored]:
                 which.run_id, which.benchmark, which.repeat + 1, len(kept.answers), one["n_questions"],
             )  # fmt: skip
             continue
-        numbers = generations.score(kept.answers[place] for place in sorted(kept.answers))
-        generations.record(store, which, numbers)
+        numbers = generations.score((kept.answers[place] for place in sorted(kept.answers)), tags)
+        generations.record(store, which, numbers, tags)
+        generations.tell_unread(
+            f"run {which.run_id}, {which.benchmark}, repeat {which.repeat + 1}", numbers["n_unanswered"], numbers["n"]
+        )
         with Store(store, read_only=True, wait_s=WAIT_S) as opened:
             rows = opened.rows("evaluation/accuracies_by_scoring", **which.key())
         found.append(
@@ -87,10 +92,11 @@ def rescore(options: RescoreOptions) -> list[Rescored]:
                 model=one["model"] or one["model_id"],
                 backend=one["backend"],
                 n=numbers["n"],
+                scoring=scoring(tags),
                 accuracy=numbers["accuracy"],
                 accuracy_strict=numbers["n_right_strict"] / numbers["n"],
                 n_unanswered=numbers["n_unanswered"],
-                before={row["scoring"]: row["accuracy"] for row in rows if row["scoring"] != SCORING},
+                before={row["scoring"]: row["accuracy"] for row in rows if row["scoring"] != scoring(tags)},
             )
         )
         if options.progress:

@@ -232,7 +232,8 @@ def _cells(numbers: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, 
         error = statistics.fmean(row["standard_error"] for row in repeats.values())
         n = next(iter(repeats.values()))["n"]
         strict = statistics.fmean(row["n_right_strict"] / row["n"] for row in repeats.values())
-        cells[name] = Cell(statistics.fmean(values), error, _spread(values), len(values), n, strict)
+        unanswered = statistics.fmean(row["n_unanswered"] / row["n"] for row in repeats.values())
+        cells[name] = Cell(statistics.fmean(values), error, _spread(values), len(values), n, strict, unanswered)
     means = averages({name: cell.accuracy for name, cell in cells.items()})
     stricts = averages({name: cell.strict or 0.0 for name, cell in cells.items()})
     for average, members in MEMBERS.items():
@@ -244,7 +245,8 @@ def _cells(numbers: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, 
         common = set.intersection(*(set(numbers[name]) for name in members))
         by_repeat = [statistics.fmean(numbers[name][i]["accuracy"] for name in members) for i in sorted(common)]
         n = sum(part.n or 0 for part in parts)
-        cells[average] = Cell(mean, error, _spread(by_repeat), len(common), n, getattr(stricts, average))
+        unanswered = sum((part.unanswered or 0.0) * (part.n or 0) for part in parts) / n
+        cells[average] = Cell(mean, error, _spread(by_repeat), len(common), n, getattr(stricts, average), unanswered)
     return cells
 
 

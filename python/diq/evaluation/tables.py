@@ -37,6 +37,14 @@ def footnotes(group: Group) -> list[str]:
         notes.append(
             "questions: " + ", ".join(f"{HEADS[name]} {counts[name]:,}" for name in group.columns if name in counts)
         )
+        for row in group.rows:
+            # a number is worth no more than what could be read
+            unread = [
+                f"{HEADS[name]} {100 * (row.cells[name].unanswered or 0.0):.1f} %"
+                for name in group.columns
+                if name in BENCHMARKS and name in row.cells
+            ]
+            notes.append(f"outputs without a readable answer, {row.label}: {', '.join(unread)}")
     for row in group.rows:
         for name, cell in row.cells.items():
             if cell.expected is not None:
@@ -198,7 +206,8 @@ def error_note() -> str:
 CSV_COLUMNS = (
     "source", "table", "base_model", "base_model_id", "model", "model_id", "label", "setting", "dataset", "ratio",
     "preference", "selection_id", "train_run_id", "run_ids", "backend", "protocol", "scoring", "column", "questions",
-    "n", "repeats", "accuracy", "standard_error", "spread", "strict", "best", "second", "close", "expected",
+    "n", "repeats", "accuracy", "standard_error", "spread", "strict", "unanswered", "best", "second", "close",
+    "expected",
 )  # fmt: skip
 """Columns of :func:`csv_text`; ``table`` counts the tables from 1, ``column`` is a benchmark or an average."""
 

@@ -32,6 +32,7 @@ from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
 from diq.base.text import short
+from diq.base.thinking import after_thinking
 from diq.judging.chat import Chat, Reply
 from diq.judging.options import Server
 from diq.judging.rubrics import Reading, Rubric, UnreadableReplyError
@@ -297,6 +298,8 @@ def _conversation(rubric: Rubric, item: Item, unreadable: str | None) -> list[di
     messages = rubric.messages(item.question, item.answer)
     if unreadable is None:
         return messages
+    # models are not shown their earlier thinking
+    unreadable = after_thinking(unreadable)
     if not unreadable.strip():
         # servers refuse an empty turn of the assistant, and templates two turns of the user in a row
         *before, last = messages

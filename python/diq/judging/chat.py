@@ -1,8 +1,9 @@
 """Client of a server that speaks OpenAI's chat completions: a conversation in, a reply or the reason why none came out.
 
 What a single request meets (a time-out, a 5xx, half a body, HTML) is that reply's problem. What every request would
-meet (no server, a wrong key, an unknown model) is an error, and nothing more is asked. The key is read from the
-environment, sent, and struck out of everything that comes back.
+meet (no server, a wrong key, an unknown model) is an error, and nothing more is asked. A failure that is told inside an
+HTTP 200 is taken as if it were the status. The key is read from the environment, sent, and struck out of everything
+that comes back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from typing import Any
 import openai
 
 from diq.base.errors import DiqError, RunFailedError, UsageError
+from diq.base.sample import inline_reasoning
 from diq.base.text import first_line, short
 from diq.judging.options import BASE_URL_VARIABLE, Server
 
@@ -33,6 +36,14 @@ _LONGEST_PAUSE_S = 600.0
 _FIRST_PAUSE_S = 0.5
 # what the client repeats besides 5xx
 _TRANSIENT = (408, 409, 429)
+# a failure inside an HTTP 200 that names no status is the upstream's
+_UPSTREAM_FAILED = 502
+# a refusal of what was asked, whoever asks: it may come before any question was answered
+_MODERATED = re.compile(r"moderat|flagged|content.?(?:filter|policy)|safety|guardrail", re.IGNORECASE)
+# fields beside the content in which servers with a reasoning parser give the thinking
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+# share of replies that hold thinking alone above which something is wrong with the request or the server
+_MANY_UNFINISHED = 0.1
 # the name of the limit that OpenAI's newer models ask for, and that not every other server knows
 _OTHER_LIMIT = "max_completion_tokens"
 # what is sent to a server that needs no key; the client refuses to send none
@@ -46,18 +57,22 @@ class Reply:
     """What came of one question to the server.
 
     Attributes:
-        content: the reply; empty where the model said nothing, None where no reply came.
+        content: the reply; empty where the model said nothing, None where no reply came. Where it holds nothing and
+            the thinking came in a field of its own, the thinking as ``<think>...</think>``.
+        reasoning: thinking that came in a field beside a content; empty without any.
         problem: why none came.
         is_refusal: whether the server answered that it will not take this question (HTTP 4xx, such as a prompt that is
-            longer than the context).
+            longer than the context, or a content filter).
         finish_reason: why the model stopped, as the server says it.
         prompt_tokens: as the server counts them; None where it does not.
         completion_tokens: as the server counts them; None where it does not.
         retries: requests that failed before the last one.
         seconds: from the first request to the reply.
+        is_unfinished: whether it holds thinking and no content.
     """
 
     content: str | None = None
+    reasoning: str = ""
     problem: str | None = None
     is_refusal: bool = False
     finish_reason: str | None = None
@@ -65,6 +80,11 @@ class Reply:
     completion_tokens: int | None = None
     retries: int = 0
     seconds: float = 0.0
+    is_unfinished: bool = False
+
+    def whole(self) -> str:
+        """Everything that the model said, its thinking in front."""
+        return _with_thinking(self.reasoning, self.content or "")
 
 
 class Chat:
@@ -98,18 +118,26 @@ class Chat:
             base_url=server.url,
             max_retries=server.retries,
             timeout=openai.Timeout(server.timeout, connect=min(10.0, server.timeout)),
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_tell_failure]}),
         )
         self._first = asyncio.Lock()
         self._reached = False
         self._limit = "max_tokens"
         self._resume_at = 0.0
         self._stop: DiqError | None = None
+        self._n_replies = self._n_unfinished = self._denied_in_a_row = 0
 
     async def __aenter__(self) -> Chat:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()
+        if self._n_unfinished > _MANY_UNFINISHED * self._n_replies:
+            log.warning(
+                "%d of %d replies hold thinking and no answer: raise --max-tokens where they were cut, else look at "
+                "the server's reasoning parser",
+                self._n_unfinished, self._n_replies,
+            )  # fmt: skip
 
     async def ask(self, messages: Sequence[Mapping[str, str]]) -> Reply:
         """Ask once, with the retries that the server asks for.
@@ -119,7 +147,8 @@ class Chat:
 
         Raises:
             UsageError: the server refuses the key or knows no such model or path.
-            RunFailedError: nobody answers at the address, or the account has no quota left.
+            RunFailedError: nobody answers at the address, the account has no quota left, or a server that answered
+                before refuses everything.
         """
         started = time.monotonic()
         retries = self.server.retries
@@ -186,7 +215,8 @@ class Chat:
                 # the request in the chain of errors carries the key
                 raise self._stop from None
             status = error.status_code
-            reply = Reply(problem=f"HTTP {status}: {self._words(error.response)}", retries=_retries(error))
+            kind = "error" if _IS_INSIDE in error.response.extensions else "HTTP"
+            reply = Reply(problem=f"{kind} {status}: {self._words(error.response)}", retries=_retries(error))
             if status == 400 and self._limit == "max_tokens" and _OTHER_LIMIT in error.response.text:
                 self._limit = _OTHER_LIMIT
                 log.info("the server wants `%s` in the place of `max_tokens`", _OTHER_LIMIT)
@@ -207,18 +237,48 @@ class Chat:
             raise _TransientError(Reply(problem=problem, retries=_retries(error))) from None
         # struck out before anything is cut off, and once more where JSON had spelt it in another way
         reply = read_completion(self._redact(raw.http_response.content.decode(errors="replace")))
-        content = None if reply.content is None else self._redact(reply.content)
-        return replace(reply, content=content, retries=raw.retries_taken)
+        if reply.content is None:
+            return replace(reply, retries=raw.retries_taken)
+        self._n_replies += 1
+        self._n_unfinished += reply.is_unfinished
+        self._denied_in_a_row = 0
+        return replace(
+            reply,
+            content=self._redact(reply.content),
+            reasoning=self._redact(reply.reasoning),
+            retries=raw.retries_taken,
+        )
 
     def _refusal(self, error: openai.APIStatusError) -> DiqError | None:
         """The error that every further request would meet as well; None where it may be this one's alone."""
         server, variable = self.server, self.server.api_key_variable
+        goes_on = "what came is kept, and the same command goes on where it stopped"
+        if error.status_code == 403 and (self._n_replies or _MODERATED.search(error.response.text)):
+            # a key that was accepted is no reason: this question is refused, unless all are from now on
+            self._denied_in_a_row += 1
+            if self._denied_in_a_row < max(10, 2 * server.concurrency):
+                return None
+            return RunFailedError(
+                f"the server at {server.shown_url} refuses everything (HTTP 403, {self._denied_in_a_row} times in a "
+                f"row): {self._words(error.response)}",
+                f"look at the account of ${variable}; {goes_on}",
+            )
         if error.status_code in (401, 403):
             known = "is set, but was not accepted" if self._key else "is not set"
             # servers print parts of a wrong key, so their words are left out
             return UsageError(
                 f"the server at {server.shown_url} refused access (HTTP {error.status_code}): ${variable} {known}",
                 f"set ${variable} to a key of this server, or name another variable with --api-key-variable",
+            )
+        if error.status_code == 402:
+            return RunFailedError(
+                f"the account at {server.shown_url} has to pay first (HTTP 402): {self._words(error.response)}", goes_on
+            )
+        if error.status_code == 404 and self._n_replies:
+            return RunFailedError(
+                f"the server at {server.shown_url} no longer answers as `{server.model}` (HTTP 404): "
+                f"{self._words(error.response)}",
+                goes_on,
             )
         if error.status_code == 404:
             return UsageError(
@@ -229,7 +289,7 @@ class Chat:
         if error.code == "insufficient_quota":
             return RunFailedError(
                 f"the account at {server.shown_url} has no quota left (HTTP 429)",
-                "the same command goes on where it stopped",
+                goes_on,
             )
         return None
 
@@ -239,6 +299,9 @@ class Chat:
             body: Any = json.loads(response.content)
         except (ValueError, RecursionError):
             body = response.text
+        failure = _failure_inside(body)
+        if failure is not None:
+            body = failure
         if isinstance(body, list) and body:
             body = body[0]
         for key in ("error", "message", "detail"):
@@ -258,6 +321,63 @@ class _TransientError(Exception):
         self.reply, self.retry_after_s, self.is_rate_limit = reply, retry_after_s, is_rate_limit
 
 
+# key of what the hook below writes beside a response
+_IS_INSIDE = "diq_failure_inside"
+
+
+async def _tell_failure(response: Any) -> None:
+    """Give a failure that is told inside an HTTP 200 the status that it stands for, so that it is treated alike."""
+    if response.status_code != 200:
+        return
+    await response.aread()
+    try:
+        body: Any = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return
+    failure = _failure_inside(body)
+    if failure is not None:
+        response.extensions[_IS_INSIDE] = True
+        response.status_code = _status_of(failure)
+
+
+def _failure_inside(body: Any) -> dict[str, Any] | None:
+    """The error in a body that has one in the place of an answer, or whose answer ended by one."""
+    if not isinstance(body, dict):
+        return None
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    if choice is None:
+        # as servers write it, and as older vLLM does
+        found = body.get("error") or (body if body.get("object") == "error" else None)
+    elif choice.get("finish_reason") == "error" or (choice.get("error") and not choice.get("finish_reason")):
+        found = choice.get("error") or body.get("error") or {"message": "finish_reason error"}
+    else:
+        found = None
+    if not found:
+        return None
+    return found if isinstance(found, dict) else {"message": str(found)}
+
+
+def _status_of(failure: Mapping[str, Any]) -> int:
+    """The HTTP status that an error stands for."""
+    for name in ("code", "status"):
+        value = str(failure.get(name))
+        if re.fullmatch(r"[45]\d\d", value):
+            return int(value)
+    kind = f"{failure.get('code')} {failure.get('type')}"
+    return 429 if re.search(r"rate.?limit|quota", kind, re.IGNORECASE) else _UPSTREAM_FAILED
+
+
+def _with_thinking(reasoning: str, content: str, *, is_cut: bool = False) -> str:
+    """Thinking in front of the content, as models write both into one text; not closed where it was cut."""
+    if not reasoning:
+        return content
+    if is_cut:
+        return f"<think>\n{reasoning}"
+    message = {"role": "assistant", "content": content, "reasoning_content": reasoning}
+    return inline_reasoning(message)["content"].rstrip()
+
+
 def read_completion(body: str) -> Reply:
     """Read the body of a chat completion, whatever it is: what is not one is a reply without content, and why."""
     try:
@@ -271,10 +391,22 @@ def read_completion(body: str) -> Reply:
     if not isinstance(message, dict):
         return Reply(problem=f"the server sent no choices: {short(_clean(json.dumps(found)), width=100)}")
     usage = found.get("usage")
+    finish_reason = _text(choice.get("finish_reason")) or None
+    # a refusal takes the place of the content; the text is kept either way
+    content = _text(message.get("content")) or _text(message.get("refusal"))
+    if finish_reason == "content_filter":
+        said = f" after: {short(content)}" if content.strip() else ""
+        return Reply(problem=f"a content filter stopped the answer{said}", is_refusal=True, finish_reason=finish_reason)
+    reasoning = next(filter(None, (_text(message.get(name)).strip() for name in _REASONING)), "")
+    reasoning = reasoning or _thinking_parts(message.get("content")).strip()
+    is_unfinished = bool(reasoning) and not content.strip()
+    if is_unfinished:
+        content, reasoning = _with_thinking(reasoning, "", is_cut=finish_reason == "length"), ""
     return Reply(
-        # a refusal takes the place of the content; the text is kept either way
-        content=_text(message.get("content")) or _text(message.get("refusal")),
-        finish_reason=_text(choice.get("finish_reason")) or None,
+        content=content,
+        reasoning="" if reasoning in content else reasoning,
+        is_unfinished=is_unfinished,
+        finish_reason=finish_reason,
         prompt_tokens=_count(usage, "prompt_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
     )
@@ -285,6 +417,12 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "".join(_text(part.get("text")) for part in value if isinstance(part, dict))
     return _clean(value) if isinstance(value, str) else ""
+
+
+def _thinking_parts(value: Any) -> str:
+    """Text of the parts of a content that are thinking."""
+    parts = value if isinstance(value, list) else []
+    return "".join(_text(part.get("thinking")) for part in parts if isinstance(part, dict))
 
 
 def _clean(text: str) -> str:

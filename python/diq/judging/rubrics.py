@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from diq.base.draws import number_of
 from diq.base.fingerprint import fingerprint_of
 from diq.base.text import short
+from diq.base.thinking import after_thinking
 
 _DIGITS = ("1", "2", "3", "4", "5")
 _MATERIAL = "{{material}}"
@@ -144,7 +145,7 @@ class Rubric:
         Strict: the lines of the form, in order, each once. Lenient: also Markdown, tables, JSON, ``4/5``, ``Level 4``,
         other orders and names of the fields, score and words on one line, a section for each dimension.
 
-        What does not count: thinking in front (``<think>...</think>``), the material where the model repeats it, and
+        What does not count: thinking in front (`diq.base.thinking`), the material where the model repeats it, and
         the form where it is repeated unfilled. A score that is given twice counts when it is the same both times, and
         makes the reply unreadable when it is not, for nothing says which one is meant. Of words that are given twice,
         the last ones count.
@@ -160,7 +161,7 @@ class Rubric:
             # other scores among the words would contradict those of the form
             _Search(self).read(_ECHO.sub("", text))
             return reading
-        said = _ECHO.sub("", _without_thinking(text)).strip()
+        said = _ECHO.sub("", after_thinking(text)).strip()
         if not said:
             raise UnreadableReplyError("the reply holds thinking or the material, and nothing after it")
         return _Search(self).read(said)
@@ -232,24 +233,6 @@ def _code(texts: list[str]) -> str:
 _ECHO = re.compile(
     r"<<<BEGIN (?P<part>QUESTION|ANSWER) (?P<code>\w+)>>>.*?(?:<<<END (?P=part) (?P=code)>>>|\Z)", re.DOTALL
 )
-# the end of a thinking, not in quotes
-_THINKING_ENDS = re.compile(r"(?<![`\"'])</think(?:ing)?>(?![`\"'])")
-_THINKING = ("<think>", "<thinking>")
-
-
-def _without_thinking(text: str) -> str:
-    """What follows the thinking; the whole text where there is none, and nothing where the thinking does not end.
-
-    Some chat templates write the opening tag themselves, so that a reply has the closing one alone. Tags further on, in
-    the order of a pair, are quoted from the answer that is rated.
-    """
-    begins = text.startswith(_THINKING)
-    end = _THINKING_ENDS.search(text)
-    if end is None:
-        return "" if begins else text
-    if not begins and any(tag in text[: end.start()] for tag in _THINKING):
-        return text
-    return text[end.end() :].strip()
 
 
 # lenient reading -----------------------------------------------------------------------------------------------------
