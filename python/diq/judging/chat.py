@@ -375,7 +375,7 @@ def _with_thinking(reasoning: str, content: str, *, is_cut: bool = False) -> str
     if is_cut:
         return f"<think>\n{reasoning}"
     message = {"role": "assistant", "content": content, "reasoning_content": reasoning}
-    return inline_reasoning(message)["content"].rstrip()
+    return str(inline_reasoning(message)["content"]).rstrip()
 
 
 def read_completion(body: str) -> Reply:
