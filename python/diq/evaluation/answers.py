@@ -471,7 +471,7 @@ _CORRECTION = (
     r"|reconsideration))|"
     r"edit|revised(?: to| answer)?|corrected(?: to)?|my (?:mistake|bad|error)|i take (?:that|it) back|"
     r"(?:no|nope|wait|sorry|actually|oops|hmm+|rather|apologies)(?:[\s,.!-]{1,3}(?:no|nope|wait|sorry|actually"
-    r"|rather))+)"
+    r"|rather)){1,3})"
     r"\b[\s,.:;!-]{0,4}"
     r"|\b(?:actually|sorry|oops|apologies)\b[ ,:-]{0,3})"
     rf"(?:(?:so|then|i (?:now )?(?:think|believe)(?: that)?) )?(?:{_IT_IS}|i meant?|the answer is)?{_STANDS}"
