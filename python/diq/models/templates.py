@@ -20,7 +20,7 @@ from diq.base.sample import Message, inline_reasoning, split_prompt
 log = logging.getLogger(__name__)
 
 # what a template that prints today's date prints; scores must not depend on the day
-_TODAY = datetime(2024, 7, 26)
+_TODAY, _OTHER_DAY = datetime(2024, 7, 26), datetime(2001, 2, 3)
 
 _JINJA = ["jinja2.ext.loopcontrols"]
 # what the renderer itself sets
@@ -39,10 +39,10 @@ _REASONING = "reasoning that the chat template cuts stands in the answer as <thi
 _EARLIER = "the chat template leaves out the thinking of earlier turns"
 
 
-def _still_clock() -> str:
+def _still_clock(day: datetime = _TODAY) -> str:
     """A macro that takes the place of the clock that transformers lends to templates; it takes no function for it."""
     known = [f"%{flag}{letter}" for letter in "aAbBcCdDeFGhHIjklmMpPrRSTuUVwWxXyYzZ" for flag in ("-", "")]
-    filters = "".join(f" | replace({one!r}, {_TODAY.strftime(one)!r})" for one in known)
+    filters = "".join(f" | replace({one!r}, {day.strftime(one)!r})" for one in known)
     # nothing behind the last tag, which would take a line end of the template with it
     return f"{{% macro strftime_now(format) %}}{{{{ format{filters} }}}}{{% endmacro %}}{{{{ '' }}}}"
 
@@ -85,8 +85,7 @@ class ChatTemplate:
         }
         self.notes: Counter[str] = Counter()
         text = tokenizer.get_chat_template()
-        self._reads_clock = "strftime_now" in text
-        self._text = f"{_still_clock()}{text}" if self._reads_clock else text
+        self._text = f"{_still_clock()}{text}" if "strftime_now" in text else text
         self._in_parts: set[str] = set()
         user = {"role": "user", "content": _MARK}
         self._find_form([user], "user")
@@ -288,7 +287,7 @@ class ChatTemplate:
         thought = f"<think>\n{_MARK}\n</think>\n\n0"
         if not self._might_show([user, answer | {"content": thought}]):
             found["reasoning"] = "inline"
-        if self._reads_clock:
+        if self._shows_clock():
             found["today"] = _TODAY.strftime("%Y-%m-%d")
         return found
 
@@ -298,6 +297,21 @@ class ChatTemplate:
             return _MARK in self.render(messages)
         except Exception:  # jinja raises whatever the template says
             return True
+
+    def _shows_clock(self) -> bool:
+        """Whether a rendering depends on the clock; a template may name it and be content with ``date_string``."""
+        text = self._text
+        if not text.startswith(_still_clock()):
+            return False
+        user = [{"role": "user", "content": _MARK}]
+        try:
+            now = self.render(user)
+            self._text = _still_clock(_OTHER_DAY) + text.removeprefix(_still_clock())
+            return self.render(user) != now
+        except Exception:  # jinja raises whatever the template says
+            return True
+        finally:
+            self._text = text
 
     def say(self, what: str) -> None:
         """Log in how many conversations something was done for the text to be there, since the last time."""
