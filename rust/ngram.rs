@@ -61,6 +61,36 @@ pub fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
+/// Whether a character is of a script that puts no spaces between words, so that a run of them is no word.
+fn stands_alone(c: char) -> bool {
+    matches!(c,
+        '\u{e00}'..='\u{fff}'        // Thai, Lao, Tibetan
+        | '\u{1000}'..='\u{109f}'    // Myanmar
+        | '\u{1780}'..='\u{17ff}'    // Khmer
+        | '\u{3005}'..='\u{3007}' | '\u{3040}'..='\u{30ff}' // kana
+        | '\u{3400}'..='\u{4dbf}' | '\u{4e00}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
+}
+
+/// The words of a text for its shingles: as [`words`], but each character of a script without spaces is one.
+pub fn small_words(text: &str) -> impl Iterator<Item = &str> {
+    words(text).flat_map(|word| {
+        let mut rest = word;
+        std::iter::from_fn(move || {
+            let first = rest.chars().next()?;
+            let end = if rest.is_ascii() {
+                rest.len()
+            } else if stands_alone(first) {
+                first.len_utf8()
+            } else {
+                rest.find(stands_alone).unwrap_or(rest.len())
+            };
+            let (piece, after) = rest.split_at(end);
+            rest = after;
+            Some(piece)
+        })
+    })
+}
+
 /// Numbers for things, in the order of their first appearance.
 fn number_of<'a>(numbers: &mut Map<&'a str, u32>, word: &'a str) -> u32 {
     let next = numbers.len() as u32;
@@ -283,11 +313,11 @@ fn check_n(n: usize) -> Result<(), DiqError> {
 
 /// The words of a text, or the text itself where it has none, so that every text has a shingle.
 fn words_or_text(text: &str) -> Vec<&str> {
-    let found: Vec<&str> = words(text).collect();
+    let found: Vec<&str> = small_words(text).collect();
     if found.is_empty() { vec![text] } else { found }
 }
 
-/// Hashes of the different shingles (runs of `n` words; all words of a shorter text) of each text, ascending.
+/// Hashes of the different shingles (runs of `n` [`small_words`]; all of a shorter text) of each text, ascending.
 ///
 /// Returns the hashes of all texts, one text after the other, and `texts.len() + 1` offsets. The same hashes in every
 /// process, on every machine.

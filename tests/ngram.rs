@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use diq_core::error::DiqError;
-use diq_core::ngram::{Checked, Match, NearCopy, Table, groups, near_copies, shingle_hashes, words};
+use diq_core::ngram::{Checked, Match, NearCopy, Table, groups, near_copies, shingle_hashes, small_words, words};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -121,6 +121,13 @@ proptest! {
     #[test]
     fn words_are_runs_of_alphanumerics(text in ".*") {
         prop_assert_eq!(words(&text).collect::<Vec<_>>(), split(&text));
+    }
+
+    #[test]
+    fn small_words_are_words_cut_between_characters_without_spaces(text in "[a-z0-9 \u{e01}-\u{e2e}\u{4e00}-\u{4eff}ß。]{0,40}") {
+        let alone = |c: char| ('\u{e01}'..='\u{e2e}').contains(&c) || ('\u{4e00}'..='\u{4eff}').contains(&c);
+        let apart: String = text.chars().map(|c| if alone(c) { format!(" {c} ") } else { c.to_string() }).collect();
+        prop_assert_eq!(small_words(&text).collect::<Vec<_>>(), split(&apart));
     }
 
     #[test]

@@ -32,6 +32,16 @@ def words(text: str) -> list[str]:
     return "".join(c if c.isalnum() else " " for c in text).split()
 
 
+def small_words(text: str) -> list[str]:
+    """The same, with each character of the scripts without spaces that the tests use on its own."""
+    return words("".join(f" {c} " if "\u3040" <= c <= "\u9fff" or "\u0e00" <= c <= "\u0e7f" else c for c in text))
+
+
+def shingles(text: str) -> set[tuple[str, ...]]:
+    found = small_words(text) or [text]
+    return {tuple(found[i : i + 5]) for i in range(max(1, len(found) - 4))}
+
+
 def runs(text: str, n: int) -> list[tuple[str, ...]]:
     found = words(text) or [text]
     n = min(n, len(found))
@@ -69,7 +79,7 @@ def near(texts: list[str], threshold: float, *, order: list[int] | None = None, 
 def naive_near(texts: list[str], threshold: float) -> list[tuple[int, int, float]]:
     kept: list[int] = []
     found = []
-    sets = [set(runs(text, 5)) for text in texts]
+    sets = [shingles(text) for text in texts]
     for row, own in enumerate(sets):
         for other in kept:
             similarity = len(own & sets[other]) / len(own | sets[other])
@@ -79,6 +89,22 @@ def naive_near(texts: list[str], threshold: float) -> list[tuple[int, int, float
         else:
             kept.append(row)
     return found
+
+
+def test_text_without_spaces_is_compared_by_character() -> None:
+    question = (
+        "患者男性六十二岁因反复胸闷气短三年加重一周入院既往有高血压病史十年规律服用降压药物查体双肺底可闻及湿啰音下肢轻度水肿"
+        "心界向左下扩大请问最可能的诊断是什么"
+    )
+    other = question.replace("六十二", "六十三")
+    apart = "儿童发热伴皮疹三天应首先考虑哪一种疾病并说明需要做哪些检查以及治疗原则和家庭护理的注意事项还有复诊时间"
+    (found,) = near([question, apart, other], 0.8)
+    assert (found.position, found.kept) == (14, 10)
+    # 5 of the shingles hold the character that differs
+    n = len(question) - 4
+    assert found.similarity == pytest.approx((n - 5) / (n + 5))
+    # a word of another script in it stays one
+    assert small_words("体温38度abc用药") == ["体", "温", "38", "度", "abc", "用", "药"]
 
 
 # texts ----------------------------------------------------------------------------------------------------------------

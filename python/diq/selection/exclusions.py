@@ -130,7 +130,8 @@ def find_exclusions(
     if dedupe is not None:
         settings: dict[str, Any] = {}
         if dedupe == "near":
-            settings = {"threshold": near_threshold, "shingle_words": guards.SHINGLE_WORDS}
+            # small words: a character where a script puts no spaces
+            settings = {"threshold": near_threshold, "shingle_words": guards.SHINGLE_WORDS, "words": "small"}
             settings |= {"n_hashes": guards.N_HASHES, "recall": guards.RECALL, "seed": guards.SEED}
         find = functools.partial(_find_copies, near_threshold=near_threshold if dedupe == "near" else None)
         found.append(_guard(store, dataset, dedupe, settings, find, report))

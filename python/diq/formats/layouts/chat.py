@@ -24,7 +24,7 @@ ROLES = {
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 # what says that an assistant's turn is not to be learnt: OpenAI and Mistral, LLaMA-Factory, axolotl
-_MASKS = ("weight", "loss", "train")
+_MASKS = frozenset(["weight", "loss", "train"])
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -40,17 +40,20 @@ def messages(value: Any) -> list[Message]:
         raise ValueError(f"the messages are no list but {type(turns).__name__}")
     if not turns:
         raise ValueError("no messages")
-    if all(isinstance(one, str) for one in turns):
+    if isinstance(turns[0], str) and all(isinstance(one, str) for one in turns):
         return [{"role": "assistant" if place % 2 else "user", "content": str(one)} for place, one in enumerate(turns)]
     found: list[Message] = []
     for number, one in enumerate(turns, start=1):
-        found += _exchange(one) or [message(one, number)]
+        if isinstance(one, dict) and "role" not in one and "from" not in one and (pair := _exchange(one)):
+            found += pair
+        else:
+            found.append(message(one, number))
     return found
 
 
-def _exchange(value: Any) -> list[Message]:
+def _exchange(value: dict[str, Any]) -> list[Message]:
     """The turns of an object that holds a question and its answer under the names of their roles."""
-    if not isinstance(value, dict) or any(value.get(key) is not None for key in (*_ROLE_KEYS, *_CONTENT_KEYS)):
+    if any(value.get(key) is not None for key in (*_ROLE_KEYS, *_CONTENT_KEYS)):
         return []
     found = {ROLES[key.lower()]: one for key, one in value.items() if key.lower() in ROLES and isinstance(one, str)}
     if "user" not in found and "assistant" not in found:
@@ -75,25 +78,33 @@ def message(value: Any, number: int) -> Message:
     """One turn."""
     if not isinstance(value, dict):
         raise ValueError(f"message {number} is no object")
-    name = next((value[key] for key in _ROLE_KEYS if value.get(key)), None)
-    if name is None:
+    name = value.get("role") or value.get("from") or value.get("speaker")
+    if not name:
         raise ValueError(f"message {number} has no role")
     role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise ValueError(f"unknown role `{short(name)}` in message {number}")
-    given = next((value[key] for key in _CONTENT_KEYS if value.get(key) is not None), None)
+    given = value.get("content")
+    if given is None:
+        given = value.get("value")
+    if given is None:
+        given = value.get("text")
     made: Message = {"role": role, "content": ""}
     if role == "function_call":
         made = {"role": "assistant", "content": "", "tool_calls": _calls(given, number)}
-    else:
+    elif isinstance(given, str):
+        made["content"] = given
+    elif given is not None:
         _read_content(made, given, number)
     if role == "assistant":
-        reasoning = next((one for one in map(value.get, _REASONING) if isinstance(one, str) and one.strip()), "")
-        if reasoning:
-            made["reasoning_content"] = reasoning
+        for key in _REASONING:
+            reasoning = value.get(key)
+            if isinstance(reasoning, str) and reasoning.strip():
+                made["reasoning_content"] = reasoning
+                break
         if calls := value.get("tool_calls") or value.get("function_call"):
             made["tool_calls"] = _calls(calls, number)
-    if made["role"] == "assistant" and any(_is_off(value.get(key)) for key in _MASKS):
+    if not _MASKS.isdisjoint(value) and made["role"] == "assistant" and any(_is_off(value.get(key)) for key in _MASKS):
         made["train"] = False
     if value.get("tools"):
         # as `diq select` writes them

@@ -39,11 +39,14 @@ class Layout:
     text: frozenset[str] = frozenset()
     holds: Callable[[Sequence[Values]], bool] | None = None
     note: str = ""
-    _own: frozenset[str] = field(init=False)
+    _beside: frozenset[str] = field(init=False)
+    _marks: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         # what the layout reads itself means what the layout says
-        object.__setattr__(self, "_own", self.text.union(*self.columns))
+        own = self.text.union(*self.columns)
+        object.__setattr__(self, "_beside", frozenset(BESIDE) - own)
+        object.__setattr__(self, "_marks", tuple(name for name in _BAD_ANSWER if name not in own))
 
     def missing(self, row: Values) -> str:
         """The first column that the row lacks; empty when it has all."""
@@ -68,17 +71,19 @@ class Layout:
             raise ValueError(f"no column {missing} (layout {self.name})")
         if (column := media_column(row)) is not None:
             raise ValueError(f"the row has an image, video or sound (column {column}); only text can be used")
-        if any(row.get(name) is False for name in _BAD_ANSWER if name not in self._own):
-            raise ValueError("the answer is marked as a bad one (label is false), which is nothing to learn")
+        for name in self._marks:
+            if row.get(name) is False:
+                raise ValueError(f"the answer is marked as a bad one ({name} is false), which is nothing to learn")
         converted = self.convert(row)
         messages, rejected = converted if isinstance(converted, tuple) else (converted, None)
-        beside = BESIDE.keys() & row.keys() - self._own
-        if beside:
+        text = self.text
+        if beside := self._beside.intersection(row):
             messages = with_beside(row, beside, messages)
+            text = text | beside
         check(messages)
         if (place := media_place(messages)) is not None:
             raise ValueError(f"message {place[0]} has a place for an image (`{place[1]}`); only text can be used")
-        return Sample(messages, rejected, attributes(row, self.text | beside, dropped))
+        return Sample(messages, rejected, attributes(row, text, dropped))
 
 
 def layout(
