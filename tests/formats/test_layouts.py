@@ -72,6 +72,25 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     ),
     # a context that the prompt holds already is there once
     ("question_answer", {"question": "C. Q?", "context": "C.", "answer": "A."}, said("C. Q?", "A.")),
+    # a label beside a question and its answer is no letter of an option
+    ("question_answer", {"question": "Q?", "answer": "A.", "label": "pediatrics"}, [USER, ANSWER]),
+    ("question_answer", {"question": "Q?", "answer": "A.", "label": 1}, [USER, ANSWER]),
+    (
+        "medreason",
+        {"question": "Q?", "options": OPTIONS, "answer": "B", "answer_idx": "B", "reasoning": "R"},
+        [ASKED, thinking(SECOND)],
+    ),
+    # both system prompts stay
+    (
+        "messages",
+        {"system": "In German.", "messages": [{"role": "system", "content": "S"}, USER, ANSWER]},
+        said("Q?", "A.", system="In German.\n\nS"),
+    ),
+    # earlier turns in other forms
+    *(
+        ("question_answer", {"question": "Q?", "answer": "A.", "history": history}, said("q", "a", "Q?", "A."))
+        for history in ([{"question": "q", "answer": "a"}], ["q", "a"], said("q", "a"))
+    ),
     # layouts that people asked for
     (
         "r1_distill",
@@ -778,6 +797,24 @@ def test_calls_of_tools_and_what_they_give_are_turns(turns: list[dict[str, Any]]
     # a call may be what is learnt
     ends = {"messages": [USER, turns[0]]}
     assert choose("x", [ends], None).sample(ends).messages[-1]["tool_calls"] == [CALL]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Q?", "output": "A."},
+        {"prompt": "Q?", "chosen": "A.", "rejected": "B."},
+        {"question": "Q?", "answer": "A."},
+    ],
+    ids=str,
+)
+def test_tools_go_with_the_first_message_in_every_layout(row: dict[str, Any]) -> None:
+    tools = [{"name": "lab", "input_schema": {"type": "object"}}]
+    row = {**row, "tools": tools}
+    made = choose("x", [row], None).sample(row)
+    function = {"name": "lab", "parameters": {"type": "object"}}
+    assert made.messages[0]["tools"] == [{"type": "function", "function": function}]
+    assert "tools" not in made.attributes
 
 
 def test_hermes_keeps_its_own_marks() -> None:

@@ -291,6 +291,13 @@ def test_what_a_llama_factory_folder_does_not_give(factory: Path) -> None:
         open_sources([f"{factory}:far"])
     with pytest.raises(InputError, match="has images"):
         open_sources([f"{factory}:pictures"])
+    for columns, message in (
+        ({"columns": {"messages": "turns", "kto_tag": "ok"}}, "has `ok` for kto_tag"),
+        ({"tags": {"user_tag": "H"}}, "has `H` for user_tag"),
+    ):
+        (factory / "dataset_info.json").write_text(json.dumps({"talk": {"file_name": "talk.json"} | columns}))
+        with pytest.raises(UsageError, match=message):
+            open_sources([f"{factory}:talk"])
     (factory / "dataset_info.json").write_text("[")
     with pytest.raises(InputError, match="is not JSON"):
         open_sources([f"{factory}:plain"])

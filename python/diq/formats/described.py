@@ -21,6 +21,12 @@ _ROLES = {
     "prompt": "prompt", "query": "input", "response": "answer", "history": "history", "system": "system",
     "messages": "messages", "tools": "tools", "chosen": "chosen", "rejected": "rejected",
 }  # fmt: skip
+# tags that diq knows anyway
+_TAGS = {
+    "role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user"),
+    "assistant_tag": ("gpt", "assistant"), "observation_tag": ("observation", "tool"),
+    "function_tag": ("function_call",), "system_tag": ("system",), "kto_tag": ("kto_tag", "label"),
+}  # fmt: skip
 _PLACES = frozenset(["file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"])
 _MEDIA = ("images", "videos", "audios")
 
@@ -72,8 +78,20 @@ def read(folder: Path, name: str) -> Described:
     media = [columns[one] for one in _MEDIA if one in columns]
     if media:
         raise InputError(f"the set `{name}` of `{folder}` has images, videos or sounds (column {media[0]})", "use text")
+    tags = {**_tags(entry), "kto_tag": columns.get("kto_tag", "kto_tag")}
+    other = next((key for key, value in tags.items() if value not in _TAGS.get(key, (value,))), None)
+    if other is not None:
+        raise UsageError(
+            f"the set `{name}` of `{folder}` has `{tags[other]}` for {other}, which diq does not read",
+            f"rename it in the data: {' or '.join(_TAGS[other])}",
+        )
     roles = {_ROLES[key]: column for key, column in columns.items() if key in _ROLES}
     return Described(folder / file, roles or None)
+
+
+def _tags(entry: dict[str, Any]) -> dict[str, Any]:
+    found = entry.get("tags")
+    return found if isinstance(found, dict) else {}
 
 
 def refuse_unnamed(folder: Path) -> None:

@@ -141,5 +141,10 @@ def _understand(reader: Reader, found: SourceSummary, warnings: list[str]) -> No
             f"`{found.path}`: no role of layout {found.layout} uses the text of {names}: "
             "--map ROLE=COLUMN,... takes columns by name, or leave it as it is"
         )
+    if found.n_rows and not found.n_samples and not found.n_duplicates:
+        warnings.append(
+            f"`{found.path}`: none of its {found.n_rows:,} rows is a sample in layout {found.layout}: "
+            "--format names another, --map its columns"
+        )
     if reader.layout.note:
         warnings.append(f"`{found.path}`: {reader.layout.note}")

@@ -12,6 +12,8 @@ from diq.formats.layouts.layout import Layout, Values, layout, structured, text,
 
 _RATIONALE = ("rationale", "label_rationale", "exp", "explanation", "cot_content", "reasoning")
 _LETTERED = ("opa", "opb", "opc", "opd", "ope")
+# where the answer is a text of its own
+_SAID = frozenset(["answer", "response", "output", "long_answer", "solution"])
 _CHOICE_TEXT = " ".join(("question", "prompt", "options", "choices", *_LETTERED, *_RATIONALE))
 
 
@@ -34,6 +36,18 @@ def _medguide(row: Values) -> Choice:
 def _inline(row: Values) -> Choice:
     choices = inline(text(row, "question"))
     return read_choice(row, question="question", choices=choices, right=row["label"], reasoning=_RATIONALE)
+
+
+def _asks_inline(rows: Sequence[Values]) -> bool:
+    # a label beside a question may be anything: its field, a rating, KTO's flag
+    def asks(row: Values) -> bool:
+        question, label = row.get("question"), structured(row.get("label"))
+        if isinstance(question, str) and inline(question):
+            return True
+        letter = label[0] if isinstance(label, (list, tuple)) and len(label) == 1 else label
+        return isinstance(letter, str) and len(letter.strip()) == 1 and not row.keys() & _SAID
+
+    return 2 * sum(map(asks, rows)) >= len(rows)
 
 
 def _lettered(row: Values) -> Options:
@@ -146,7 +160,7 @@ LAYOUTS = (
     _choices("medmcqa", "question opa opb opc opd cop", _medmcqa),
     _choices("medbullets", "question opa opb opc opd answer_idx", _medbullets),
     _choices("medxpertqa", "question options label", _medxpertqa),
-    _choices("choices_inline", "question label", _inline),
+    _choices("choices_inline", "question label", _inline, holds=_asks_inline),
     _choices("metamedqa", "question options answer_idx metamap_phrases kind", _choice),
     _choices("medqa", "question options answer_idx meta_info", _choice),
     _choices("medmcqa_options", "realidx question options answer_idx", _choice),

@@ -8,7 +8,7 @@ from typing import Any
 
 from diq.base.sample import Message
 from diq.base.text import short
-from diq.formats.layouts.layout import Values, layout, structured, text
+from diq.formats.layouts.layout import Values, join_system, layout, structured, text
 
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -175,30 +175,19 @@ def _calls(value: Any, number: int) -> list[dict[str, Any]]:
     return found
 
 
-def with_tools(row: Values, turns: list[Message]) -> list[Message]:
-    """The tools that stand beside a conversation are kept with its first turn."""
-    tools = structured(next((row[name] for name in ("tools", "functions") if row.get(name)), None))
-    if not isinstance(tools, Sequence) or isinstance(tools, str) or not all(isinstance(one, Mapping) for one in tools):
-        return turns
-    wrapped = [one if "function" in one else {"type": "function", "function": one} for one in tools]
-    return [turns[0] | {"tools": wrapped}, *turns[1:]]
-
-
 def with_system(row: Values, turns: list[Message]) -> list[Message]:
     """A system prompt that stands beside the conversation goes before it."""
     system = text(row, "system") if isinstance(row.get("system"), str) else ""
-    if system and turns[0]["role"] != "system":
-        return [{"role": "system", "content": system}, *turns]
-    return turns
+    return join_system(system, turns) if system else turns
 
 
 def _openai(row: Values) -> list[Message]:
-    return with_tools(row, with_system(row, messages(row["messages"])))
+    return with_system(row, messages(row["messages"]))
 
 
 def _sharegpt(row: Values) -> list[Message]:
     found = messages(row["conversations" if "conversations" in row else "conversation"])
-    return with_tools(row, with_system(row, found))
+    return with_system(row, found)
 
 
 def _gemini(row: Values) -> list[Message]:
@@ -218,12 +207,10 @@ def _texts(rows: Sequence[Values]) -> bool:
     return all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in turns)
 
 
-_TOOLS = "tools functions"
-
 LAYOUTS = (
-    layout("messages", "messages", _openai, text=f"system {_TOOLS}"),
-    layout("ultramedical", "conversations type answer score", _sharegpt, text=_TOOLS),
-    layout("sharegpt", "conversations|conversation", _sharegpt, text=f"system {_TOOLS}"),
+    layout("messages", "messages", _openai, text="system"),
+    layout("ultramedical", "conversations type answer score", _sharegpt),
+    layout("sharegpt", "conversations|conversation", _sharegpt, text="system"),
     layout("gemini", "contents", _gemini, text="systemInstruction system_instruction"),
     layout("ultrachat", "data", lambda row: messages(row["data"]), holds=_texts),
 )

@@ -78,7 +78,7 @@ class Layout:
         messages, rejected = converted if isinstance(converted, tuple) else (converted, None)
         text = self.text
         if beside := self._beside.intersection(row):
-            messages = with_beside(row, beside, messages)
+            messages = with_tools(row, with_beside(row, beside, messages))
             text = text | beside
         check(messages)
         if (place := media_place(messages)) is not None:
@@ -121,11 +121,13 @@ def check(messages: Sequence[Message]) -> None:
 # columns that mean the same beside every layout that does not read them itself
 BESIDE: dict[str, str] = {
     **dict.fromkeys(("system", "system_prompt", "system_message"), "system"),
+    **dict.fromkeys(("tools", "functions"), "tools"),
     "history": "history",
     "context": "context",
     "input": "input",
     **dict.fromkeys(("reasoning", "reasoning_content", "thinking", "thought", "chain_of_thought", "cot"), "reasoning"),
 }
+TOOLS = ("tools", "functions")
 _BAD_ANSWER = ("label", "kto_tag")
 
 
@@ -137,6 +139,8 @@ def with_beside(row: Values, names: Collection[str], messages: list[Message]) ->
     """
     found: dict[str, Any] = {}
     for name in sorted(names):
+        if BESIDE[name] == "tools":
+            continue
         value = structured(row[name]) if BESIDE[name] == "history" else row[name]
         if isinstance(value, str) and any(value.strip() in message["content"] for message in messages):
             continue
@@ -159,22 +163,54 @@ def with_beside(row: Values, names: Collection[str], messages: list[Message]) ->
         made[asked[0]] = made[asked[0]] | {"content": question}
         if "history" in found:
             made[asked[0] : asked[0]] = earlier_turns(found["history"])
-    if "system" in found and found["system"].strip() and made[0]["role"] != "system":
-        made.insert(0, {"role": "system", "content": found["system"]})
+    if found.get("system", "").strip():
+        made = join_system(found["system"], made)
     if found.get("reasoning", "").strip() and made[-1]["role"] == "assistant" and "reasoning_content" not in made[-1]:
         made[-1] = made[-1] | {"reasoning_content": found["reasoning"]}
     return made
 
 
+def join_system(system: str, messages: list[Message]) -> list[Message]:
+    """The messages with a system prompt in front, before a system turn that says something else."""
+    first = messages[0]
+    if first["role"] != "system":
+        return [{"role": "system", "content": system}, *messages]
+    if system.strip() in first["content"]:
+        return messages
+    return [first | {"content": f"{system}\n\n{first['content']}".rstrip()}, *messages[1:]]
+
+
+def with_tools(row: Values, turns: list[Message]) -> list[Message]:
+    """The messages with the tools that stand beside them, which go with the first of them."""
+    tools = structured(next((row[name] for name in TOOLS if row.get(name)), None))
+    if not isinstance(tools, Sequence) or isinstance(tools, str) or not all(isinstance(one, Mapping) for one in tools):
+        return turns
+    wrapped = [one if "function" in one else {"type": "function", "function": _as_function(one)} for one in tools]
+    return [turns[0] | {"tools": wrapped}, *turns[1:]]
+
+
+def _as_function(tool: Mapping[str, Any]) -> dict[str, Any]:
+    # Anthropic calls the parameters otherwise
+    return {"parameters" if key == "input_schema" else key: value for key, value in tool.items()}
+
+
 def earlier_turns(history: Any) -> list[Message]:
-    """Pairs of a question and its answer as messages.
+    """Earlier turns as messages: pairs of question and answer, objects of one, messages, or texts in turn.
 
     Raises:
         ValueError: they are none.
     """
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history):
-        raise ValueError("the history is no list of question and answer")
-    return [message for question, answer in history for message in turn(str(question), str(answer))]
+    if all(isinstance(one, Mapping) and one.get("role") in ("user", "assistant") for one in history):
+        return [{"role": one["role"], "content": str(one.get("content") or "")} for one in history]
+    if all(isinstance(one, str) for one in history) and len(history) % 2 == 0:
+        history = list(zip(history[::2], history[1::2], strict=True))
+    found: list[Message] = []
+    for one in history:
+        pair = [one.get("question"), one.get("answer")] if isinstance(one, Mapping) else one
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or None in pair:
+            raise ValueError("the history is no list of question and answer")
+        found += turn(str(pair[0]), str(pair[1]))
+    return found
 
 
 def turn(prompt: str, answer: str, *, reasoning: str = "", system: str = "") -> list[Message]:

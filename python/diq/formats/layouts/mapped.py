@@ -9,9 +9,9 @@ from typing import Any
 from diq.base.errors import UsageError
 from diq.base.sample import Message
 from diq.base.text import did_you_mean
-from diq.formats.layouts.chat import messages, with_system, with_tools
+from diq.formats.layouts.chat import messages, with_system
 from diq.formats.layouts.choices import multiple_choice, options, prompt
-from diq.formats.layouts.layout import Layout, Values, structured, text, turn, with_beside
+from diq.formats.layouts.layout import Layout, Values, structured, text, turn, with_beside, with_tools
 from diq.formats.layouts.preference import pair, prompt_messages
 
 ROLES = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diq.base.sample import Message
-from diq.formats.layouts.choices import answer, gold, options, prompt
+from diq.formats.layouts.choices import answer, gold, multiple_choice, options, prompt
 from diq.formats.layouts.layout import Values, layout, structured, text, turn
 
 
@@ -14,12 +14,15 @@ def _huatuo(row: Values) -> list[Message]:
 
 def _medreason(row: Values) -> list[Message]:
     question, choices = text(row, "question"), structured(row["options"])
+    said = text(row, "answer")
+    if choices and not isinstance(choices, str) and len(said.strip("()[]. ")) == 1:
+        return multiple_choice(row, question="question", choices=options(choices), right=said, reasoning=("reasoning",))
     if isinstance(choices, str) and choices.strip():
         # one text, "Answer Choices:" and a line an option
         question = f"{question}\n{choices}" if question else ""
     elif choices and not isinstance(choices, str):
         question = prompt(question, options(choices))
-    return turn(question, text(row, "answer"), reasoning=text(row, "reasoning"))
+    return turn(question, said, reasoning=text(row, "reasoning"))
 
 
 def _m23k(row: Values) -> list[Message]:
