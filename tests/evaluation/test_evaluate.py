@@ -574,7 +574,9 @@ def test_hub_ids_of_bases_are_compared_by_name(tmp_path: Path) -> None:
     base = ModelSource("Qwen/Qwen3-8B@main", tmp_path, "Qwen/Qwen3-8B", "2")
 
     def named(text: str) -> None:
-        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": text}))
+        (tmp_path / "adapter" / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "base_model_name_or_path": text})
+        )
         find_adapter(str(tmp_path / "adapter"), base)
 
     for fine in ("Qwen/Qwen3-8B", "mirror/Qwen3-8B", "", "/gone/folder"):
