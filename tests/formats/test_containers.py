@@ -363,6 +363,18 @@ def test_one_object_that_is_one_row_stays_one(tmp_path: Path, content: Any) -> N
     assert list(FileSource(str(path)).rows()) == [Row(1, content)]
 
 
+@pytest.mark.parametrize("key", ["conversations", "messages", "data"])
+def test_conversations_within_an_object_are_rows(tmp_path: Path, key: str) -> None:
+    talk = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({key: [talk, talk]}))
+    assert list(FileSource(str(path)).rows()) == [Row(1, {"messages": talk}), Row(2, {"messages": talk})]
+    path.write_text(json.dumps({key: [{"id": 1, "messages": talk}], "version": "1"}))
+    assert list(FileSource(str(path)).rows()) == [Row(1, {"id": 1, "messages": talk})]
+    path.write_text(json.dumps({"messages": [talk, talk], "id": [1, 2]}))
+    assert [one.values["id"] for one in FileSource(str(path)).rows() if isinstance(one, Row)] == [1, 2]
+
+
 def test_several_lists_of_rows_are_not_one_set(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     for order in (("train", "test"), ("version", "train", "test")):

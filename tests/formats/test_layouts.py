@@ -91,6 +91,14 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
         ("question_answer", {"question": "Q?", "answer": "A.", "history": history}, said("q", "a", "Q?", "A."))
         for history in ([{"question": "q", "answer": "a"}], ["q", "a"], said("q", "a"))
     ),
+    # a conversation up to its answer, pairs of ms-swift and of HH-RLHF
+    ("question_answer", {"input": [USER], "output": "A.", "license": "x"}, [USER, ANSWER]),
+    ("refused_text", {"messages": [USER, ANSWER], "rejected_response": "B."}, [USER, ANSWER]),
+    (
+        "preference",
+        {"chosen": "\n\nHuman: Q?\n\nAssistant: A.", "rejected": "\n\nHuman: Q?\n\nAssistant: B."},
+        [USER, ANSWER],
+    ),
     # layouts that people asked for
     (
         "r1_distill",
@@ -426,7 +434,7 @@ def test_every_layout_in_every_container(
     assert isinstance(first, Parsed), first
     assert isinstance(second, Parsed)
     assert first.sample.messages == messages
-    if name == "preference" or row.get("rejected"):
+    if name in ("preference", "refused_text") or row.get("rejected"):
         assert first.sample.rejected == [{"role": "assistant", "content": "B."}]
     else:
         assert first.sample.rejected is None
@@ -855,6 +863,8 @@ def test_every_column_has_a_role_and_text_that_is_lost_is_named() -> None:
     }  # fmt: skip
     talk = {"messages": said(LONG, "A."), "problem": LONG}
     assert column_roles(choose("x", [talk], None), [talk])["problem"] == "prompt (already there)"
+    talk = {"messages": said("Which drug?", "Aspirin, it says.", "Why?", "So.", system="Be kind.")}
+    assert column_roles(choose("x", [talk], None), [talk]) == {"messages": "messages"}
     pair = {"prompt": "Q?", "chosen": "A.", "rejected": "B."}
     assert column_roles(choose("x", [pair], None), [pair]) == {
         "prompt": "prompt", "chosen": "answer", "rejected": "refused answer"

@@ -248,9 +248,9 @@ def _of_split(argument: str, files: Sequence[Path], root: Path, split: str | Non
 
 
 _SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys(("validation", "valid", "val", "dev", "development", "eval"), "validation"),
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "valset", "dev", "devset", "development", "eval"), "validation"),
 }
 _SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(_SPLITS)})(?=[^a-z]|$)")
 

@@ -94,7 +94,7 @@ def _object(reader: _Reader) -> Iterator[Row | BadRow]:
     if reader.peek() == "[":
         elements = _elements(reader)
         head = next(elements, None)
-        if key.lower() in _ROWS and head is not None and _is_row(head[0]):
+        if key.lower() in _ROWS and head is not None and isinstance(head[0], dict) and _is_row(head[0]):
             # however many there are, one is held at a time
             for number, (one, raw) in enumerate(itertools.chain([head], elements), start=1):
                 yield _row(number, one, raw)
@@ -117,11 +117,12 @@ def _object(reader: _Reader) -> Iterator[Row | BadRow]:
         yield from _pandas(reader, whole)
         return
     lists = [name for name, one in whole.items() if _is_rows(one) and (len(whole) == 1 or name.lower() in _ROWS)]
-    if lists:
-        _only_rows(reader, lists)
-        rows: list[Any] = whole[lists[0]]
-    elif _are_columns(whole):
+    rows: list[Any]
+    if _are_columns(whole):
         rows = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
+    elif lists:
+        _only_rows(reader, lists)
+        rows = whole[lists[0]]
     else:
         # one object is one row
         rows = [whole]
@@ -132,12 +133,14 @@ def _object(reader: _Reader) -> Iterator[Row | BadRow]:
 # what people call the list of rows in an object that also says where they come from
 _ROWS = frozenset(
     ["data", "rows", "train", "training", "test", "validation", "valid", "val", "dev", "examples", "samples", "items",
-     "records", "instances", "dataset"]
+     "records", "instances", "dataset", "conversations", "dialogues", "messages"]
 )  # fmt: skip
 
 
 def _is_row(value: Any) -> bool:
-    """Whether an element of a list is a row, and no turn of a conversation."""
+    """Whether an element of a list is a row, or a bare conversation, and no turn of one."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, dict) for one in value)
     return isinstance(value, dict) and not ({"role", "from"} & value.keys())
 
 
@@ -153,12 +156,12 @@ def _only_rows(reader: _Reader, names: list[str]) -> None:
 
 
 def _are_columns(whole: dict[str, Any]) -> bool:
-    """Whether an object is a table by columns: lists of one length, of which one holds texts."""
+    """Whether an object is a table by columns: lists of one length, of which one holds texts or conversations."""
     values = list(whole.values())
     return (
         len(values) > 1
         and all(isinstance(one, list) and len(one) == len(values[0]) > 1 for one in values)
-        and any(all(isinstance(text, str) for text in one) for one in values)
+        and any(all(isinstance(part, (str, list)) for part in one) for one in values)
     )
 
 

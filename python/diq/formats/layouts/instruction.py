@@ -6,7 +6,7 @@ from typing import Any
 
 from diq.base.sample import Message
 from diq.formats.layouts.chat import dialogue, messages
-from diq.formats.layouts.layout import Layout, Values, earlier_turns, layout, structured, text, turn
+from diq.formats.layouts.layout import Layout, Values, answer_message, earlier_turns, layout, structured, text, turn
 
 
 def _alpaca(row: Values) -> list[Message]:
@@ -42,6 +42,11 @@ _BRACKETS = {"question": "question", "answer": "response (content)", "reasoning"
 
 
 def _question_answer(row: Values) -> list[Message]:
+    asked = next((name for name in _QUESTION if row.get(name)), "")
+    if isinstance(turns := dialogue(row.get(asked)), list) and all(isinstance(one, dict) for one in turns):
+        # the conversation up to the answer
+        answer = answer_message(text(row, *_ANSWER), text(row, *_REASONING))
+        return [*messages(turns), answer]
     question, given = text(row, *_QUESTION), text(row, "input")
     if given and given != question:
         question = f"{question}\n{given}"

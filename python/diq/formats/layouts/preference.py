@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from diq.base.sample import Message
@@ -35,7 +36,7 @@ def pair(prompt: list[Message], chosen: Any, rejected: Any) -> tuple[list[Messag
 
 
 def _dialogue(prompt: list[Message], value: Any) -> list[Message]:
-    found = dialogue([value] if isinstance(value, dict) else value)
+    found = dialogue([value] if isinstance(value, dict) else value) or (None if prompt else _spoken_turns(value))
     if found is not None:
         turns = messages(found)
         repeated = bool(prompt) and prompt[-1] in turns[:-1]
@@ -43,6 +44,21 @@ def _dialogue(prompt: list[Message], value: Any) -> list[Message]:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"chosen or rejected holds no text but {type(value).__name__}")
     return [*prompt, {"role": "assistant", "content": value or ""}]
+
+
+# Anthropic's HH-RLHF writes a dialogue as one text
+_SPOKEN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
+
+
+def _spoken_turns(value: Any) -> list[dict[str, str]] | None:
+    """The turns of a text that begins with ``Human:`` and goes on with ``Assistant:``; None for any other."""
+    parts = _SPOKEN.split(value) if isinstance(value, str) else []
+    if len(parts) < 5 or parts[0].strip() or parts[1] != "Human":
+        return None
+    return [
+        {"role": "user" if name == "Human" else "assistant", "content": said.strip()}
+        for name, said in zip(parts[1::2], parts[2::2], strict=True)
+    ]
 
 
 def prompt_messages(value: Any) -> list[Message]:
@@ -75,7 +91,14 @@ def _selected(row: Values) -> list[Message] | tuple[list[Message], list[Message]
     return chosen, refused
 
 
+def _refused_text(row: Values) -> tuple[list[Message], list[Message]]:
+    """ms-swift: the chosen dialogue, and the refused answer as a text."""
+    chosen = with_system(row, messages(row["messages"]))
+    return pair(chosen[:-1], chosen[-1]["content"], text(row, "rejected_response"))
+
+
 LAYOUTS = (
+    layout("refused_text", "messages rejected_response", _refused_text, text="messages rejected_response system"),
     layout("selected_pairs", "messages rejected sample_id", _selected, text="messages rejected"),
     layout("preference", "chosen rejected", _preference, text=" ".join((*_PROMPT, "chosen", "rejected", "system"))),
 )

@@ -65,6 +65,8 @@ def _role(name: str, value: Any, sample: Sample, *, asked: bool) -> str:
         # numbers and flags that are no attribute: an option's number, or an empty column
         return "label" if asked and isinstance(value, (int, float)) and not isinstance(value, bool) else ""
     places = _places(sample)
+    if asked and _is_dialogue(value) and not all(text in places["prompt"] for text in texts):
+        return "messages"
     for role, content in places.items():
         if any(content == text for text in texts):
             return role if asked else f"{role}{_MORE}"
@@ -75,13 +77,13 @@ def _role(name: str, value: Any, sample: Sample, *, asked: bool) -> str:
         if all(text in content for text in texts):
             return role if asked else f"{role}{_MORE}"
     if asked:
-        return "messages" if _is_dialogue(value) else "read"
+        return "read"
     return NOT_USED if isinstance(value, str) or sum(map(len, texts)) > ATTRIBUTE_LENGTH else _LEFT_OUT
 
 
 def _is_dialogue(value: Any) -> bool:
     turns = structured(value)
-    return isinstance(turns, (list, tuple)) and all(isinstance(one, (Mapping, str)) for one in turns)
+    return isinstance(turns, (list, tuple)) and len(turns) > 1 and all(isinstance(one, (Mapping, str)) for one in turns)
 
 
 def _texts(value: Any) -> Iterator[str]:
