@@ -168,8 +168,8 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
         ) from error
     foreign = outcome.unexpected_keys
     # tied matrices are saved once, and have two names here
-    places = dict(wrapped.named_parameters(remove_duplicate=False))
-    filled = {id(one) for name, one in places.items() if name not in set(outcome.missing_keys)}
+    places, missing = dict(wrapped.named_parameters(remove_duplicate=False)), set(outcome.missing_keys)
+    filled = {id(one) for name, one in places.items() if name not in missing}
     empty = [name for name, one in places.items() if _OF_ADAPTER.search(name) and id(one) not in filled]
     if foreign or empty:
         raise ModelError(
