@@ -6,6 +6,7 @@ strings where they expect typed parts. Every rendering is therefore compared wit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import Counter
@@ -137,7 +138,10 @@ class ChatTemplate:
             Exception: whatever the template raises.
         """
         # what is done with system turns must be what is done where the answer is there
-        turns = self._with_system([*messages, {"role": "assistant", "content": _MARK}])[:-1]
+        turns = list(messages)
+        if _has_system(turns):
+            whole, _ = self._with_system([*turns, {"role": "assistant", "content": _MARK}])
+            turns = whole[:-1]
         text = self.render(turns, generation_prompt=True)
         self._check(turns, text)
         return text
@@ -153,13 +157,13 @@ class ChatTemplate:
             DroppedTextError: the text of one is not in it.
             Exception: whatever the template raises.
         """
-        before, answer = split_prompt(self._with_system(messages))
+        turns, full = self._with_system(messages)
+        before, answer = split_prompt(turns)
         prompt = self.render(before, generation_prompt=True)
-        full = self.render([*before, answer])
         start = self._check(before, full)
-        if not _shows_answer(full, start, answer) and not _shows_calls(full, start, answer):
-            raise DroppedTextError("the chat template does not show a call of a tool")
         if not _shows_answer(full, start, answer):
+            if not _shows_calls(full, start, answer):
+                raise DroppedTextError("the chat template does not show a call of a tool")
             # the template knows nothing of reasoning_content: put it where such models write it
             inlined = inline_reasoning(answer)
             full = self.render([*before, inlined])
@@ -214,25 +218,18 @@ class ChatTemplate:
             raise DroppedTextError("the chat template does not show the answer")
         return f"{head}{text}{tail}"
 
-    def _with_system(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages, with system turns in user turns where the template does not show them."""
-        if all(one["role"] != "system" for one in messages):
-            return list(messages)
-        try:
+    def _with_system(self, messages: Sequence[Message]) -> tuple[list[Message], str]:
+        """The messages, with system turns in user turns where the template does not show them, and their rendering."""
+        merged = merge_system(messages) if _has_system(messages) else list(messages)
+        if len(merged) == len(messages):
+            return list(messages), self.render(messages)
+        with contextlib.suppress(Exception):  # jinja raises whatever the template says
             text = self.render(messages)
-        except Exception:
-            merged = merge_system(messages)
-            if len(merged) == len(messages):
-                raise
-            self.render(merged)
-        else:
-            merged = merge_system(messages)
-            if len(merged) == len(messages) or all(
-                _place(text, one["content"]) >= 0 for one in messages if one["role"] == "system"
-            ):
-                return list(messages)
+            if all(_place(text, one["content"]) >= 0 for one in messages if one["role"] == "system"):
+                return list(messages), text
+        text = self.render(merged)
         self.notes[_SYSTEM] += 1
-        return merged
+        return merged, text
 
     def _check(self, messages: Sequence[Message], text: str) -> int:
         """Where the text of the last message ends in a rendering that must show them all, in their order."""
@@ -352,6 +349,10 @@ def _shows_answer(text: str, start: int, answer: Message) -> bool:
 def _shows_calls(text: str, start: int, message: Message) -> bool:
     """Whether the names of the tools that a message calls stand in a text from a place on."""
     return all(text.find(call["function"]["name"], start) >= 0 for call in message.get("tool_calls", ()))
+
+
+def _has_system(messages: Sequence[Message]) -> bool:
+    return any(one["role"] == "system" for one in messages)
 
 
 def merge_system(messages: Sequence[Message]) -> list[Message]:
