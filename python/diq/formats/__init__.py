@@ -108,7 +108,11 @@ def open_sources(
     """
     wanted = layouts.named(format, map)
     return [
-        _open(source, wanted or layouts.named(None, getattr(source, "columns", None)), drop_reasoning)
+        _open(
+            source,
+            wanted or layouts.named(None, source.columns if isinstance(source, FileSource) else None),
+            drop_reasoning,
+        )
         for source in find_sources(arguments, split=split)
     ]
 

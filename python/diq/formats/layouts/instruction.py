@@ -6,7 +6,7 @@ from typing import Any
 
 from diq.base.sample import Message
 from diq.formats.layouts.chat import dialogue, messages
-from diq.formats.layouts.layout import Layout, Values, answer_message, earlier_turns, layout, structured, text, turn
+from diq.formats.layouts.layout import Values, answer_message, earlier_turns, layout, structured, text, turn
 
 
 def _alpaca(row: Values) -> list[Message]:
@@ -37,8 +37,6 @@ _ANSWER = (
     "Answer", "Response", "Output", "Solution", "Completion",
 )  # fmt: skip
 _REASONING = ("reasoning", "rationale", "reasoning_content", "thinking", "Reasoning", "Complex_CoT")
-# FreedomIntelligence's medical-r1-distill
-_BRACKETS = {"question": "question", "answer": "response (content)", "reasoning": "reasoning (reasoning_content)"}
 
 
 def _question_answer(row: Values) -> list[Message]:
@@ -51,12 +49,6 @@ def _question_answer(row: Values) -> list[Message]:
     if given and given != question:
         question = f"{question}\n{given}"
     return turn(question, text(row, *_ANSWER), reasoning=text(row, *_REASONING))
-
-
-def _r1_distill(row: Values) -> list[Message]:
-    return turn(
-        *(text(row, _BRACKETS[role]) for role in ("question", "answer")), reasoning=text(row, _BRACKETS["reasoning"])
-    )
 
 
 def _worked(row: Values) -> list[Message]:
@@ -83,7 +75,6 @@ LAYOUTS = (
     layout("alpaca", "instruction output", _alpaca, text="instruction input context output system history"),
     layout("dolly", "instruction response", _alpaca, text="instruction context input response system history"),
     layout("prompt_completion", "prompt completion", _completion, text="prompt completion"),
-    Layout("r1_distill", tuple((one,) for one in _BRACKETS.values()), _r1_distill, frozenset(_BRACKETS.values())),
     layout("question_lists", "questions answers", _lists, text="questions answers"),
     layout(
         "worked_solution",

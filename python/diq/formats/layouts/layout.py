@@ -127,7 +127,7 @@ BESIDE: dict[str, str] = {
     "input": "input",
     **dict.fromkeys(("reasoning", "reasoning_content", "thinking", "thought", "chain_of_thought", "cot"), "reasoning"),
 }
-TOOLS = ("tools", "functions")
+_TOOLS = tuple(name for name, meaning in BESIDE.items() if meaning == "tools")
 _BAD_ANSWER = ("label", "kto_tag")
 
 
@@ -182,7 +182,7 @@ def join_system(system: str, messages: list[Message]) -> list[Message]:
 
 def with_tools(row: Values, turns: list[Message]) -> list[Message]:
     """The messages with the tools that stand beside them, which go with the first of them."""
-    tools = structured(next((row[name] for name in TOOLS if row.get(name)), None))
+    tools = structured(next((row[name] for name in _TOOLS if row.get(name)), None))
     if not isinstance(tools, Sequence) or isinstance(tools, str) or not all(isinstance(one, Mapping) for one in tools):
         return turns
     wrapped = [one if "function" in one else {"type": "function", "function": _as_function(one)} for one in tools]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diq.base.sample import Message
 from diq.formats.layouts.choices import answer, gold, multiple_choice, options, prompt
-from diq.formats.layouts.layout import Values, layout, structured, text, turn
+from diq.formats.layouts.layout import Layout, Values, layout, structured, text, turn
 
 
 def _huatuo(row: Values) -> list[Message]:
@@ -41,7 +41,18 @@ def _mmlu_pro_trace(row: Values) -> list[Message]:
     return turn(prompt(text(row, "question"), choices), text(row, "model_outputs", "generated_text"))
 
 
+# FreedomIntelligence's medical-r1-distill
+_BRACKETS = {"question": "question", "answer": "response (content)", "reasoning": "reasoning (reasoning_content)"}
+
+
+def _r1_distill(row: Values) -> list[Message]:
+    return turn(
+        *(text(row, _BRACKETS[role]) for role in ("question", "answer")), reasoning=text(row, _BRACKETS["reasoning"])
+    )
+
+
 LAYOUTS = (
+    Layout("r1_distill", tuple((one,) for one in _BRACKETS.values()), _r1_distill, frozenset(_BRACKETS.values())),
     layout(
         "huatuo",
         "Question Complex_CoT Response",
