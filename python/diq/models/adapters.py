@@ -72,20 +72,16 @@ def _without_refused(network: Any, modules: list[str]) -> list[str]:
         from peft.tuners.tuners_utils import _check_lora_target_modules_mamba as check
     except ImportError:
         return modules
-    refused = set()
-    config = LoraConfig()
-    for last in dict.fromkeys(name.rsplit(".", 1)[-1] for name in modules):
+    refused, config = set(), LoraConfig()
+    for last in _last_names(modules):
         try:
             check(config, network, last)
         except ValueError:
             refused.add(last)
-    kept = [name for name in modules if name.rsplit(".", 1)[-1] not in refused]
-    if refused and kept:
-        log.warning(
-            "%d layers named %s are left out of the adapter: a fused kernel of the model goes around such ones",
-            len(modules) - len(kept), ", ".join(sorted(refused)),
-        )  # fmt: skip
-    return kept or modules
+    if refused == _last_names(modules).keys():
+        # PEFT says it
+        return modules
+    return _without(modules, refused, "a fused kernel of the model goes around such ones")
 
 
 def _without_experts(network: Any, modules: list[str]) -> list[str]:
@@ -94,8 +90,8 @@ def _without_experts(network: Any, modules: list[str]) -> list[str]:
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
     except ImportError:
         return modules
-    kept, read = [], set()
-    for last in dict.fromkeys(name.rsplit(".", 1)[-1] for name in modules):
+    read = set()
+    for last in _last_names(modules):
         config = copy.deepcopy(LoraConfig(target_modules=[last]))
         try:
             convert_peft_config_for_transformers(config, network, None)
@@ -105,11 +101,20 @@ def _without_experts(network: Any, modules: list[str]) -> list[str]:
             continue
         if config.target_parameters:
             read.add(last)
-    kept = [name for name in modules if name.rsplit(".", 1)[-1] not in read]
-    if read:
+    return _without(modules, read, "PEFT takes them for experts of this model")
+
+
+def _last_names(modules: list[str]) -> dict[str, None]:
+    """The last parts of names, each once, in their order."""
+    return dict.fromkeys(name.rsplit(".", 1)[-1] for name in modules)
+
+
+def _without(modules: list[str], names: set[str], why: str) -> list[str]:
+    """The layers whose names do not end so; the others are told of."""
+    kept = [name for name in modules if name.rsplit(".", 1)[-1] not in names]
+    if names:
         log.warning(
-            "%d layers named %s are left out of the adapter: PEFT takes them for experts of this model",
-            len(modules) - len(kept),
-            ", ".join(sorted(read)),
-        )
+            "%d layers named %s are left out of the adapter: %s",
+            len(modules) - len(kept), ", ".join(sorted(names)), why,
+        )  # fmt: skip
     return kept

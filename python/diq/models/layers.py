@@ -292,8 +292,7 @@ def coverage(
     adapter = {id(one) for name, one in parameters.items() if ".lora_" in name}
     whole = {_name(name): one for name, one in parameters.items() if _TRAINED_WHOLE.search(name)}
     if params == "lora":
-        adapter |= {id(one) for one in whole.values()}
-        counted = {id(one): one.numel() for one in parameters.values() if id(one) in adapter}
+        counted = {id(one): one.numel() for name, one in parameters.items() if OF_ADAPTER.search(name)}
     else:
         adapter |= {id(one) for name, one in parameters.items() if _REPLACED.search(name)}
         unused = {id(one.parameter) for one in unreached.values()}
@@ -338,6 +337,8 @@ _FLOATS = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64
 # that was trained whole lies beside the one that it replaces), and what torch.compile puts around a model
 _WRAPPING = re.compile(r"\.base_layer\b|(?<=\.lora_[AB])\.[^.]+$|\.modules_to_save\.[^.]+|^_orig_mod\.")
 _REPLACED = re.compile(r"\.original_module\b")
+# names of what an adapter adds to a model
+OF_ADAPTER = re.compile(r"\.lora_|\.modules_to_save\.|\.trainable_tokens_")
 _TRAINED_WHOLE = re.compile(r"\.modules_to_save\.|\.trainable_tokens_delta\b")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import re
 import warnings
 from typing import Any
 
@@ -24,6 +23,7 @@ from diq.models.architecture import (
     read_config,
 )
 from diq.models.device import pick_device, pick_dtype, quiet_libraries
+from diq.models.layers import OF_ADAPTER
 from diq.models.memory import one_line_of_memory, raise_if_out_of_memory
 from diq.models.source import ModelSource, quantisation
 
@@ -170,14 +170,14 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
     # tied matrices are saved once, and have two names here
     places, missing = dict(wrapped.named_parameters(remove_duplicate=False)), set(outcome.missing_keys)
     filled = {id(one) for name, one in places.items() if name not in missing}
-    empty = [name for name, one in places.items() if _OF_ADAPTER.search(name) and id(one) not in filled]
+    empty = [name for name, one in places.items() if OF_ADAPTER.search(name) and id(one) not in filled]
     if foreign or empty:
         raise ModelError(
             f"the adapter `{adapter.source}` belongs to another base model: {len(foreign)} of its {len(kept)} "
             f"matrices have no place here, and {len(empty)} places stay empty",
             hint,
         )
-    whole = sorted(name.removeprefix("base_model.model.") for name in kept if not _OF_ADAPTER.search(name))
+    whole = sorted(name.removeprefix("base_model.model.") for name in kept if not OF_ADAPTER.search(name))
     if whole:
         log.info("the adapter `%s` brings whole weights with it: %s", adapter.source, ", ".join(whole))
     _check_reached(base, adapter)
@@ -189,16 +189,12 @@ def _check_reached(network: Any, adapter: ModelSource) -> None:
     inside, _ = language_part(network)
     head = network.get_output_embeddings()
     of_head = {id(one) for one in head.parameters()} if head is not None else set()
-    matrices = {name: one for name, one in network.named_parameters() if _OF_ADAPTER.search(name)}
+    matrices = {name: one for name, one in network.named_parameters() if OF_ADAPTER.search(name)}
     if not any(not inside or name.startswith(f"{inside}.") or id(one) in of_head for name, one in matrices.items()):
         raise ModelError(
             f"the adapter `{adapter.source}` is on another part of the model alone, first `{next(iter(matrices), '')}`",
             "give one on the language part, which is what text passes",
         )
-
-
-# names of what an adapter adds to a model
-_OF_ADAPTER = re.compile(r"\.lora_|\.modules_to_save\.|\.trainable_tokens_")
 
 
 def _with_adapter(base: Any, adapter: ModelSource, dtype: torch.dtype) -> nn.Module:

@@ -1,6 +1,7 @@
 """Samples as tokens: which tokens are the answer, and length-sorted batches under a token budget.
 
-The answer of a sample is a suffix of its tokens, so a tokenised sample is its ids and the place where it starts.
+The last answer of a sample is a suffix of its tokens, so a tokenised sample is its ids and the place where it starts;
+where earlier answers count, too, it also has the pauses between them.
 """
 
 from __future__ import annotations
@@ -453,7 +454,9 @@ def plain_prompt(messages: Sequence[Message]) -> str:
 
 
 class TokenFile:
-    """Tokenised samples on disk, for random access in any order; memory grows by 12 bytes a sample, not by its text.
+    """Tokenised samples on disk, for random access in any order.
+
+    Memory grows by 12 bytes a sample and by the pauses between its answers, not by its text.
 
     The file is temporary and vanishes with the process, however it ends.
     """

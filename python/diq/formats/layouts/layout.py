@@ -78,7 +78,7 @@ class Layout:
         messages, rejected = converted if isinstance(converted, tuple) else (converted, None)
         text = self.text
         if beside := self._beside.intersection(row):
-            messages = with_tools(row, with_beside(row, beside, messages))
+            messages = with_beside(row, beside, messages)
             text = text | beside
         check(messages)
         if (place := media_place(messages)) is not None:
@@ -132,7 +132,7 @@ _BAD_ANSWER = ("label", "kto_tag")
 
 
 def with_beside(row: Values, names: Collection[str], messages: list[Message]) -> list[Message]:
-    """The messages with what stands beside them: a system prompt, earlier turns, a context, an input, the reasoning.
+    """The messages with what stands beside them: system prompt, earlier turns, context, input, reasoning, tools.
 
     A text that is in the messages already stays there alone; what only one question can have is left where there are
     several turns. Raises as ``text`` does.
@@ -150,8 +150,6 @@ def with_beside(row: Values, names: Collection[str], messages: list[Message]) ->
             and isinstance(value, (list, tuple) if BESIDE[name] == "history" else str)
         ):
             found[BESIDE[name]] = value
-    if not found:
-        return messages
     made = list(messages)
     asked = [place for place, one in enumerate(made) if one["role"] == "user"]
     if len(asked) == 1:
@@ -167,7 +165,8 @@ def with_beside(row: Values, names: Collection[str], messages: list[Message]) ->
         made = join_system(found["system"], made)
     if found.get("reasoning", "").strip() and made[-1]["role"] == "assistant" and "reasoning_content" not in made[-1]:
         made[-1] = made[-1] | {"reasoning_content": found["reasoning"]}
-    return made
+    # last, for they go with whatever is the first message then
+    return _with_tools(row, made)
 
 
 def join_system(system: str, messages: list[Message]) -> list[Message]:
@@ -180,7 +179,7 @@ def join_system(system: str, messages: list[Message]) -> list[Message]:
     return [first | {"content": f"{system}\n\n{first['content']}".rstrip()}, *messages[1:]]
 
 
-def with_tools(row: Values, turns: list[Message]) -> list[Message]:
+def _with_tools(row: Values, turns: list[Message]) -> list[Message]:
     """The messages with the tools that stand beside them, which go with the first of them."""
     tools = structured(next((row[name] for name in _TOOLS if row.get(name)), None))
     if not isinstance(tools, Sequence) or isinstance(tools, str) or not all(isinstance(one, Mapping) for one in tools):

@@ -11,7 +11,7 @@ from diq.base.sample import Message
 from diq.base.text import did_you_mean
 from diq.formats.layouts.chat import messages, with_system
 from diq.formats.layouts.choices import multiple_choice, options, prompt
-from diq.formats.layouts.layout import Layout, Values, structured, text, turn, with_beside, with_tools
+from diq.formats.layouts.layout import Layout, Values, structured, text, turn, with_beside
 from diq.formats.layouts.preference import pair, prompt_messages
 
 ROLES = (
@@ -19,8 +19,8 @@ ROLES = (
     "history", "tools",
 )  # fmt: skip
 _NEEDED = ({"messages"}, {"chosen", "rejected"}, {"prompt", "answer"}, {"prompt", "options", "label"})
-_BESIDE = ("input", "context", "history")
-_OPTIONAL = ("system", "reasoning", "options", "label", "tools", *_BESIDE)
+_BESIDE = ("input", "context", "history", "tools")
+_OPTIONAL = ("system", "reasoning", "options", "label", *_BESIDE)
 
 
 def mapped(columns: Mapping[str, str]) -> Layout:
@@ -46,7 +46,7 @@ def mapped(columns: Mapping[str, str]) -> Layout:
         roles: dict[str, Any] = {role: value_at(row, column) for role, column in columns.items()}
         made = _converted(roles)
         turns, refused = made if isinstance(made, tuple) else (made, None)
-        turns = with_tools(roles, with_beside(roles, roles.keys() & set(_BESIDE), turns))
+        turns = with_beside(roles, roles.keys() & set(_BESIDE), turns)
         return turns if refused is None else (turns, refused)
 
     # an optional role may be missing in a row; the others make it a reject
