@@ -861,6 +861,10 @@ def test_every_column_has_a_role_and_text_that_is_lost_is_named() -> None:
         "question": "prompt", "options": "prompt", "answer": "label", "exp": "reasoning", "context": "prompt",
         "topic": "attribute", "passage": "not used", "meta": "left out", "n": "attribute",
     }  # fmt: skip
+    found = {"question": "Q?", "answer": "A.", "source_url": "https://x.org/" + "a" * 300, "digest": "0f" * 200}
+    found |= {"body": "心" * 300}
+    roles = column_roles(choose("x", [found], None), [found])
+    assert [roles[name] for name in ("source_url", "digest", "body")] == ["left out", "left out", "not used"]
     talk = {"messages": said(LONG, "A."), "problem": LONG}
     assert column_roles(choose("x", [talk], None), [talk])["problem"] == "prompt (already there)"
     talk = {"messages": said("Which drug?", "Aspirin, it says.", "Why?", "So.", system="Be kind.")}
@@ -872,7 +876,8 @@ def test_every_column_has_a_role_and_text_that_is_lost_is_named() -> None:
 
 
 def test_long_texts_that_become_nothing_are_counted(tmp_path: Path) -> None:
-    rows = [{"question": "Q?", "answer": "A.", "passage": LONG if i % 2 else ""} for i in range(10)]
+    url = "https://x.org/" + "a" * 300
+    rows = [{"question": "Q?", "answer": "A.", "passage": LONG if i % 2 else "", "url": url} for i in range(10)]
     reader = open_source(write(tmp_path / "rows.jsonl", rows))
     assert len(list(reader)) == 10
     assert reader.dropped == {"passage": 5}

@@ -262,6 +262,11 @@ def structured(value: Any) -> Any:
         return value
 
 
+def has_words(text: str) -> bool:
+    """Whether a text could be taught: a URL, a path or a digest is one ASCII word, and nobody misses it."""
+    return not text.isascii() or len(text.split(None, 1)) > 1
+
+
 def attributes(row: Values, text_columns: Collection[str], dropped: Counter[str] | None = None) -> dict[str, Any]:
     """The row's other columns that are numbers, booleans or short strings; a list of one (``["B"]``) counts as it.
 
@@ -276,7 +281,7 @@ def attributes(row: Values, text_columns: Collection[str], dropped: Counter[str]
         if isinstance(value, str):
             if 0 < len(value) <= ATTRIBUTE_LENGTH:
                 kept[name] = value
-            elif value and dropped is not None:
+            elif value and dropped is not None and has_words(value):
                 dropped[name] += 1
         elif isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
             kept[name] = value

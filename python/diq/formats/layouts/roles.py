@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diq.base.sample import Sample
-from diq.formats.layouts.layout import ATTRIBUTE_LENGTH, Layout, Values, structured
+from diq.formats.layouts.layout import ATTRIBUTE_LENGTH, Layout, Values, has_words, structured
 
 NOT_USED = "not used"
 """Role of a column whose text is in no message and no attribute, and long enough to be missed."""
@@ -41,7 +41,8 @@ def column_roles(layout: Layout, rows: Sequence[Values]) -> dict[str, str]:
 
     Returns:
         Column to ``system``, ``prompt``, ``earlier turns``, ``reasoning``, ``answer``, ``refused answer``, ``tools``,
-        ``messages``, ``label``, ``attribute``, ``left out`` (short facts in nested values) or ``not used``.
+        ``messages``, ``label``, ``attribute``, ``left out`` (short facts in nested values, URLs, digests) or
+        ``not used``.
     """
     found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
@@ -78,6 +79,8 @@ def _role(name: str, value: Any, sample: Sample, *, asked: bool) -> str:
             return role if asked else f"{role}{_MORE}"
     if asked:
         return "read"
+    if not any(map(has_words, texts)):
+        return _LEFT_OUT
     return NOT_USED if isinstance(value, str) or sum(map(len, texts)) > ATTRIBUTE_LENGTH else _LEFT_OUT
 
 
