@@ -6,14 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import duckdb
 import numpy as np
 import pytest
 
 from conftest import fill_store, run_forked, write_jsonl
+from diq.cli import diq as commands
 from diq.cli import main
 
 Diq = Callable[..., subprocess.CompletedProcess[str]]
@@ -141,3 +143,34 @@ def test_the_store_is_found_by_its_variable(diq: Diq, store: Path, tmp_path: Pat
     moved = store.rename(tmp_path / "elsewhere.duckdb")
     assert diq("status").returncode == 1
     assert "pool" in diq("status", DIQ_STORE=str(moved)).stdout
+
+
+def _commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    ctx = click.Context(group)
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+_REQUIRED = [
+    (path, option)
+    for path, command in _commands(commands)
+    for option in command.params
+    if isinstance(option, click.Option) and option.required
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "option"), _REQUIRED, ids=lambda one: "-".join(one) if isinstance(one, tuple) else one.name
+)
+def test_an_option_that_must_be_given_is_asked_for(path: tuple[str, ...], option: click.Option) -> None:
+    """A default of None is a value to click 8.3 and above: what must be given would count as given."""
+    with pytest.raises(click.MissingParameter) as raised:
+        commands.main([*path, "a"], standalone_mode=False)
+    assert raised.value.param is not None
+    assert raised.value.param.required
+    assert "[required]" in " ".join(option.get_help_record(click.Context(commands)) or ())

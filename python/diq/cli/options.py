@@ -105,10 +105,12 @@ def _parameter(field: Field) -> Callable[[Command], Command]:
         return click.option(switch, field.name, default=field.default, show_default=shown, help=told)
     if field.kind == "mapping":
         return click.option(*names, multiple=True, callback=_pairs, **shared)
+    if not field.required:
+        # to click 8.3 and above a default of None is a value, so a required option would count as given
+        shared |= {"default": field.default, "show_default": default is None}
     if field.kind in ("texts", "paths"):
         kind = click.Choice(option.choices) if option.choices else click.STRING
-        shown = default is None
-        return click.option(*names, multiple=True, type=kind, default=field.default, show_default=shown, **shared)
+        return click.option(*names, multiple=True, type=kind, **shared)
     if field.kind == "numbers":
         shared["nargs"] = len(get_args(field.type))
     elif option.choices:
@@ -117,7 +119,7 @@ def _parameter(field: Field) -> Callable[[Command], Command]:
         shared["type"] = _types(field)[field.kind]
     if field.name == "store":
         shared["callback"] = _store
-    return click.option(*names, default=field.default, show_default=default is None, **shared)
+    return click.option(*names, **shared)
 
 
 def _store(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
