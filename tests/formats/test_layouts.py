@@ -91,6 +91,15 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
         ("question_answer", {"question": "Q?", "answer": "A.", "history": history}, said("q", "a", "Q?", "A."))
         for history in ([{"question": "q", "answer": "a"}], ["q", "a"], said("q", "a"))
     ),
+    # before several turns, and once where they are in the conversation already
+    *(
+        (
+            "messages",
+            {"messages": said(*before, "Q?", "A.", "Why?", "So."), "history": [["q", "a"]], "context": "It says."},
+            said(*first, "Q?" if before else "It says.\n\nQ?", "A.", "Why?", "So."),
+        )
+        for before, first in (((), ("q", "a")), (("q", "a"), ("It says.\n\nq", "a")))
+    ),
     # a conversation up to its answer, pairs of ms-swift and of HH-RLHF
     ("question_answer", {"input": [USER], "output": "A.", "license": "x"}, [USER, ANSWER]),
     ("refused_text", {"messages": [USER, ANSWER], "rejected_response": "B."}, [USER, ANSWER]),
@@ -869,6 +878,8 @@ def test_every_column_has_a_role_and_text_that_is_lost_is_named() -> None:
     assert column_roles(choose("x", [talk], None), [talk])["problem"] == "prompt (already there)"
     talk = {"messages": said("Which drug?", "Aspirin, it says.", "Why?", "So.", system="Be kind.")}
     assert column_roles(choose("x", [talk], None), [talk]) == {"messages": "messages"}
+    talk = {"messages": said("Q?", "A.", "Why?", "So."), "input": "In which dose?"}
+    assert column_roles(choose("x", [talk], None), [talk])["input"] == "not used", "which question has it?"
     pair = {"prompt": "Q?", "chosen": "A.", "rejected": "B."}
     assert column_roles(choose("x", [pair], None), [pair]) == {
         "prompt": "prompt", "chosen": "answer", "rejected": "refused answer"

@@ -357,6 +357,7 @@ def test_the_command_line(tmp_path: Path, store: Path) -> None:
             "columns": {"frage": "prompt", "antwort": "answer"},
             "unused": {},
             "example": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}],
+            "reasons": {"no column `antwort` (layout map)": 1},
         }
     ]
     done = subprocess.run(command(store, path, "--dataset", "e"), capture_output=True, text=True)
@@ -838,3 +839,10 @@ def test_every_row_is_a_sample_a_duplicate_or_a_reject(empty: Path, files: list[
         assert rows(store, "SELECT count(*) FROM dataset_samples") == [(found[1],)]
         assert rows(store, "SELECT count(*) FROM duplicates") == [(found[2],)]
         assert rows(store, "SELECT count(*) FROM rejects") == [(found[3],)]
+
+
+def test_the_commonest_reasons_of_rejects_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"question": "Q?", "answer": ""}] * 3 + [{"question": "", "answer": "A."}]
+    (source,) = ingest([jsonl(tmp_path / "bad.jsonl", rows)], dataset="bad", store=tmp_path / "s.duckdb").sources
+    assert source.reasons == {"the answer is empty": 3, "the prompt is empty": 1}
+    assert "none of its 4 rows is a sample in layout question_answer (first of all: the answer is empty)" in caplog.text

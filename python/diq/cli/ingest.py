@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,9 +55,13 @@ def ingest(as_json: bool, quiet: bool, **given: Any) -> None:
         how = "all of them" if drawn["seed"] is None else f"drawn with seed {drawn['seed']}"
         click.echo(f"validation set `{drawn['name']}`: {drawn['n_samples']:,} samples, {how}")
     if summary.n_rejects:
+        reasons = Counter[str]()
+        for source in summary.sources:
+            reasons.update(source.reasons)
+        told = "; ".join(f"{reason} ({n:,})" for reason, n in reasons.most_common(3))
         click.echo(
-            f"{summary.n_rejects:,} rows were rejected: "
-            "`diq sql 'select source, line, reason from rejects order by source_id, line'` shows why",
+            f"{summary.n_rejects:,} rows were rejected{f': {told}' if told else ''}\n"
+            "`diq sql 'select source, line, reason from rejects order by source_id, line'` shows them",
             err=True,
         )
 

@@ -143,8 +143,8 @@ def _understand(reader: Reader, found: SourceSummary, warnings: list[str]) -> No
         )
     if found.n_rows and not found.n_samples and not found.n_duplicates:
         warnings.append(
-            f"`{found.path}`: none of its {found.n_rows:,} rows is a sample in layout {found.layout}: "
-            "--format names another, --map its columns"
+            f"`{found.path}`: none of its {found.n_rows:,} rows is a sample in layout {found.layout} "
+            f"(first of all: {next(iter(found.reasons), '')}): --format names another, --map its columns"
         )
     if reader.layout.note:
         warnings.append(f"`{found.path}`: {reader.layout.note}")

@@ -21,7 +21,8 @@ class SourceSummary:
     """What became of the rows of one source; ``n_rows`` is the sum of the other three.
 
     Of a source that was read by this call: ``columns`` is column to role, as seen in the first rows; ``unused`` counts
-    by column the rows with a long text in it that became nothing; ``example`` is the first sample, as messages.
+    by column the rows with a long text in it that became nothing; ``example`` is the first sample, as messages;
+    ``reasons`` counts the commonest reasons of its rejects.
     """
 
     path: str
@@ -34,6 +35,7 @@ class SourceSummary:
     columns: dict[str, str] = field(default_factory=dict)
     unused: dict[str, int] = field(default_factory=dict)
     example: list[Message] | None = None
+    reasons: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, repr=False)
@@ -185,3 +187,5 @@ def record_source(
         n_rejects=counts.n_rejects,
         ingested_at=now(),
     )
+    found = store.rows("samples/reject_reasons", source_id=ids["source_id"])
+    counts.reasons = {row["reason"]: row["n"] for row in found}

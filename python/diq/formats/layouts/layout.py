@@ -134,8 +134,9 @@ _BAD_ANSWER = ("label", "kto_tag")
 def with_beside(row: Values, names: Collection[str], messages: list[Message]) -> list[Message]:
     """The messages with what stands beside them: system prompt, earlier turns, context, input, reasoning, tools.
 
-    A text that is in the messages already stays there alone; what only one question can have is left where there are
-    several turns. Raises as ``text`` does.
+    A text that is in the messages already stays there alone. Beside several turns a context belongs to the first
+    question and earlier turns stand before it; an input, which only one question can have, is left. Raises as ``text``
+    does.
     """
     found: dict[str, Any] = {}
     for name in sorted(names):
@@ -152,21 +153,30 @@ def with_beside(row: Values, names: Collection[str], messages: list[Message]) ->
             found[BESIDE[name]] = value
     made = list(messages)
     asked = [place for place, one in enumerate(made) if one["role"] == "user"]
-    if len(asked) == 1:
+    if asked:
         question = made[asked[0]]["content"]
         if context := found.get("context", "").strip():
             question = f"{context}\n\n{question}"
-        if given := found.get("input", "").strip():
+        if len(asked) == 1 and (given := found.get("input", "").strip()):
             question = f"{question}\n{given}"
         made[asked[0]] = made[asked[0]] | {"content": question}
         if "history" in found:
-            made[asked[0] : asked[0]] = earlier_turns(found["history"])
+            earlier = earlier_turns(found["history"])
+            if not _holds(messages, earlier):
+                made[asked[0] : asked[0]] = earlier
     if found.get("system", "").strip():
         made = join_system(found["system"], made)
     if found.get("reasoning", "").strip() and made[-1]["role"] == "assistant" and "reasoning_content" not in made[-1]:
         made[-1] = made[-1] | {"reasoning_content": found["reasoning"]}
     # last, for they go with whatever is the first message then
     return _with_tools(row, made)
+
+
+def _holds(messages: Sequence[Message], turns: Sequence[Message]) -> bool:
+    """Whether some turns are among the messages already, one behind the other."""
+    said = [(one["role"], one["content"].strip()) for one in messages]
+    wanted = [(one["role"], one["content"].strip()) for one in turns]
+    return any(said[place : place + len(wanted)] == wanted for place in range(len(said)))
 
 
 def join_system(system: str, messages: list[Message]) -> list[Message]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diq.base.sample import Sample
-from diq.formats.layouts.layout import ATTRIBUTE_LENGTH, Layout, Values, has_words, structured
+from diq.formats.layouts.layout import ATTRIBUTE_LENGTH, BESIDE, Layout, Values, has_words, structured
 
 NOT_USED = "not used"
 """Role of a column whose text is in no message and no attribute, and long enough to be missed."""
@@ -77,7 +77,7 @@ def _role(name: str, value: Any, sample: Sample, *, asked: bool) -> str:
     for role, content in places.items():
         if all(text in content for text in texts):
             return role if asked else f"{role}{_MORE}"
-    if asked:
+    if asked and name not in BESIDE:
         return "read"
     if not any(map(has_words, texts)):
         return _LEFT_OUT
