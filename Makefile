@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python test-fast lint format docs bench peers wheel clean
+.PHONY: help setup browser demo test test-rust test-python test-fast lint format docs bench peers wheel clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -36,6 +36,12 @@ $(VENV)/.bitsandbytes: $(VENV)/.dependencies
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(VENV)/bitsandbytes 'bitsandbytes>=0.49' \
 		|| echo "no bitsandbytes for this machine: its test will be skipped"
 	@touch $@
+
+# tests of pages need one; where it can't be had they are skipped, visibly
+browser: ## a Chromium for the tests of pages, where Debian's packages can be installed
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null \
+		|| { echo "==> chromium" && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+		|| echo "no chromium for this machine: tests of pages will be skipped"
 
 demo: $(VENV)/.extension ## run the whole pipeline offline on made-up data
 	@echo "==> diq demo"

@@ -9,6 +9,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -635,3 +636,17 @@ def _imports_need_no_search() -> None:
 def pytest_unconfigure() -> None:
     # what is still frozen at the end cannot be taken down in order, and some libraries complain
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, driven by playwright; skipped, visibly, where the machine has none (`make browser`)."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("there is no chromium: `make browser` installs it")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
