@@ -105,6 +105,59 @@ def _part(counts: Sequence[int] | None, n_scored: int, strategy: str, n: int) ->
     return sum(counts[:quadrant]), min(n, counts[quadrant])
 
 
+@dataclass(frozen=True, slots=True)
+class MadeRanking:
+    """A ranking that is not in the store.
+
+    Attributes:
+        rows: the columns of the table ``ranking_samples`` but for its number, in rank order.
+        facts: the columns of the table ``rankings`` that its rows decide: thresholds and counts.
+    """
+
+    rows: pa.Table
+    facts: dict[str, Any]
+
+
+def make_ranking(
+    store: Store,
+    data: dict[str, Any],
+    request: Request,
+    runs: Runs,
+    weights: Mapping[str, float] | None,
+    guard_runs: Sequence[int] = (),
+) -> MadeRanking:
+    """The ranking of a request, made from the scores; nothing is written. Arguments and errors as `find_ranking`."""
+    scores = read_scores(store, data, request, runs, dict(weights) if weights is not None else None)
+    if guard_runs:
+        excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
+        scores = scores.without(excluded.column("position").to_numpy())
+    made = order(scores, request)
+    if not len(made.rows):
+        raise MissingScoresError(
+            f"no sample of dataset `{data['name']}` has the scores that the strategy `{request.strategy}` needs: "
+            f"found 0 of {len(scores.position)} samples with finite ones",
+            "score the dataset first; `diq status` shows what there is",
+        )
+    halves = None
+    if scores.halves is not None:
+        one, other = (
+            order(Scores(scores.position, scores.level, half, scores.score), request) for half in scores.halves
+        )
+        halves = one, other
+    facts = {
+        "n_unscored": len(scores.position) - len(made.rows),
+        "n_excluded": data["n_samples"] - len(scores.position),
+        "tau": made.tau,
+        "median": made.median,
+        "n_scored": len(made.rows),
+        "quadrant_counts": list(made.counts) if made.counts else None,
+        "half_sizes": list(scores.half_sizes) if scores.half_sizes else None,
+        "even_counts": list(halves[0].counts) if halves and halves[0].counts else None,
+        "odd_counts": list(halves[1].counts) if halves and halves[1].counts else None,
+    }
+    return MadeRanking(_rows(scores, made, halves), facts)
+
+
 def find_ranking(
     store: Store,
     data: dict[str, Any],
@@ -141,44 +194,15 @@ def find_ranking(
     if known is not None and known["scores_digest"] == digest["digest"]:
         return _read(known, "stored")
 
-    scores = read_scores(store, data, request, runs, dict(weights) if weights is not None else None)
-    if guard_runs:
-        excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
-        scores = scores.without(excluded.column("position").to_numpy())
-    made = order(scores, request)
-    if not len(made.rows):
-        raise MissingScoresError(
-            f"no sample of dataset `{data['name']}` has the scores that the strategy `{request.strategy}` needs: "
-            f"found 0 of {len(scores.position)} samples with finite ones",
-            "score the dataset first; `diq status` shows what there is",
-        )
-    halves = None
-    if scores.halves is not None:
-        one, other = (
-            order(Scores(scores.position, scores.level, half, scores.score), request) for half in scores.halves
-        )
-        halves = one, other
-    rows = _rows(scores, made, halves)
-    fingerprint = _fingerprint(configuration, rows)
-    left = {
-        "n_unscored": len(scores.position) - len(made.rows),
-        "n_excluded": data["n_samples"] - len(scores.position),
-    }
+    made = make_ranking(store, data, request, runs, weights, guard_runs)
+    fingerprint = _fingerprint(configuration, made.rows)
     if known is not None and known["fingerprint"] == fingerprint:
         # a score of another dataset of the run, or a sample without one
+        left = {name: made.facts[name] for name in ("n_unscored", "n_excluded")}
         store.run(
             "selection/update_ranking_digest", ranking_id=known["ranking_id"], scores_digest=digest["digest"], **left
         )
         return _read(known | left, "stored")
-    facts = left | {
-        "tau": made.tau,
-        "median": made.median,
-        "n_scored": len(made.rows),
-        "quadrant_counts": list(made.counts) if made.counts else None,
-        "half_sizes": list(scores.half_sizes) if scores.half_sizes else None,
-        "even_counts": list(halves[0].counts) if halves and halves[0].counts else None,
-        "odd_counts": list(halves[1].counts) if halves and halves[1].counts else None,
-    }
     with store.transaction():
         row = store.row(
             "selection/insert_ranking",
@@ -193,10 +217,10 @@ def find_ranking(
             configuration=configuration,
             scores_digest=digest["digest"],
             created_at=now(),
-            **facts,
+            **made.facts,
         )
         assert row is not None
-        store.insert("selection/insert_ranking_samples", rows, ranking_id=row["ranking_id"])
+        store.insert("selection/insert_ranking_samples", made.rows, ranking_id=row["ranking_id"])
         if known is not None:
             store.run("selection/replace_ranking", ranking_id=known["ranking_id"], replaced_by=row["ranking_id"])
             store.run("selection/prune_ranking", ranking_id=known["ranking_id"])
@@ -208,7 +232,7 @@ def find_ranking(
             f"{known['created_at']:%Y-%m-%d %H:%M}",
             row["ranking_id"],
         )
-    return _read(facts | row, "new" if known is None else "renewed")
+    return _read(made.facts | row, "new" if known is None else "renewed")
 
 
 def _read(row: Mapping[str, Any], state: Literal["stored", "new", "renewed"]) -> Ranking:
