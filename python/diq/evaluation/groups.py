@@ -70,6 +70,7 @@ class Line:
         selection_id: selection that it was fine-tuned on.
         selection: name of that selection.
         table: table of the paper; None for a model of the store.
+        influence: model whose dots a published selection was made from, where the paper says it.
         cells: by benchmark, and ``standard``, ``challenging`` and ``all`` where nothing is missing.
         n_unanswered: outputs in which no option was found, of all repeats.
         n_cut: outputs that ended at the maximum number of tokens, of all repeats.
@@ -87,6 +88,7 @@ class Line:
     selection_id: int | None = None
     selection: str | None = None
     table: str | None = None
+    influence: str | None = None
     cells: dict[str, Cell] = field(default_factory=dict)
     n_unanswered: int = 0
     n_cut: int = 0

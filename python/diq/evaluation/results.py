@@ -367,6 +367,7 @@ def _published(text: str) -> list[Group]:
         if row.influence is not None:
             name += f", dots of {row.influence}"
         line = Line(name, row.setting, row.dataset, row.ratio, preference, row.model, None, table=row.table)
+        line.influence = row.influence
         line.cells = {name: Cell(value / 100, None, None, 1, None) for name, value in row.accuracies.items()}
         recomputed, wrong = row.recomputed(), row.inconsistent()
         for average in AVERAGES:

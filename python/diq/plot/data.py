@@ -1,0 +1,416 @@
+"""The numbers that charts show: aggregates that DuckDB makes, a few thousand rows whatever the dataset's size."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diq.base.config import DIFFICULTY_DIMENSIONS
+from diq.base.errors import MissingScoresError, UsageError
+from diq.base.text import Ratio
+from diq.influence.meters import RATIOS
+from diq.plot.ground import Ground
+from diq.selection.quadrants import QUADRANTS
+from diq.store.store import Store
+
+LEVEL_BINS, DOT_BINS = 48, 64
+"""Cells of the plane; both together stay below the 5,000 rows that Altair takes."""
+HISTOGRAM_BINS = 96
+HALF_BINS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What one chart shows.
+
+    Attributes:
+        rows: one dict a mark.
+        facts: numbers that are said or drawn once.
+    """
+
+    rows: list[dict[str, Any]]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Equal bins of a linear or symmetric logarithmic axis.
+
+    Attributes:
+        low: left edge, in units of the scaled value.
+        step: width of a bin, likewise.
+        bins: how many.
+        scale: value from which on the axis is logarithmic; None: linear.
+    """
+
+    low: float
+    step: float
+    bins: int
+    scale: float | None
+
+    @classmethod
+    def over(cls, low: float, high: float, bins: int, scale: float | None = None) -> Axis:
+        """Bins from the lowest to the highest value; one value alone lies in the middle."""
+        one = cls(0.0, 1.0, bins, scale if scale else None)
+        first, last = one.scaled(low), one.scaled(high)
+        if first == last:
+            margin = max(abs(first), 1e-12) / 2
+            first, last = first - margin, last + margin
+        return cls(first, (last - first) / bins, bins, one.scale)
+
+    def scaled(self, value: float) -> float:
+        """A value on the axis."""
+        if self.scale is None:
+            return value
+        return math.copysign(math.log1p(abs(value / self.scale)), value)
+
+    def edge(self, bin: int) -> float:
+        """Value at the left edge of a bin."""
+        place = self.low + bin * self.step
+        if self.scale is None:
+            return place
+        return math.copysign(math.expm1(abs(place)) * self.scale, place)
+
+    def ticks(self) -> list[float]:
+        """Round values to be named: powers of ten on both sides of zero; of a linear axis none (any will do)."""
+        if self.scale is None:
+            return []
+        low, high = self.edge(0), self.edge(self.bins)
+        found = [0.0]
+        power = 10.0 ** math.floor(math.log10(self.scale))
+        while power <= max(abs(low), abs(high)):
+            found += [power, -power]
+            power *= 10
+        return sorted(one for one in found if low <= one <= high)
+
+
+# the plane -----------------------------------------------------------------------------------------------------------
+
+
+def plane(ground: Ground, *, is_linear: bool = False) -> Drawn:
+    """Samples in each cell of the plane of difficulty and influence, and those of them that the selection took.
+
+    Rows: ``level``, ``level_end``, ``dot``, ``dot_end`` (edges of the cell), ``n``, ``taken``. Facts: ``tau``,
+    ``median``, ``counts`` (of the dataset), ``taken`` (of the selection; None without one), ``n``, ``dimension``,
+    ``scale`` and ``ticks`` of the dots' axis, ``is_whole`` (each level is a strip), ``outline`` (segments round the
+    cells of which the selection took more than half).
+    """
+    ranked = ground.needs_ranking()
+    (bounds,) = ground.store.rows("plot/plane_bounds")
+    levels, dots = _level_axis(bounds), _dot_axis(bounds, is_linear)
+    cells = ground.store.rows(
+        "plot/plane_cells",
+        level_low=levels.low, level_step=levels.step, level_bins=levels.bins,
+        dot_low=dots.low, dot_step=dots.step, dot_bins=dots.bins, scale=dots.scale,
+    )  # fmt: skip
+    rows, inside = [], set()
+    for one in cells:
+        x, y = divmod(one["cell"], dots.bins)
+        if 2 * one["taken"] > one["n"]:
+            inside.add((x, y))
+        edges = {"level": levels.edge(x), "level_end": levels.edge(x + 1)}
+        edges |= {"dot": dots.edge(y), "dot_end": dots.edge(y + 1)}
+        rows.append(edges | {"n": one["n"], "taken": one["taken"]})
+    taken = [0, 0, 0, 0]
+    if ground.selection is not None:
+        for row in ground.store.rows("plot/quadrants_of_chosen"):
+            taken[QUADRANTS.index(row["quadrant"])] = row["n"]
+    facts = {
+        "tau": ranked.tau,
+        "median": ranked.median,
+        "counts": dict(zip(QUADRANTS, ranked.counts, strict=True)),
+        "taken": dict(zip(QUADRANTS, taken, strict=True)) if ground.selection is not None else None,
+        "n": ranked.n,
+        "n_unscored": ranked.n_unscored,
+        "dimension": ground.dimension,
+        "scale": dots.scale,
+        "ticks": dots.ticks(),
+        "is_whole": bounds["is_whole"],
+        "levels": (levels.edge(0), levels.edge(levels.bins)),
+        "dots": (dots.edge(0), dots.edge(dots.bins)),
+        "outline": _outline(inside, levels, dots),
+    }
+    return Drawn(rows, facts)
+
+
+def _level_axis(bounds: dict[str, Any]) -> Axis:
+    low, high = bounds["level_low"], bounds["level_high"]
+    if bounds["is_whole"] and high - low < LEVEL_BINS:
+        # a strip a level
+        return Axis(low - 0.5, 1.0, int(high - low) + 1, None)
+    return Axis.over(low, high, LEVEL_BINS)
+
+
+def _dot_axis(bounds: dict[str, Any], is_linear: bool) -> Axis:
+    return Axis.over(bounds["dot_low"], bounds["dot_high"], DOT_BINS, None if is_linear else bounds["dot_scale"])
+
+
+def _outline(inside: set[tuple[int, int]], levels: Axis, dots: Axis) -> list[dict[str, float]]:
+    """Segments between cells that are inside and cells that are not."""
+    found = []
+    for x, y in sorted(inside):
+        left, right, low, high = levels.edge(x), levels.edge(x + 1), dots.edge(y), dots.edge(y + 1)
+        sides = [
+            ((x - 1, y), (left, low, left, high)),
+            ((x + 1, y), (right, low, right, high)),
+            ((x, y - 1), (left, low, right, low)),
+            ((x, y + 1), (left, high, right, high)),
+        ]
+        for neighbour, place in sides:
+            if neighbour not in inside:
+                found.append(dict(zip(("level", "dot", "level_end", "dot_end"), place, strict=True)))
+    return found
+
+
+def levels(ground: Ground) -> Drawn:
+    """Samples at each whole level of each dimension, by quadrant.
+
+    Rows: ``dataset``, ``dimension``, ``level``, ``quadrant`` (None where there is no ranking), ``n``, ``share`` (of the
+    samples that have the dimension). Facts: ``dimensions`` in order.
+
+    Raises:
+        MissingScoresError: there are no difficulty scores.
+    """
+    hint = "; ".join(ground.notes)
+    if ground.difficulty_run is None:
+        raise MissingScoresError(f"dataset `{ground.name}` has no difficulty to draw", hint)
+    if ground.ranked is None:
+        ground.store.run("plot/view_no_ranking")
+    found = ground.store.rows("plot/level_counts", dataset_id=ground.data["dataset_id"], run_id=ground.difficulty_run)
+    totals = {name: sum(one["n"] for one in found if one["dimension"] == name) for name in DIFFICULTY_DIMENSIONS}
+    rows = [{"dataset": ground.name, **one, "share": one["n"] / totals[one["dimension"]]} for one in found]
+    if not rows:
+        raise MissingScoresError(f"dataset `{ground.name}` has no finite difficulty to draw", hint)
+    return Drawn(rows, {"dimensions": [name for name in DIFFICULTY_DIMENSIONS if totals[name]]})
+
+
+# dots ----------------------------------------------------------------------------------------------------------------
+
+
+def dots(ground: Ground) -> Drawn:
+    """Histogram of the dots with each validation set, on a symmetric logarithmic axis.
+
+    Rows: ``validation_set``, ``dot``, ``dot_end``, ``n``. Facts: ``sets``, for each its ``n``, ``n_without`` (no finite
+    dot), ``median``, quartiles, ``standard_error`` (root mean square over its samples, None without folds), ``scale``
+    and ``ticks``.
+    """
+    run_id = ground.needs_dots()
+    rows: list[dict[str, Any]] = []
+    sets: dict[str, dict[str, Any]] = {}
+    for one in ground.store.rows("store/validation_sets_of_run", run_id=run_id):
+        ids = {
+            "dataset_id": ground.data["dataset_id"],
+            "run_id": run_id,
+            "validation_set_id": one["validation_set_id"],
+        }
+        (found,) = ground.store.rows("plot/dot_bounds", **ids)
+        if not found["n"]:
+            ground.notes.append(
+                f"no dots with validation set `{one['name']}`: run `diq score influence {ground.name} --model "
+                f"{ground.model} --validation-set {one['name']}`"
+            )
+            continue
+        axis = Axis.over(found["low"], found["high"], HISTOGRAM_BINS, found["scale"])
+        sets[one["name"]] = found | {"scale": axis.scale, "ticks": axis.ticks(), "n_samples": one["n_samples"]}
+        bins = ground.store.rows("plot/dot_bins", **ids, low=axis.low, step=axis.step, bins=axis.bins, scale=axis.scale)
+        rows += [
+            {"validation_set": one["name"], "dot": axis.edge(b["bin"]), "dot_end": axis.edge(b["bin"] + 1), "n": b["n"]}
+            for b in bins
+        ]
+    if not rows:
+        raise MissingScoresError(f"dataset `{ground.name}` has no finite dot to draw", "; ".join(ground.notes))
+    return Drawn(rows, {"sets": sets})
+
+
+def lengths(ground: Ground) -> Drawn:
+    """Dots and selected shares by the number of answer tokens.
+
+    Rows: ``low``, ``high`` (answer tokens), ``n``, ``taken``, ``taken_share`` (None without a selection), ``p10``,
+    ``p25``, ``median``, ``p75``, ``p90`` of the dots. Facts: ``taken_share`` of all.
+    """
+    ground.needs_ranking()
+    run_id = ground.needs_dots()
+    first = ground.store.rows("store/validation_sets_of_run", run_id=run_id)[0]
+    found = ground.store.rows(
+        "plot/length_bins",
+        dataset_id=ground.data["dataset_id"],
+        run_id=run_id,
+        validation_set_id=first["validation_set_id"],
+    )
+    if not found:
+        raise MissingScoresError(
+            f"the dots of dataset `{ground.name}` came without numbers of answer tokens",
+            "`diq score influence` counts them",
+        )
+    names = ("p10", "p25", "median", "p75", "p90")
+    has = ground.selection is not None
+    rows = [
+        {name: one[name] for name in ("low", "high", "n", "taken")}
+        | {"taken_share": one["taken"] / one["n"] if has else None}
+        | dict(zip(names, one["dots"], strict=True))
+        for one in found
+    ]
+    n, taken = (sum(one[name] for one in rows) for name in ("n", "taken"))
+    facts = {"taken_share": taken / n if has else None, "scale": None}
+    middle = sorted(abs(one["median"]) for one in rows)[len(rows) // 2]
+    axis = Axis.over(min(one["p10"] for one in rows), max(one["p90"] for one in rows), 1, middle or None)
+    return Drawn(rows, facts | {"scale": axis.scale, "ticks": axis.ticks()})
+
+
+def halves(ground: Ground) -> Drawn:
+    """Samples by their places in the rankings of the two halves of the validation samples.
+
+    Rows: ``one``, ``one_end``, ``other``, ``other_end`` (shares of the ranking, 0 is best), ``n``. Facts: ``flips``
+    (ratio to the share of a selection that differs between the halves), ``half_sizes``, ``ends`` (where Q1 to Q3
+    end in each ranking).
+
+    Raises:
+        MissingScoresError: the dots have no folds.
+    """
+    ranked = ground.needs_ranking()
+    if ranked.half_sizes is None or ranked.half_counts is None:
+        raise MissingScoresError(
+            f"the dots of dataset `{ground.name}` have no folds, so nothing is known of their stability",
+            f"`diq score influence {ground.name} --model {ground.model} --folds 2` gives them",
+        )
+    found = ground.store.rows("plot/half_cells", n=ranked.n, bins=HALF_BINS)
+    step = 1 / HALF_BINS
+    rows = [
+        {
+            "one": one["x"] * step,
+            "one_end": (one["x"] + 1) * step,
+            "other": one["y"] * step,
+            "other_end": (one["y"] + 1) * step,
+            "n": one["n"],
+        }
+        for one in found
+    ]
+    flips = {}
+    for text in RATIOS:
+        if n := Ratio.parse(text).of(ranked.n):
+            (row,) = ground.store.rows("plot/half_flips", n=n)
+            flips[text] = 1 - row["common"] / max(row["one"], row["other"])
+    ends = [[sum(counts[: k + 1]) / ranked.n for k in range(3)] for counts in ranked.half_counts]
+    return Drawn(rows, {"flips": flips, "half_sizes": ranked.half_sizes, "ends": ends})
+
+
+def tasks(ground: Ground) -> Drawn:
+    """Share of each validation task in the selection against its share in the dataset.
+
+    Rows: ``task``, ``n``, ``share``, ``n_dataset``, ``dataset_share``, ``lift``.
+
+    Raises:
+        UsageError: there is no selection.
+        MissingScoresError: the run has one task alone.
+    """
+    run_id = ground.needs_dots()
+    if ground.selection is None:
+        raise UsageError(
+            "the tasks of a selection were asked for, and no selection", "name one: `diq status` lists them"
+        )
+    sets = ground.store.rows("store/validation_sets_of_run", run_id=run_id)
+    if len(sets) < 2:
+        raise MissingScoresError(
+            f"the dots of dataset `{ground.name}` are of one validation set, so there are no shares of tasks",
+            "score with several: --validation-set A --validation-set B",
+        )
+    selection_id = ground.selection["selection_id"]
+    found = ground.store.rows(
+        "selection/compare_tasks",
+        dataset_id=ground.data["dataset_id"],
+        run_id=run_id,
+        validation_sets=None,
+        selection_ids=[selection_id],
+    )
+    counts = {
+        key: {one["validation_set"]: one["n"] for one in found if one["selection_id"] == key}
+        for key in (None, selection_id)
+    }
+    total, taken = (sum(counts[key].values()) for key in (None, selection_id))
+    rows = []
+    for one in sets:
+        n, n_dataset = counts[selection_id].get(one["name"], 0), counts[None].get(one["name"], 0)
+        share, dataset_share = n / taken if taken else 0.0, n_dataset / total if total else 0.0
+        lift = share / dataset_share if dataset_share else None
+        rows.append(
+            {
+                "task": one["name"],
+                "n": n,
+                "share": share,
+                "n_dataset": n_dataset,
+                "dataset_share": dataset_share,
+                "lift": lift,
+            }
+        )
+    return Drawn(rows)
+
+
+# selections, trainings ---------------------------------------------------------------------------------------------
+
+
+def overlap(store: Store, selections: Sequence[str | int]) -> Drawn:
+    """What each two of several selections share.
+
+    Rows: ``a``, ``b`` (names), ``shared``, ``n_a``, ``n_b``, ``share`` (of the smaller one).
+
+    Raises:
+        UsageError: fewer than two, or an unknown one.
+    """
+    if len(selections) < 2:
+        raise UsageError(f"an overlap needs two selections, found {len(selections)}", "name two or more")
+    chosen = [store.selection(str(one)) for one in selections]
+    names = {one["selection_id"]: one["name"] for one in chosen}
+    if len(set(names.values())) < len(names):
+        # an earlier selection of a name
+        names = {number: f"{name} ({number})" for number, name in names.items()}
+    sizes = {one["selection_id"]: one["n"] for one in chosen}
+    ids = list(names)
+    shared = {(one["a"], one["b"]): one["shared"] for one in store.rows("selection/compare_overlap", selection_ids=ids)}
+    rows = []
+    for a in ids:
+        for b in ids:
+            n = sizes[a] if a == b else shared.get((min(a, b), max(a, b)), 0)
+            smaller = min(sizes[a], sizes[b])
+            rows.append(
+                {
+                    "a": names[a],
+                    "b": names[b],
+                    "shared": n,
+                    "n_a": sizes[a],
+                    "n_b": sizes[b],
+                    "share": n / smaller if smaller else 0.0,
+                }
+            )
+    return Drawn(rows, {"names": list(names.values())})
+
+
+def trainings(store: Store, runs: Sequence[int] | None = None) -> Drawn:
+    """Loss curves of trainings.
+
+    Rows: ``training``, ``curve`` (``training`` or the name of a validation set), ``step``, ``loss``.
+
+    Raises:
+        MissingScoresError: no training is in the store.
+    """
+    found = store.rows("plot/trainings", run_ids=list(runs) if runs is not None else None)
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        name = f"{one['run_id']}: {one['selection'] or one['trained_model'] or one['model']}"
+        rows += [
+            {"training": name, "curve": "training", "step": point["step"], "loss": point["loss"]}
+            for point in json.loads(one["curve"] or "[]")
+        ]
+        for point in json.loads(one["validation_curve"] or "[]"):
+            rows += [
+                {"training": name, "curve": key, "step": point["step"], "loss": loss}
+                for key, loss in point.items()
+                if key != "step"
+            ]
+    if not rows:
+        raise MissingScoresError(
+            f"no finished training is recorded in `{store.path}`", "`diq train --store` records one"
+        )
+    return Drawn([one for one in rows if one["loss"] is not None and math.isfinite(one["loss"])])
