@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diq.base.command import shell
 from diq.base.errors import UsageError
 from diq.base.files import check_folder, is_empty
 from diq.base.options import verb
@@ -29,7 +30,7 @@ from diq.recipes.options import Narrator, RunDemoOptions
 from diq.recipes.run import StepReport, load, run_recipe, title
 from diq.recipes.state import LOCK, Record
 from diq.recipes.text import Step
-from diq.recipes.verbs import VERBS, command, look_up, shell
+from diq.recipes.verbs import VERBS, command, look_up
 
 RECIPE = "demo"
 TRAINED = "0.1"

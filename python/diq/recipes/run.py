@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from diq.base.command import shell
 from diq.base.errors import DiqError, InputError, RunFailedError, UsageError, as_keywords
 from diq.base.files import check_folder, disk_errors
 from diq.base.fingerprint import fingerprint_of, run_fingerprint
@@ -28,7 +29,7 @@ from diq.recipes.check import check_steps, writes
 from diq.recipes.options import Listener, RunRecipeOptions
 from diq.recipes.state import Record, evidence, fingerprints, held
 from diq.recipes.text import Recipe, Step
-from diq.recipes.verbs import VERBS, command, keywords, look_up, parameters, shell
+from diq.recipes.verbs import VERBS, command, keywords, look_up, parameters
 from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from diq.base.command import option_words
 from diq.base.options import BadValueError, Field, fields_of
 
 
@@ -153,40 +153,4 @@ def command(name: str, options: Mapping[str, Any], store: Path) -> list[str]:
     verb = VERBS[name]
     if not verb.command:
         return []
-    known = parameters(name)
-    words = ["diq", *verb.command]
-    rest: list[str] = []
-    for key, value in effective(name, options).items():
-        if key in known and known[key].option.positional:
-            words += _texts(value)
-        elif key in known:
-            rest += _words(known[key], value)
-    return [*words, *rest, "--store", str(store)]
-
-
-def _words(one: Field, value: Any) -> Sequence[str]:
-    if value is None:
-        return [one.flag, one.option.none] if one.option.none else []
-    if one.kind == "flag":
-        # a switch that is off by default has no word for off
-        off = [] if one.default is False else [f"--no-{one.flag.removeprefix('--')}"]
-        return [one.flag] if value else off
-    if one.kind == "mapping":
-        return [word for key, each in value.items() for word in (one.flag, f"{key}={each}")]
-    if one.kind == "numbers":
-        return [one.flag, *map(str, value)]
-    return [word for each in _texts(value) for word in (one.flag, each)]
-
-
-def _texts(value: Any) -> list[str]:
-    return [str(one) for one in (value if isinstance(value, list) else [value])]
-
-
-def shell(words: Sequence[str]) -> str:
-    """Words as they are typed in a shell."""
-    return " ".join(map(_quoted, words))
-
-
-def _quoted(word: str) -> str:
-    # a query is full of single quotes
-    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+    return ["diq", *verb.command, *option_words(parameters(name), effective(name, options)), "--store", str(store)]

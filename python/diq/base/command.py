@@ -1,0 +1,54 @@
+"""A command line that does what options say, as words and as it is typed in a shell."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diq.base.options import Field
+
+
+def option_words(known: Mapping[str, Field], options: Mapping[str, Any]) -> list[str]:
+    """Words behind the name of a command: what goes without a name first.
+
+    Args:
+        known: the options of the command, by keyword; what is not among them is left out.
+        options: keyword to value.
+    """
+    first: list[str] = []
+    rest: list[str] = []
+    for key, value in options.items():
+        if key in known and known[key].option.positional:
+            first += _texts(value)
+        elif key in known:
+            rest += _words(known[key], value)
+    return [*first, *rest]
+
+
+def _words(one: Field, value: Any) -> Sequence[str]:
+    if value is None:
+        return [one.flag, one.option.none] if one.option.none else []
+    if one.kind == "flag":
+        # a switch that is off by default has no word for off
+        off = [] if one.default is False else [f"--no-{one.flag.removeprefix('--')}"]
+        return [one.flag] if value else off
+    if one.kind == "mapping":
+        return [word for key, each in value.items() for word in (one.flag, f"{key}={each}")]
+    if one.kind == "numbers":
+        return [one.flag, *map(str, value)]
+    return [word for each in _texts(value) for word in (one.flag, each)]
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(one) for one in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+def shell(words: Sequence[str]) -> str:
+    """Words as they are typed in a shell."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    # a query is full of single quotes
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
