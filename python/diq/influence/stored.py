@@ -161,7 +161,7 @@ def read_dots(store: Store, *, dataset_id: int, run_id: int, weights: Mapping[st
         answer_tokens[rows] = found.column("answer_tokens").cast(pa.float64()).to_numpy()
         dots = _scattered(n, rows, found.column("dot").to_numpy())
         dot.add(dots, one.weight)
-        near = dots if sets.largest else _standardised(dots)
+        near = dots if sets.largest else standardised(dots)
         nearer = near > nearness
         closest[nearer], nearness[nearer] = index, near[nearer]
         if sets.halved:
@@ -380,7 +380,7 @@ def _scattered(shape: int | tuple[int, int], rows: npt.NDArray[np.int64], values
     return column
 
 
-def _standardised(dots: Floats) -> Floats:
+def standardised(dots: Floats) -> Floats:
     """Dots of one task in standard deviations above its mean, so that tasks of any gradient norm can be compared."""
     finite = dots[np.isfinite(dots)]
     with np.errstate(over="ignore", invalid="ignore"):

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import Ratio
 from diq.influence.meters import RATIOS
+from diq.influence.stored import standardised, takes_largest
 from diq.plot.ground import Ground
 from diq.selection.quadrants import QUADRANTS
 from diq.store.store import Store
@@ -190,23 +193,39 @@ def levels(ground: Ground) -> Drawn:
 # dots ----------------------------------------------------------------------------------------------------------------
 
 
+def scored(ground: Ground) -> list[dict[str, Any]]:
+    """Make the table ``scored`` unless it is there; gives the run's validation sets.
+
+    Raises:
+        MissingScoresError: there is no influence run.
+    """
+    run_id = ground.needs_dots()
+    if not ground.is_scored:
+        ground.store.run("plot/copy_scored", dataset_id=ground.data["dataset_id"], run_id=run_id)
+        ground.is_scored = True
+    return ground.store.rows("store/validation_sets_of_run", run_id=run_id)
+
+
 def dots(ground: Ground) -> Drawn:
     """Histogram of the dots with each validation set, on a symmetric logarithmic axis.
 
     Rows: ``validation_set``, ``dot``, ``dot_end``, ``n``. Facts: ``sets``, for each its ``n``, ``n_without`` (no finite
-    dot), ``median``, quartiles, ``standard_error`` (root mean square over its samples, None without folds), ``scale``
-    and ``ticks``.
+    dot), ``quartiles``, ``median``, ``standard_error`` (root mean square over its samples, None without folds),
+    ``n_samples`` (of the set), ``scale`` and ``ticks``.
     """
     run_id = ground.needs_dots()
+    (found,) = ground.store.rows("plot/count_datasets_of_run", run_id=run_id)
+    if found["n"] == 1:
+        ground.store.run("plot/set_run", run_id=run_id)
+        ground.store.run("plot/view_dots")
+    else:
+        scored(ground)
+        ground.store.run("plot/view_scored_dots")
     rows: list[dict[str, Any]] = []
     sets: dict[str, dict[str, Any]] = {}
     for one in ground.store.rows("store/validation_sets_of_run", run_id=run_id):
-        ids = {
-            "dataset_id": ground.data["dataset_id"],
-            "run_id": run_id,
-            "validation_set_id": one["validation_set_id"],
-        }
-        (found,) = ground.store.rows("plot/dot_bounds", **ids)
+        set_id = {"validation_set_id": one["validation_set_id"]}
+        (found,) = ground.store.rows("plot/dot_bounds", **set_id)
         if not found["n"]:
             ground.notes.append(
                 f"no dots with validation set `{one['name']}`: run `diq score influence {ground.name} --model "
@@ -214,11 +233,12 @@ def dots(ground: Ground) -> Drawn:
             )
             continue
         axis = Axis.over(found["low"], found["high"], HISTOGRAM_BINS, found["scale"])
-        sets[one["name"]] = found | {"scale": axis.scale, "ticks": axis.ticks(), "n_samples": one["n_samples"]}
-        bins = ground.store.rows("plot/dot_bins", **ids, low=axis.low, step=axis.step, bins=axis.bins, scale=axis.scale)
+        shown = {"median": found["quartiles"][1], "scale": axis.scale, "ticks": axis.ticks()}
+        sets[one["name"]] = found | shown | {"n_samples": one["n_samples"]}
+        place = {"low": axis.low, "step": axis.step, "bins": axis.bins, "scale": axis.scale}
         rows += [
             {"validation_set": one["name"], "dot": axis.edge(b["bin"]), "dot_end": axis.edge(b["bin"] + 1), "n": b["n"]}
-            for b in bins
+            for b in ground.store.rows("plot/dot_bins", **set_id, **place)
         ]
     if not rows:
         raise MissingScoresError(f"dataset `{ground.name}` has no finite dot to draw", "; ".join(ground.notes))
@@ -229,17 +249,11 @@ def lengths(ground: Ground) -> Drawn:
     """Dots and selected shares by the number of answer tokens.
 
     Rows: ``low``, ``high`` (answer tokens), ``n``, ``taken``, ``taken_share`` (None without a selection), ``p10``,
-    ``p25``, ``median``, ``p75``, ``p90`` of the dots. Facts: ``taken_share`` of all.
+    ``p25``, ``median``, ``p75``, ``p90`` of the dots. Facts: ``taken_share`` of all, ``scale`` and ``ticks``.
     """
     ground.needs_ranking()
-    run_id = ground.needs_dots()
-    first = ground.store.rows("store/validation_sets_of_run", run_id=run_id)[0]
-    found = ground.store.rows(
-        "plot/length_bins",
-        dataset_id=ground.data["dataset_id"],
-        run_id=run_id,
-        validation_set_id=first["validation_set_id"],
-    )
+    first = scored(ground)[0]
+    found = ground.store.rows("plot/length_bins", validation_set_id=first["validation_set_id"])
     if not found:
         raise MissingScoresError(
             f"the dots of dataset `{ground.name}` came without numbers of answer tokens",
@@ -254,10 +268,9 @@ def lengths(ground: Ground) -> Drawn:
         for one in found
     ]
     n, taken = (sum(one[name] for one in rows) for name in ("n", "taken"))
-    facts = {"taken_share": taken / n if has else None, "scale": None}
     middle = sorted(abs(one["median"]) for one in rows)[len(rows) // 2]
     axis = Axis.over(min(one["p10"] for one in rows), max(one["p90"] for one in rows), 1, middle or None)
-    return Drawn(rows, facts | {"scale": axis.scale, "ticks": axis.ticks()})
+    return Drawn(rows, {"taken_share": taken / n if has else None, "scale": axis.scale, "ticks": axis.ticks()})
 
 
 def halves(ground: Ground) -> Drawn:
@@ -300,52 +313,47 @@ def halves(ground: Ground) -> Drawn:
 def tasks(ground: Ground) -> Drawn:
     """Share of each validation task in the selection against its share in the dataset.
 
-    Rows: ``task``, ``n``, ``share``, ``n_dataset``, ``dataset_share``, ``lift``.
+    The task of a sample is the one that it is closest to, by the rule of the macro ``diq_closest``; shares are of the
+    samples that have one. Rows: ``task``, ``n``, ``share``, ``n_dataset``, ``dataset_share``, ``lift``.
 
     Raises:
         UsageError: there is no selection.
         MissingScoresError: the run has one task alone.
     """
-    run_id = ground.needs_dots()
     if ground.selection is None:
         raise UsageError(
             "the tasks of a selection were asked for, and no selection", "name one: `diq status` lists them"
         )
-    sets = ground.store.rows("store/validation_sets_of_run", run_id=run_id)
+    sets = scored(ground)
     if len(sets) < 2:
         raise MissingScoresError(
             f"the dots of dataset `{ground.name}` are of one validation set, so there are no shares of tasks",
             "score with several: --validation-set A --validation-set B",
         )
-    selection_id = ground.selection["selection_id"]
-    found = ground.store.rows(
-        "selection/compare_tasks",
-        dataset_id=ground.data["dataset_id"],
-        run_id=run_id,
-        validation_sets=None,
-        selection_ids=[selection_id],
-    )
-    counts = {
-        key: {one["validation_set"]: one["n"] for one in found if one["selection_id"] == key}
-        for key in (None, selection_id)
-    }
-    total, taken = (sum(counts[key].values()) for key in (None, selection_id))
-    rows = []
-    for one in sets:
-        n, n_dataset = counts[selection_id].get(one["name"], 0), counts[None].get(one["name"], 0)
-        share, dataset_share = n / taken if taken else 0.0, n_dataset / total if total else 0.0
+    chosen = ground.store.arrow("plot/chosen_positions").column("position").to_numpy()
+    largest = takes_largest(sets)
+    (end,) = ground.store.rows("plot/end_of_dataset", dataset_id=ground.data["dataset_id"])
+    n = end["position"]
+    nearness, closest, seen = np.full(n, -np.inf), np.full(n, -1, np.int16), np.zeros(n, np.int16)
+    for index, one in enumerate(sets):
+        found = ground.store.arrow("plot/dots_by_position", validation_set_id=one["validation_set_id"])
+        rows, values = found.column("position").to_numpy(), found.column("dot").to_numpy()
+        near = values if largest else standardised(values)
+        nearer = near > nearness[rows]
+        nearness[rows[nearer]], closest[rows[nearer]] = near[nearer], index
+        seen[rows] += 1
+    closest[seen < len(sets)] = -1
+    counts = np.bincount(closest[closest >= 0], minlength=len(sets))
+    taken = closest[chosen[chosen < n]]
+    counts_taken = np.bincount(taken[taken >= 0], minlength=len(sets))
+    drawn = []
+    for one, n_dataset, n_taken in zip(sets, counts.tolist(), counts_taken.tolist(), strict=True):
+        share = n_taken / max(int(counts_taken.sum()), 1)
+        dataset_share = n_dataset / max(int(counts.sum()), 1)
         lift = share / dataset_share if dataset_share else None
-        rows.append(
-            {
-                "task": one["name"],
-                "n": n,
-                "share": share,
-                "n_dataset": n_dataset,
-                "dataset_share": dataset_share,
-                "lift": lift,
-            }
-        )
-    return Drawn(rows)
+        facts = {"share": share, "n_dataset": n_dataset, "dataset_share": dataset_share, "lift": lift}
+        drawn.append({"task": one["name"], "n": n_taken, **facts})
+    return Drawn(drawn)
 
 
 # selections, trainings ---------------------------------------------------------------------------------------------

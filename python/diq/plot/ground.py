@@ -58,6 +58,7 @@ class Ground:
         ranked: the ranking; None where a score is missing.
         selection: the selection's row with its ranking's; None without one.
         notes: what is missing or not as it was, a line each, with the command that mends it.
+        is_scored: whether the connection has the table ``scored``, of the influence run.
     """
 
     store: Store
@@ -69,6 +70,7 @@ class Ground:
     ranked: Ranked | None = None
     selection: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    is_scored: bool = False
 
     @property
     def name(self) -> str:
@@ -101,6 +103,7 @@ def opened(store: StoreLike) -> Iterator[Store]:
         yield store
         return
     with Store(config.store_path(store), read_only=True) as found:
+        found.run("plot/limit_memory")
         yield found
 
 

@@ -1,19 +1,18 @@
 -- How many dots of one validation set lie in each bin of a (symmetric logarithmic) axis.
--- Params: $dataset_id INTEGER, $run_id BIGINT, $validation_set_id INTEGER, $low, $step DOUBLE (of the scaled dot),
---         $bins INTEGER, $scale DOUBLE (null: linear)
+-- Params: $validation_set_id INTEGER, $low, $step DOUBLE (of the scaled dot), $bins INTEGER, $scale DOUBLE (null: linear)
+-- Reads:  drawn_dots
 SELECT
     least(
         $bins - 1,
         greatest(
             0,
             floor(
-                (CASE WHEN $scale IS NULL THEN i.dot ELSE sign(i.dot) * ln(1 + abs(i.dot / $scale)) END - $low) / $step
+                (CASE WHEN $scale IS NULL THEN d.dot ELSE sign(d.dot) * ln(1 + abs(d.dot / $scale)) END - $low) / $step
             )
         )
     )::USMALLINT AS bin,
     count(*) AS n
-FROM influence_scores AS i
-SEMI JOIN dataset_samples AS s ON s.dataset_id = $dataset_id AND s.sample_id = i.sample_id
-WHERE i.run_id = $run_id AND i.validation_set_id = $validation_set_id AND isfinite(i.dot)
+FROM drawn_dots AS d
+WHERE d.validation_set_id = $validation_set_id AND d.dot IS NOT NULL
 GROUP BY bin
 ORDER BY bin

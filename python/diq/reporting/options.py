@@ -1,0 +1,64 @@
+"""What ``diq report`` takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
+
+from diq.base.options import Excludes, InStore, Option
+
+
+@dataclass(frozen=True)
+class ReportOptions(InStore):
+    """Options of ``diq report``."""
+
+    datasets: Annotated[
+        Sequence[str],
+        Option(
+            "Datasets of the store.",
+            metavar="DATASET...",
+            default="those of the selections",
+            positional=True,
+            reads="dataset",
+        ),
+    ] = ()
+    _: KW_ONLY
+    model: Annotated[
+        str | None,
+        Option("Name of a scored model in the store.", metavar="NAME", default="the only one"),
+    ] = None
+    selection: Annotated[
+        Sequence[str | int],
+        Option(
+            "Name or number of a selection to show; repeat.",
+            metavar="NAME",
+            default="the latest of each dataset",
+            reads="selection",
+        ),
+    ] = ()
+    output: Annotated[
+        str | os.PathLike[str], Option("The page to write.", short="o", metavar="FILE", writes="path")
+    ] = "report.html"
+    results: Annotated[bool, Option("Also the benchmark tables of `diq results`.")] = False
+    published: Annotated[
+        str | None,
+        Option("Rows of the paper to set beside them: a dataset, a model or a table.", metavar="NAME"),
+    ] = None
+    samples: Annotated[int, Option("Selected samples to list, of each selection.", metavar="N", least=0)] = 200
+    near_misses: Annotated[int, Option("Samples to list that follow the last selected one.", metavar="N", least=0)] = 50
+    text: Annotated[bool, Option("Show the samples' texts; --no-text leaves all of them out of the page.")] = True
+    explain: Annotated[
+        int | None,
+        Option(
+            "Colour the tokens of the first K selected samples by what they add to the dot; loads the model.",
+            metavar="K",
+            default="none",
+            least=1,
+        ),
+    ] = None
+    figures: Annotated[
+        str | os.PathLike[str] | None,
+        Option("Folder for every chart as SVG and PDF.", metavar="DIR", writes="path"),
+    ] = None

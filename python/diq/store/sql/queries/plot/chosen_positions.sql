@@ -1,0 +1,3 @@
+-- The positions of the selection.
+-- Reads:  chosen
+SELECT c.position FROM chosen AS c
