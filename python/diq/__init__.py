@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diq.rater.train import train_rater as train_rater
     from diq.recipes.demo import run_demo as run_demo
     from diq.recipes.run import run_recipe as run_recipe
+    from diq.reporting.report import report as report
     from diq.samples.ingest import ingest as ingest
     from diq.samples.show import show as show
     from diq.selection.compare import compare as compare
@@ -56,6 +57,7 @@ _WHERE = {
     "judge": "diq.judging.judge",
     "probe": "diq.costs.probe",
     "rank": "diq.selection.quadrants",
+    "report": "diq.reporting.report",
     "rescore": "diq.evaluation.rescore",
     "results": "diq.evaluation.results",
     "run_demo": "diq.recipes.demo",

@@ -22,6 +22,7 @@ COMMANDS = {
     "index": "Measure what a projection of gradients would lose.",
     "select": "Pick the part of a dataset that is worth training on.",
     "compare": "Show what selections share and how they differ.",
+    "report": "Write one page that shows datasets, scores and selections.",
     "explain": "Show which answer tokens carry a sample's dot.",
     "sql": "Query the store.",
     "train": "Fine-tune a model on a selection, supervised or by preference.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -68,45 +67,10 @@ def _section(title: str, rows: object, columns: tuple[str, ...]) -> None:
 
 def _meters(run: dict[str, Any]) -> None:
     """One block of ``--scores``."""
-    rows: list[tuple[str, str]] = [
-        ("samples", f"{run['n_samples']:,}"),
-        ("with a dot", f"{run['n']:,}"),
-        ("scored, but without a finite dot", f"{run['n_without_dot']:,}"),
-        ("not scored", f"{run['n_unscored']:,}"),
-        ("standard deviation of the dots", _number(run["standard_deviation"])),
-        (
-            "standard error of a dot (root mean square)",
-            f"{_number(run['standard_error'])}, {_percent(run['standard_error_share'])} of the standard deviation",
-        ),
-        (
-            "length bias: dot with answer tokens",
-            f"Pearson {_number(run['length_pearson'])}, Spearman {_number(run['length_spearman'])}",
-        ),
-    ]
-    if run["half_sizes"]:
-        one, other = run["half_sizes"]
-        rows += [
-            (f"stability: {one:,} validation samples with the other {other:,}", _number(run["half_spearman"])),
-            (f"expected of two sets of {one + other:,}", _number(run["full_spearman"])),
-            *(
-                (f"flips between them, top {_percent(float(ratio))}", _percent(share))
-                for ratio, share in run["flips"].items()
-            ),
-        ]
-    else:
-        rows.append(("stability", "unknown: the validation sets were not split into folds"))
+    from diq.influence.meters import told, told_tasks
+
     title = f"dots of run {run['run_id']} on {run['dataset']}: {run['model']}, {run['method']}, {run['state']}"
-    table(title, ("meter", "value"), rows)
-    shares = run["task_shares"] or {}
-    if shares:
-        tops = ["all" if ratio == "1" else f"top {_percent(float(ratio))}" for ratio in shares]
-        tasks = [[task, *(_percent(share[task]) for share in shares.values())] for task in shares["1"]]
-        table("task that the samples are closest to", ("task", *tops), tasks)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "unknown"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %" if math.isfinite(share) else "unknown"
+    table(title, ("meter", "value"), told(run))
+    if rows := told_tasks(run):
+        head, *body = rows
+        table("task that the samples are closest to", head, body)

@@ -6,9 +6,11 @@ rows, a constant column, no folds) is NaN or None, never 0. docs/method.md says 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -237,3 +239,54 @@ def measure(dots: Dots) -> Meters:
         flips=flips,
         task_shares=shares,
     )
+
+
+def told(meters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The meters in words: what is measured, and its value.
+
+    Args:
+        meters: as ``Meters.to_dict``.
+    """
+    error, share = _number(meters["standard_error"]), _percent(meters["standard_error_share"])
+    rows: list[tuple[str, str]] = [
+        ("samples", f"{meters['n_samples']:,}"),
+        ("with a dot", f"{meters['n']:,}"),
+        ("scored, but without a finite dot", f"{meters['n_without_dot']:,}"),
+        ("not scored", f"{meters['n_unscored']:,}"),
+        ("standard deviation of the dots", _number(meters["standard_deviation"])),
+        ("standard error of a dot (root mean square)", f"{error}, {share} of the standard deviation"),
+        (
+            "length bias: dot with answer tokens",
+            f"Pearson {_number(meters['length_pearson'])}, Spearman {_number(meters['length_spearman'])}",
+        ),
+    ]
+    if not meters["half_sizes"]:
+        return [*rows, ("stability", "unknown: the validation sets were not split into folds")]
+    one, other = meters["half_sizes"]
+    return [
+        *rows,
+        (f"stability: {one:,} validation samples with the other {other:,}", _number(meters["half_spearman"])),
+        (f"expected of two sets of {one + other:,}", _number(meters["full_spearman"])),
+        *(
+            (f"flips between them, top {_percent(float(ratio))}", _percent(share))
+            for ratio, share in meters["flips"].items()
+        ),
+    ]
+
+
+def told_tasks(meters: Mapping[str, Any]) -> list[list[str]]:
+    """The shares of tasks as a table, its head first; empty with a single task. Argument as for `told`."""
+    shares = meters["task_shares"]
+    if not shares:
+        return []
+    tops = ["all" if ratio == "1" else f"top {_percent(float(ratio))}" for ratio in shares]
+    body = [[task, *(_percent(share[task]) for share in shares.values())] for task in shares["1"]]
+    return [["task", *tops], *body]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "unknown"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %" if math.isfinite(share) else "unknown"

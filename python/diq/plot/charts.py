@@ -16,7 +16,6 @@ from diq.selection.quadrants import QUADRANTS
 
 Spec = dict[str, Any]
 
-SCHEMA = "https://vega.github.io/schema/vega-lite/v5.20.1.json"
 # Okabe and Ito's palette, which colour-blind people tell apart; never red against green
 QUADRANT_COLOURS = dict(zip(QUADRANTS, ("#0072B2", "#56B4E9", "#E69F00", "#999999"), strict=True))
 _BLUE, _ORANGE, _GREY, _RED = "#0072B2", "#E69F00", "#999999", "#D55E00"
@@ -71,7 +70,7 @@ _CONFIG: Spec = {
 def _chart(title: str, subtitle: str | Sequence[str], **body: Any) -> Spec:
     lines = [subtitle] if isinstance(subtitle, str) else list(subtitle)
     told = {"text": title, **({"subtitle": lines} if any(lines) else {})}
-    return {"$schema": SCHEMA, "background": "transparent", "title": told, "config": _CONFIG, **body}
+    return {"background": "transparent", "title": told, "config": _CONFIG, **body}
 
 
 def _values(rows: Sequence[Mapping[str, Any]]) -> Spec:
@@ -189,7 +188,7 @@ def difficulty_levels(drawn: Drawn) -> Spec:
             "x": {"field": "level", "type": "ordinal", "title": "level", "axis": {"labelAngle": 0}},
             "y": _number("share", "share of the samples", axis={"format": "%"}),
             "color": _name("quadrant", scale=scale, legend={"orient": "bottom"}),
-            "order": {"field": "quadrant", "type": "nominal"},
+            "order": {"field": "quadrant", "type": "ordinal"},
             "tooltip": _tips(dataset="dataset", dimension="dimension", level="level|d", quadrant="quadrant")
             + _tips(n="samples|,", share="share|.1%"),
         },

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
-from diq.base.options import Excludes, InStore, Option
+from diq.base.options import InStore, Option
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def find_ranking(
     )
     known = store.row("selection/find_ranking", configuration=configuration)
     if known is not None and known["scores_digest"] == digest["digest"]:
-        return _read(known, "stored")
+        return read_row(known, "stored")
 
     made = make_ranking(store, data, request, runs, weights, guard_runs)
     fingerprint = _fingerprint(configuration, made.rows)
@@ -202,7 +202,7 @@ def find_ranking(
         store.run(
             "selection/update_ranking_digest", ranking_id=known["ranking_id"], scores_digest=digest["digest"], **left
         )
-        return _read(known | left, "stored")
+        return read_row(known | left, "stored")
     with store.transaction():
         row = store.row(
             "selection/insert_ranking",
@@ -232,10 +232,12 @@ def find_ranking(
             f"{known['created_at']:%Y-%m-%d %H:%M}",
             row["ranking_id"],
         )
-    return _read(made.facts | row, "new" if known is None else "renewed")
+    return read_row(made.facts | row, "new" if known is None else "renewed")
 
 
-def _read(row: Mapping[str, Any], state: Literal["stored", "new", "renewed"]) -> Ranking:
+def read_row(row: Mapping[str, Any], state: Literal["stored", "new", "renewed"] = "stored") -> Ranking:
+    """The ranking of a row of the table ``rankings``."""
+
     def tupled(name: str) -> Any:
         return tuple(row[name]) if row[name] is not None else None
 
