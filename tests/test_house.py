@@ -63,6 +63,8 @@ OPENS_A_STORE: dict[str, tuple[str, ...]] = {
     "training": ("train", "data"),
     "evaluation": ("evaluate", "rescore", "generations", "results"),
     "costs": ("cost", "lengths", "probe"),
+    "plot": ("__init__", "data", "ground"),
+    "reporting": ("contents", "notebook", "report"),
     "recipes": ("run", "check", "state"),
 }
 
@@ -117,13 +119,13 @@ def imports_up(sources: Sources) -> list[str]:
 
 
 def knows_click(sources: Sources) -> list[str]:
-    """Files outside ``cli/`` that import click or rich."""
+    """Files outside ``cli/`` that import click or rich; notebooks show the bar that commands show."""
     return [
         f"{path}:{line} imports {module}"
         for path, text in sources.items()
         if room(path) != "cli"
         for line, module, _ in imports(path, text)
-        if top(module) in ("click", "rich")
+        if top(module) in ("click", "rich") and (path, top(module)) != ("base/bar.py", "rich")
     ]
 
 

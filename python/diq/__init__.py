@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diq.rater.train import train_rater as train_rater
     from diq.recipes.demo import run_demo as run_demo
     from diq.recipes.run import run_recipe as run_recipe
+    from diq.reporting.notebook import Store as Store
     from diq.reporting.report import report as report
     from diq.samples.ingest import ingest as ingest
     from diq.samples.show import show as show
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from diq.selection.select import select as select
     from diq.selection.status import status as status
     from diq.store.sql import sql as sql
-    from diq.store.store import Store as Store
     from diq.training.train import train as train
     from diq.training.warm_up import warm_up as warm_up
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "DiqError": "diq.base.errors",
     "Server": "diq.judging.options",
-    "Store": "diq.store.store",
+    "Store": "diq.reporting.notebook",
     "annotate": "diq.difficulty.annotate",
     "check_index": "diq.influence.check_index",
     "compare": "diq.selection.compare",

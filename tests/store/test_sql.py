@@ -17,6 +17,7 @@ from conftest import fill_store, invoke, refused, stdout_of
 from diq.base import config
 from diq.base.errors import StoreError, UsageError
 from diq.cli.sql import sql as command
+from diq.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_json_is_valid_whatever_is_in_it() -> None:
 
 
 def test_a_store_is_shown_by_its_path(store: Path) -> None:
-    with diq.Store(store, read_only=True) as opened:
+    with Store(store, read_only=True) as opened:
         assert repr(opened) == f"Store('{store}')"
 
 

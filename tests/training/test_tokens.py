@@ -14,6 +14,7 @@ import diq
 from conftest import build_llama, build_tokenizer, ingest_rows, save_model
 from diq.models.source import find_model
 from diq.models.tokens import TokenFile, Tokenization, Tokens, load_tokenization
+from diq.store.store import Store
 from diq.training.data import Texts, tokenize
 from models.chat_templates import SHAPES
 from models.test_templates import CONVERSATIONS, TALK
@@ -56,7 +57,7 @@ def test_every_answer_counts_in_scoring_explaining_and_training(tmp_path: Path) 
     common: dict[str, Any] = {"model": model, "store": store, "device": "cpu"}
     last, every = (diq.score_influence("pool", turns=turns, **common) for turns in ("last", "all"))
     assert last.run_id != every.run_id
-    with diq.Store(store, read_only=True) as opened:
+    with Store(store, read_only=True) as opened:
         rows = opened.connection.execute(
             "SELECT run_id, position, dot, loss, answer_tokens FROM influence_scores "
             "JOIN dataset_samples USING (sample_id) JOIN datasets USING (dataset_id) "

@@ -32,6 +32,7 @@ from typing import (
     get_type_hints,
 )
 
+from diq.base.bar import bar, in_notebook
 from diq.base.config import MAX_LENGTH, STORE_VARIABLE, expanded, store_path
 from diq.base.errors import UsageError
 from diq.base.extras import missing_package
@@ -465,6 +466,10 @@ def verb(
             except TypeError as error:
                 raise TypeError(f"{stage.__name__}(): {error}") from None
             try:
+                if "progress" in signature.parameters and "progress" not in kwargs and in_notebook():
+                    # a command shows how far it is without being asked, and so does a cell
+                    with bar() as told_of:
+                        return stage(record(*args, **{**kwargs, "progress": told_of}))
                 return stage(record(*args, **kwargs))
             except ModuleNotFoundError as error:
                 # what a stage imports when it needs it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -44,3 +46,38 @@ class Summary:
         if len(shown) < len(every):
             shown.append("...")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        """All of its short values as a table, for notebooks; of lists how long they are."""
+        every = fields(self)  # type: ignore[arg-type]
+        return html_table(type(self).__name__, {one.name: getattr(self, one.name) for one in every})
+
+
+def html_table(title: str, values: Mapping[str, Any]) -> str:
+    """Names and values as HTML; texts are escaped, and cut at 200 characters.
+
+    Args:
+        title: above the table.
+        values: name to value.
+    """
+    rows = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(name.replace('_', ' '))}</th>"
+        f"<td style='text-align:left'>{html.escape(_shown(value))}</td></tr>"
+        for name, value in values.items()
+        if value is not None
+    )
+    return f"<table><caption style='text-align:left'>{html.escape(title)}</caption><tbody>{rows}</tbody></table>"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping) and all(not isinstance(one, Mapping | list | tuple) for one in value.values()):
+        return short("; ".join(f"{key} {_shown(one)}" for key, one in value.items()), width=200)
+    if isinstance(value, Sequence | Mapping) and not isinstance(value, str):
+        return f"{len(value):,}" if value else "none"
+    return short(str(value), width=200)

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from diq.base.bar import bar
 from diq.base.progress import NotedProgress
 from diq.base.sample import Message
 from diq.base.text import short
@@ -103,32 +104,5 @@ def progress(*, quiet: bool) -> Iterator[NotedProgress | None]:
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
-    )
-    tasks: dict[str, Any] = {}
-    with bar:
-
-        def report(what: str, done: int, total: int, note: str = "", /) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total, rate="", note="")
-            speed = bar.tasks[tasks[what]].finished_speed or bar.tasks[tasks[what]].speed
-            bar.update(tasks[what], completed=done, total=total, rate=_rate(speed), note=note)
-
+    with bar() as report:
         yield report
-
-
-def _rate(speed: float | None) -> str:
-    """Steps a second; a slow one with its first decimal."""
-    return f"{speed:,.{0 if speed >= 10 else 1}f}/s" if speed else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diq.base import config
+from diq.base.summary import html_table
 from diq.store.store import Store
 
 
@@ -33,6 +34,9 @@ class Status:
     def __repr__(self) -> str:
         counts = [f"{name}={len(getattr(self, name))}" for name in ("datasets", "models", "coverage", "selections")]
         return f"Status({str(self.store)!r}, {self.size_bytes / 1e6:,.1f} MB, {', '.join(counts)})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Status", {field.name: getattr(self, field.name) for field in fields(self)})
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
