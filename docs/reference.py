@@ -99,12 +99,16 @@ def python_page() -> str:
         "`$DIQ_STORE`, else `diq.duckdb`; paths are texts or `os.PathLike`; where a list is meant, a single text will "
         "do. A value that an option does not take, or an option that is given and has no effect beside the others, is "
         "a `diq.DiqError` of one line with a `hint`; its text calls options as here, `message` and `hint` as the "
-        "command line does. Results have a short repr and `to_dict()`.",
+        "command line does. Results have a short repr and `to_dict()`, and show themselves as a table in notebooks, "
+        "where verbs also show how far they are. [Charts](plots.md) and `diq.Store` are for looking.",
     ]
     for name in sorted(one for one in diq.__all__ if not one[0].isupper()):
         parts += _function(name, getattr(diq, name))
     for name in sorted(one for one in diq.__all__ if one[0].isupper()):
         parts += _class(name, getattr(diq, name))
+    parts += ["## `diq.plot`", _plain(inspect.getdoc(diq.plot) or "")]
+    for name in diq.plot.__all__:
+        parts += _function(f"plot.{name}", getattr(diq.plot, name))
     return "\n\n".join(parts) + "\n"
 
 
@@ -196,6 +200,15 @@ def _class(name: str, kind: type) -> Iterator[str]:
         yield _fields(kind)
     else:
         yield f"```text\n{inspect.getdoc(kind) or ''}\n```"
+        methods = [one for one in vars(kind) if not one.startswith("_") and callable(getattr(kind, one))]
+        told = {one: (inspect.getdoc(getattr(kind, one)) or "").partition("\n")[0] for one in methods}
+        yield "\n".join(f"- `.{one}{_call(getattr(kind, one))}`: {_plain(text)}" for one, text in told.items() if text)
+
+
+def _call(function: Any) -> str:
+    """The names of the arguments that a method takes."""
+    names = [key for key in inspect.signature(function).parameters if key != "self"]
+    return f"({', '.join(names)})"
 
 
 PAGES = {"cli.md": cli_page, "python.md": python_page}

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diq import plot as plot
     from diq.base.errors import DiqError as DiqError
     from diq.baselines.score_perplexity import score_perplexity as score_perplexity
     from diq.baselines.similarity import score_similarity as score_similarity
@@ -85,6 +86,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("diq")
+    if name == "plot":
+        return import_module("diq.plot")
     if name not in _WHERE:
         raise AttributeError(f"module 'diq' has no attribute {name!r}")
     try:
@@ -101,4 +104,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_WHERE, "__version__"])
+    return sorted([*_WHERE, "plot", "__version__"])

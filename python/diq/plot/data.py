@@ -376,7 +376,9 @@ def overlap(store: Store, selections: Sequence[str | int]) -> Drawn:
         names = {number: f"{name} ({number})" for number, name in names.items()}
     sizes = {one["selection_id"]: one["n"] for one in chosen}
     ids = list(names)
-    shared = {(one["a"], one["b"]): one["shared"] for one in store.rows("selection/compare_overlap", selection_ids=ids)}
+    shared = {
+        (one["a"], one["b"]): one["shared"] for one in store.rows("store/overlap_of_selections", selection_ids=ids)
+    }
     rows = []
     for a in ids:
         for b in ids:
@@ -403,7 +405,7 @@ def trainings(store: Store, runs: Sequence[int] | None = None) -> Drawn:
     Raises:
         MissingScoresError: no training is in the store.
     """
-    found = store.rows("plot/trainings", run_ids=list(runs) if runs is not None else None)
+    found = store.rows("store/trainings", run_ids=list(runs) if runs is not None else None)
     rows: list[dict[str, Any]] = []
     for one in found:
         name = f"{one['run_id']}: {one['selection'] or one['trained_model'] or one['model']}"

@@ -103,7 +103,7 @@ def opened(store: StoreLike) -> Iterator[Store]:
         yield store
         return
     with Store(config.store_path(store), read_only=True) as found:
-        found.run("plot/limit_memory")
+        found.run("store/limit_memory_of_reader")
         yield found
 
 
@@ -137,7 +137,7 @@ def grounded(
         chosen = None
         if selection is not None:
             row = found.selection(str(selection))
-            chosen = found.row("plot/ranking_of_selection", selection_id=row["selection_id"])
+            chosen = found.row("store/ranking_of_selection", selection_id=row["selection_id"])
             assert chosen is not None
         name = dataset or (chosen["dataset"] if chosen else _only_dataset(found))
         if chosen is not None and chosen["dataset"] != name:

@@ -125,7 +125,7 @@ def _of_dataset(
         words.blocks += notes
         found = [words, pictures, *([meters] if meters else [])]
         for one in chosen:
-            row = store.row("plot/ranking_of_selection", selection_id=one["selection_id"])
+            row = store.row("store/ranking_of_selection", selection_id=one["selection_id"])
             assert row is not None
             found.append(_samples(ground, row, options, report))
     return found
@@ -145,7 +145,7 @@ def _dataset_words(store: Store, ground: Ground) -> str:
 
 def _selection_words(store: Store, selection_id: int) -> list[Words]:
     """What was asked and what came out of a selection."""
-    row = store.row("plot/ranking_of_selection", selection_id=selection_id)
+    row = store.row("store/ranking_of_selection", selection_id=selection_id)
     assert row is not None
     n_scored = row["n_scored"]
     strategy = row["selection_strategy"]
@@ -341,7 +341,7 @@ _SCORES = ("difficulty", "dot", "loss", "answer_tokens")
 def _models(store: Store, options: ReportOptions) -> list[Section]:
     """Benchmark tables and losses, where they were asked for and where there are any."""
     section = Section("Models")
-    if store.rows("plot/trainings", run_ids=None):
+    if store.rows("store/trainings", run_ids=None):
         section.blocks.append(Figure("losses", charts.losses(data.trainings(store))))
     if not options.results and options.published is None:
         return [section]
@@ -378,7 +378,7 @@ def _reproduce(store: Store, options: ReportOptions, chosen: Sequence[dict[str, 
     section = Section("To make it again")
     lines = []
     for one in chosen:
-        row = store.row("plot/ranking_of_selection", selection_id=one["selection_id"])
+        row = store.row("store/ranking_of_selection", selection_id=one["selection_id"])
         assert row is not None
         runs |= {row[name] for name in ("influence_run", "difficulty_run", "score_run") if row[name] is not None}
         runs |= set(row["guard_runs"] or ())

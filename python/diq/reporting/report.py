@@ -59,7 +59,7 @@ def report(options: ReportOptions) -> Report:
     if options.figures is not None:
         check_folder(Path(options.figures))
     with Store(options.store_file, read_only=True) as opened:
-        opened.run("plot/limit_memory")
+        opened.run("store/limit_memory_of_reader")
         made = list(contents.sections(opened, options))
     title = "DIQ report: " + ", ".join(options.datasets or [one.title for one in made[:1]])
     about = f"store {options.store_file}, {now():%Y-%m-%d %H:%M} UTC, diq {version('diq')}"

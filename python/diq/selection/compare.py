@@ -294,7 +294,9 @@ def _shares(counts: Sequence[int]) -> list[dict[str, Any]]:
 
 def _overlap(store: Store, chosen: Sequence[Mapping[str, Any]]) -> list[Overlap]:
     ids = [row["selection_id"] for row in chosen]
-    shared = {(row["a"], row["b"]): row["shared"] for row in store.rows("selection/compare_overlap", selection_ids=ids)}
+    shared = {
+        (row["a"], row["b"]): row["shared"] for row in store.rows("store/overlap_of_selections", selection_ids=ids)
+    }
     pairs = []
     for a, b in itertools.combinations(chosen, 2):
         numbers = a["selection_id"], b["selection_id"]
