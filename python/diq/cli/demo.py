@@ -82,6 +82,8 @@ def _show(summary: DemoSummary) -> None:
         click.echo("Nothing was kept; `diq demo --keep DIR` leaves store, models and adapters to play with.")
         return
     click.echo(f"Everything is in {summary.folder}. All commands above work there, and for example:")
+    if summary.report is not None:
+        click.echo(f"The report {summary.report} shows it in a browser.")
     click.echo(f"  cd {summary.folder}")
     for line in summary.examples:
         click.echo(f"  {line}")

@@ -10,6 +10,7 @@ import contextlib
 import json
 import tempfile
 import time
+import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ from diq.recipes.run import StepReport, load, run_recipe, title
 from diq.recipes.state import LOCK, Record
 from diq.recipes.text import Step
 from diq.recipes.verbs import VERBS, command, look_up
+from diq.reporting.report import report as write_report
 
 RECIPE = "demo"
 TRAINED = "0.1"
@@ -85,6 +87,7 @@ class DemoSummary(Summary):
         trainings: ``diq`` and ``random``: what each training did.
         losses: of each validation set: ``base``, ``diq`` and ``random``, nats a token.
         lower: on how many validation sets ``diq`` and ``random`` have the lower loss.
+        report: the page that shows all of it, or None where none was written.
         commands: every command line, in order.
         examples: more command lines for a kept folder.
         seconds: wall time of each step.
@@ -109,6 +112,7 @@ class DemoSummary(Summary):
     trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     lower: dict[str, int] = field(default_factory=dict)
+    report: str | None = None
     commands: list[str] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -142,6 +146,13 @@ def run_demo(options: RunDemoOptions) -> DemoSummary:
                 story.begin()
                 run_recipe(RECIPE, set=settings, output=folder, listener=story, progress=story.progress)
                 story.end()
+                if keep is not None or options.open:
+                    # what is shown must outlive the folder
+                    story.write_report(folder if keep is not None else Path(tempfile.mkdtemp(prefix="diq-demo-")))
+    if options.open and summary.report is not None:
+        page = Path(summary.report).resolve().as_uri()
+        if not webbrowser.open(page):
+            narrator.say(f"There is no browser to open; the report is at {page}")
     summary.total_seconds = time.monotonic() - began
     return summary
 
@@ -207,6 +218,31 @@ class _Story:
                 f"diq sql \"FROM diq_scores('pool', '{MODEL}') ORDER BY dot LIMIT 5\"",
                 f"diq run {RECIPE} --set seed={self.summary.seed} --output {shell([str(self.folder)])} --dry-run",
             ]
+
+    def write_report(self, place: Path) -> None:
+        """The page on the selections that were trained on; where the extra for it is missing, that is said."""
+        chosen = [name for name, one in self.summary.selections.items() if str(one["ratio"]) == TRAINED]
+        output = place / "report.html"
+        inside = self.summary.folder is not None
+        words = [word for name in chosen for word in ("--selection", name)]
+        if inside:
+            self.narrator.command(shell(["diq", "report", "pool", "--model", MODEL, *words]))
+        try:
+            made = write_report(
+                "pool",
+                model=MODEL,
+                selection=chosen,
+                output=output,
+                store=self.folder / "diq.duckdb",
+                progress=self.progress,
+            )
+        except UsageError as error:
+            self.narrator.say(f"No report: {error.message} ({error.hint}).")
+            return
+        self.summary.report = made.output
+        if inside:
+            self.summary.commands.append(shell(["diq", "report", "pool", "--model", MODEL, *words]))
+        self.narrator.say(f"Wrote {made.output}: open it in a browser; it needs no network.")
 
     def _step(self, report: StepReport) -> Step:
         return self.steps[report.number - 1]

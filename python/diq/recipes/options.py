@@ -81,6 +81,9 @@ class RunDemoOptions(Options):
             default="a folder that is removed at the end",
         ),
     ] = None
+    open: Annotated[
+        bool, Option("Open the report in a browser at the end; without --keep it alone is left, in a temporary folder.")
+    ] = False
     seed: Seed = 0
     sizes: Annotated[Sizes | None, Option("How large everything is.", default="what the recipe says")] = None
     narrator: Annotated[Narrator | None, Option("Told of every step and of what comes out.", given=True)] = None
