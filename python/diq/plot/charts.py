@@ -105,7 +105,7 @@ def _signed(field: str, title: str, facts: Mapping[str, Any], **scale: Any) -> S
         powers = sorted({abs(one) for one in shown if one}, reverse=True)[:: math.ceil(len(shown) / 9)]
         shown = [one for one in shown if one == 0 or abs(one) in powers]
     symlog = {"type": "symlog", "constant": facts["scale"], "zero": False, "nice": False, **scale}
-    return _number(field, title, scale=symlog, axis={"values": shown, "format": ".0e"})
+    return _number(field, title, scale=symlog, axis={"values": shown, "format": "~g"})
 
 
 def _percent(share: float) -> str:
