@@ -394,34 +394,48 @@ def ratios(results: Results, average: str = "all") -> Spec | None:
     strategies += sorted(used - set(strategies))
     colours = [_STRATEGY_COLOURS.get(name, "#666666") for name in strategies]
     colour = _name("strategy", scale={"domain": strategies, "range": colours})
-    ticks = [0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
-    x = _number("ratio", "ratio kept", scale={"type": "log"}, axis={"format": "~%", "values": ticks})
-    y = _number("accuracy", "average accuracy", axis={"format": "%"}, scale={"zero": False})
-    tips = _tips(model="model", label="trained on", source="from", ratio="ratio|~%", accuracy="accuracy|.2%")
     sources = [name for name in ("measured here", "the paper") if any(one["source"] == name for one in rows)]
-    source = _name("source", scale={"domain": sources})
-    places = {"x": x, "y": y, "color": colour}
-    is_kept, is_flat = {"filter": "isValid(datum.ratio)"}, {"filter": "!isValid(datum.ratio)"}
-    point = {"type": "point", "filled": True, "size": 60, "opacity": 1}
-    word = {"type": "text", "align": "left", "dx": 4, "dy": -6, "limit": _WIDTH}
-    line = {**places, "strokeDash": source, "detail": _name("series")}
-    ends = {"y": _number("low", "average accuracy"), "y2": {"field": "high"}}
-    layers: list[Spec] = [
-        {"transform": [is_kept], "mark": "line", "encoding": line},
-        {"transform": [is_kept], "mark": "rule", "encoding": {**places, **ends}},
-        {"transform": [is_kept], "mark": point, "encoding": {**places, "shape": source, "tooltip": tips}},
-        {"transform": [is_flat], "mark": {**_DASHED, "strokeDash": [2, 3]}, "encoding": {"y": y, "tooltip": tips}},
-        {"transform": [is_flat], "mark": word, "encoding": {"x": {"value": 0}, "y": y, "text": _name("label")}},
-    ]
+    models = list(dict.fromkeys(one["model"] for one in rows))
+    panels = [_ratio_panel(name, [one for one in rows if one["model"] == name], colour, sources) for name in models]
     over = {"all": "all", "standard": "the standard", "challenging": "the challenging"}[average]
     return _chart(
         f"Accuracy over {over} benchmarks and ratio kept",
         "bars: one standard error on each side" if any(one["low"] < one["accuracy"] for one in rows) else "",
-        data=_values(rows),
-        facet={"row": _name("model", header={"orient": "top"})},
-        spec={"layer": layers, "width": _WIDTH, "height": 200},
-        resolve={"scale": {"y": "independent"}},
+        vconcat=panels,
+        resolve={"scale": {"color": "shared"}},
     )
+
+
+def _ratio_panel(model: str, rows: Sequence[Mapping[str, Any]], colour: Spec, sources: Sequence[str]) -> Spec:
+    """The lines of one base model, and as rules across what has no ratio: not trained, and trained on everything."""
+    ticks = [0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    x = _number("ratio", "ratio kept", scale={"type": "log"}, axis={"format": "~%", "values": ticks})
+    y = _number("accuracy", "average accuracy", axis={"format": "%"}, scale={"zero": False})
+    tips = _tips(model="model", label="trained on", source="from", ratio="ratio|~%", accuracy="accuracy|.2%")
+    source = _name("source", scale={"domain": sources})
+    kept = [one for one in rows if one["ratio"] is not None]
+    flat = [one for one in rows if one["ratio"] is None]
+    layers: list[Spec] = []
+    if kept:
+        places = {"x": x, "y": y, "color": colour}
+        point = {"type": "point", "filled": True, "size": 60, "opacity": 1}
+        line = {**places, "strokeDash": source, "detail": _name("series")}
+        ends = {"y": _number("low", "average accuracy"), "y2": {"field": "high"}}
+        data = _values(kept)
+        layers += [
+            {"data": data, "mark": "line", "encoding": line},
+            {"data": data, "mark": "rule", "encoding": {**places, **ends}},
+            {"data": data, "mark": point, "encoding": {**places, "shape": source, "tooltip": tips}},
+        ]
+    if flat:
+        word = {"type": "text", "align": "left", "dx": 4, "dy": -6, "limit": _WIDTH}
+        data = _values(flat)
+        layers += [
+            {"data": data, "mark": {**_DASHED, "strokeDash": [2, 3]}, "encoding": {"y": y, "tooltip": tips}},
+            {"data": data, "mark": word, "encoding": {"x": {"value": 0}, "y": y, "text": _name("label")}},
+        ]
+    title = {"text": model, "fontSize": 12, "fontWeight": "normal"}
+    return {"title": title, "layer": layers, "width": _WIDTH, "height": 200 if kept else 90}
 
 
 def _ratio_rows(group: Group, average: str, source: str) -> list[dict[str, Any]]:
