@@ -902,7 +902,7 @@ def failing(status: int, *numbers: int) -> dict[int, Step]:
                 9: Step(body={}),
             },
             4,
-            "(1); other reasons (1)",
+            "<html>bad gateway</html> (1); HTTP 503: no 0 (1); the server sent no choices: {} (1)",
         ),
     ],
 )

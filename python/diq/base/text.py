@@ -53,7 +53,7 @@ def first_line(error: BaseException) -> str:
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
-def counted(reasons: Mapping[str, int], *, shown: int = 3) -> str:
+def counted(reasons: Mapping[str, int], *, shown: int = 5) -> str:
     """Reasons with how often each was met, the commonest first; of many, how many others there are."""
     ordered = sorted(reasons.items(), key=lambda one: -one[1])
     rest = sum(n for _, n in ordered[shown:])
