@@ -558,8 +558,11 @@ def test_thinking_decides_only_where_nothing_follows_a_closed_block() -> None:
 
 @pytest.mark.parametrize(
     ("output", "letter"),
-    [*held_out.CORRECTIONS, *held_out.CHINESE, *held_out.LANGUAGES, *held_out.FRESH, *held_out.FRESHER],
-)
+    [
+        *held_out.CORRECTIONS, *held_out.CHINESE, *held_out.LANGUAGES, *held_out.FRESH, *held_out.FRESHER,
+        *held_out.REJECTED, *held_out.NOT_BUT, *held_out.NEWEST, *held_out.LAST,
+    ],
+)  # fmt: skip
 def test_corrections_and_cues_of_other_languages(output: str, letter: str | None) -> None:
     assert (extract(output, FOUR).letter == letter) is (output not in held_out.MISSED)
 
@@ -583,6 +586,15 @@ def test_an_option_that_begins_with_a_negation_is_no_rejection(output: str, lett
         ({"A": "None", "B": "One", "C": "Two"}, "The answer is none.", "A"),
         ({"A": "None", "B": "One", "C": "Two"}, "The answer is none of these.", "A"),
         ({"A": "None", "B": "One", "C": "Two"}, "The answer is not one.", None),
+        (held_out.NONE_TOO, "Answer: No, treatment needed is aspirin", "A"),
+        (held_out.NONE_TOO, "Answer: No further treatment, since she is well.", "D"),
+        (held_out.NONE_TOO, "No. Further treatment is aspirin.", None),
+        (held_out.NONE_TOO, "B. Not indicated", "B"),
+        # the letter counts where the text is another's, and this one is rejected
+        (held_out.NONE_TOO, "A. Not indicated", None),
+        ({"A": "Copper", "B": "Iron"}, "A. Iron", "A"),
+        ({"A": "No, it is safe", "B": "Yes, it is toxic", "C": "No"}, "The answer is no, it is safe.", "A"),
+        ({"A": "No, it is safe", "B": "Yes, it is toxic", "C": "No"}, "Answer: No, because it is tested", "C"),
         ({"A": "Always", "B": "Never", "C": "Sometimes"}, "The answer is: never.", "B"),
         ({"A": "Always", "B": "Never", "C": "Sometimes"}, "The answer is never A.", None),
         ({"A": "No treatment", "B": "Aspirin"}, "The correct answer is no treatment.", "A"),
@@ -984,6 +996,16 @@ def test_contains_equals_the_slow_form(words: list[str], texts: list[list[str]])
         "<|channel|>",
         "<a-",
         "if ",
+        "A) ",
+        "not A, so ",
+        "not A but ",
+        "Aではなく",
+        "that leaves ",
+        "is better. ",
+        "A: yes. ",
+        "A ✅ ",
+        "the diagnosis is ",
+        "no, ",
     ],
 )
 def test_long_outputs_end_soon(piece: str) -> None:

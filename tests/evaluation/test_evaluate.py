@@ -777,22 +777,23 @@ def test_a_server_that_fails_in_between_is_asked_for_the_rest(
         "backend": "server", "retries": 0, "concurrency": 2, "api_key_variable": "EVALUATION_KEY", "model_name": "said",
     }  # fmt: skip
     with ScriptedServer(script, key="sk-secret-of-the-test", model="judge") as server:
-        with pytest.raises(RunFailedError, match=r"2 of 16 questions got no reply: HTTP 500: out of order") as error:
-            evaluate("judge", base_url=server.url, **options)
-        assert "asks for the rest" in error.value.hint
-        assert len(kept(tmp_path / "store.duckdb")) == 14
+        (some,) = evaluate("judge", base_url=server.url, **options).benchmarks
+        assert (some.n, some.n_no_reply, some.no_reply) == (N, 2, {"HTTP 500: out of order": 2})
+        assert len(kept(tmp_path / "store.duckdb")) == N - 2
         down.clear()
         asked = server.n_requests
         found = evaluate("judge", base_url=server.url, **options)
-        assert (found.n_kept, found.n_generated) == (14, 6)
-        assert server.n_requests - asked == 6
+        assert (found.n_kept, found.n_generated) == (N - 2, 2)
+        assert server.n_requests - asked == 2
         assert server.most_open <= 2
         assert {body["temperature"] for body in server.bodies} == {0.0}
         assert {body["max_tokens"] for body in server.bodies} == {64}
     (one,) = found.benchmarks
     assert (one.accuracy, one.n_cut) == (0.6, 1)
     assert (found.model, found.model_id) == ("said", "server:judge")
-    assert [row["output"] for row in kept(tmp_path / "store.duckdb")] == [reply(i) for i in range(N)]
+    assert {row["position"]: row["output"] for row in kept(tmp_path / "store.duckdb")} == {
+        i: reply(i) for i in range(N)
+    }
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"sk-secret" not in everything
 
@@ -830,7 +831,7 @@ def test_a_refused_question_is_unanswered_and_a_server_that_refuses_all_is_an_er
         return reply(number_of(body))
 
     with ScriptedServer(script) as server:
-        with pytest.raises(RunFailedError, match=r"refuses every question: .*not such a question"):
+        with pytest.raises(RunFailedError, match=r"refuses every question: .*not such a question \(20\)"):
             evaluate("judge", backend="server", base_url=server.url)
         assert not list((tmp_path / "store.generations").rglob("*.parquet"))
         refused = {0}
@@ -870,10 +871,88 @@ def test_a_failure_inside_a_200_is_no_answer_and_is_asked_again(
         assert (one.accuracy, one.n_unanswered) == (0.6, 8)
         server.counts.clear()
         # without a repetition the rest is kept, and the next call asks for these
-        with pytest.raises(RunFailedError, match="questions got no reply: error 502: ") as error:
-            evaluate("judge", "again", backend="server", base_url=server.url, retries=0)
-    assert "asks for the rest" in error.value.hint
-    assert len(kept(tmp_path / "again.duckdb")) == N - 3
+        (one,) = evaluate("judge", "again", backend="server", base_url=server.url, retries=0).benchmarks
+        assert one.no_reply == {
+            "error 502: Provider returned error": 1,
+            "error 502: Upstream idle timeout": 1,
+            "error 502: finish_reason error": 1,
+        }
+        assert len(kept(tmp_path / "again.duckdb")) == N - 3
+        assert evaluate("judge", "again", backend="server", base_url=server.url, retries=0).n_generated == 3
+
+
+def failing(status: int, *numbers: int) -> dict[int, Step]:
+    """A failure of a status for each question."""
+    return {one: Step(status=status, body={"error": {"message": f"no {one % 2}"}}) for one in numbers}
+
+
+@pytest.mark.parametrize(
+    ("special", "n_left", "told"),
+    [
+        # the first window has two, the last is one question alone
+        (failing(500, 1, 4, 16), 3, "HTTP 500: no 0 (2); HTTP 500: no 1 (1)"),
+        (failing(500, *range(16, N)), 4, "HTTP 500: no 0 (2); HTTP 500: no 1 (2)"),
+        ({**failing(500, 3), 16: failing(400, 16)[16]}, 1, "HTTP 500: no 1 (1)"),
+        ({one: failing(400, one)[one] for one in range(16, N)}, 0, ""),
+        (
+            {
+                1: Step(body=ended_by("error")),
+                2: Step(body="<html>bad gateway</html>"),
+                **failing(503, 6),
+                9: Step(body={}),
+            },
+            4,
+            "<html>bad gateway</html> (1); HTTP 503: no 0 (1); the server sent no choices: {} (1)",
+        ),
+    ],
+)
+def test_questions_that_always_fail_leave_no_other_unasked_and_are_in_no_number(
+    evaluate: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    special: dict[int, Step], n_left: int, told: str,
+) -> None:  # fmt: skip
+    store = tmp_path / "store.duckdb"
+    options: dict[str, Any] = {"backend": "server", "concurrency": 1, "retries": 0}
+    refused = {one for one, step in special.items() if step.status == 400}
+    right = sum(i % 5 in (0, 2, 3) for i in range(N) if i not in special)
+    with ScriptedServer(lambda body, _: special.get(number_of(body)) or reply(number_of(body))) as server:
+        # the second call asks the same questions again, and nothing else
+        for again in (False, True):
+            caplog.clear()
+            before = server.n_requests
+            found = evaluate("judge", base_url=server.url, **options)
+            (one,) = found.benchmarks
+            assert server.n_requests - before == (n_left if again else N)
+            assert (one.n, one.n_no_reply, sum(one.no_reply.values())) == (N, n_left, n_left)
+            assert one.accuracy == pytest.approx(right / (N - n_left))
+            assert one.repeats[0]["n"] == N - n_left
+            assert (f"MedQ: {n_left} of 20 questions got no reply: " in caplog.text) is (n_left > 0)
+            assert told in caplog.text
+            assert ("medqa" in found.missing["standard"]) is (n_left > 0)
+            # a number over fewer questions stands beside no other
+            assert len(evaluations(store)) == (n_left == 0)
+            assert (rescore(store=store) == []) is (n_left > 0)
+            assert {row["position"] for row in kept(store) if row["ending"] == "refused"} == refused
+            if again:
+                break
+        special.clear()
+        (one,) = evaluate("judge", base_url=server.url, **options).benchmarks
+    assert (one.n_no_reply, one.no_reply) == (0, {})
+    assert one.accuracy == (0.6 if not refused else (12 - sum(i % 5 in (0, 2, 3) for i in refused)) / N)
+    assert len(evaluations(store)) == 1
+
+
+@pytest.mark.parametrize("first", [0, 8])
+def test_a_server_that_is_down_stops_it_after_a_window_with_every_reason(
+    evaluate: Callable[..., Any], tmp_path: Path, first: int
+) -> None:
+    special = failing(500, *range(first, N))
+    with ScriptedServer(lambda body, _: special.get(number_of(body)) or reply(number_of(body))) as server:
+        with pytest.raises(RunFailedError, match="none of the last 8 questions got a reply: ") as error:
+            evaluate("judge", backend="server", base_url=server.url, concurrency=1, retries=0)
+        assert server.n_requests == first + 8
+    assert "HTTP 500: no 0 (4); HTTP 500: no 1 (4)" in str(error.value)
+    assert "asks for the rest" in str(error.value.hint)
+    assert len(kept(tmp_path / "store.duckdb")) == first if first else not evaluations(tmp_path / "store.duckdb")
 
 
 def test_a_filtered_question_is_unanswered_with_the_servers_words(

@@ -154,6 +154,65 @@ def test_the_thinking_of_earlier_turns_may_go_and_is_counted(caplog: pytest.LogC
     assert "pool: the chat template leaves out the thinking of earlier turns (1 conversations)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("earlier", "is_shown"),
+    [
+        ("<think>a1</think>since when", True),
+        ("a1</think>since when", True),
+        ("Let me see.\n<think>a1</think>since when", False),
+        ("<think>a1</think>low it is <think>b1</think>since when", False),
+        ("a1</think>low it is <think>b1</think>since when", False),
+    ],
+)
+def test_what_an_earlier_turn_says_beside_its_thinking_is_not_cut_with_it(
+    earlier: str, is_shown: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    talk = turns("u:fever", f"a:{earlier}", "u:is the dose low", "a:normal daily")
+    one = tokenization("qwen3")
+    (found,) = one.encode([talk])
+    one.say("pool")
+    assert isinstance(found, Tokens) is is_shown
+    assert is_shown or found == "the chat template does not show what an earlier turn says before its thinking"
+    assert ("leaves out the thinking of earlier turns" in caplog.text) is is_shown
+    # all of it is there where nothing is cut
+    assert isinstance(tokenization("chatml").encode([talk])[0], Tokens)
+
+
+@pytest.mark.parametrize("cuts", [True, False])
+def test_thinking_that_began_in_the_prompt_follows_what_opens_it(cuts: bool) -> None:
+    tokenizer = build_tokenizer(vocabulary=500)
+    tokenizer.chat_template = SHAPES["r1-distill"] if cuts else SHAPES["chatml"].replace(
+        "<|assistant|>\n{% endif %}", "<|assistant|>\n<think>\n{% endif %}"
+    )  # fmt: skip
+    one = Tokenization(tokenizer, max_length=512)
+    given = [
+        turns("u:is the dose low", "a:the kidney is fine\n</think>\n\nnormal daily"),
+        turns("u:is the dose low", "a:<think>\nthe kidney is fine\n</think>\n\nnormal daily"),
+        turns("u:is the dose low", "a:normal daily", reasoning_content="the kidney is fine"),
+    ]
+    found = one.encode(given)
+    assert one.template is not None
+    asked = tokenizer(one.template.prompt(given[0][:-1]), add_special_tokens=False)["input_ids"]
+    for each in found:
+        assert isinstance(each, Tokens)
+        text = tokenizer.decode(each.ids)
+        assert text.count("<think>\n") == 1
+        assert text == tokenizer.decode(asked) + text[len(tokenizer.decode(asked)) :]
+        assert str(each) == str(found[0])
+
+
+def test_thinking_stands_in_tags_where_the_prompt_opens_none() -> None:
+    tokenizer = build_tokenizer(vocabulary=500)
+    tokenizer.chat_template = SHAPES["r1-distill"].replace(
+        "<|assistant|><think>\n{% endif %}", "<|assistant|>{% endif %}"
+    )
+    (found,) = Tokenization(tokenizer, max_length=512).encode(
+        [turns("u:is the dose low", "a:the kidney is fine\n</think>\n\nnormal daily")]
+    )
+    assert isinstance(found, Tokens)
+    assert tokenizer.decode(found.ids[found.answer_start :]).startswith("<think>\nthe kidney is fine\n</think>")
+
+
 def test_a_template_that_ends_no_answer_gets_the_end_of_sequence(caplog: pytest.LogCaptureFixture) -> None:
     one = tokenization("glm4.5")
     (found,) = one.encode([CONVERSATIONS["plain"]])
@@ -236,6 +295,142 @@ def test_tools_go_through_the_template_and_a_call_may_be_the_answer() -> None:
     for found in plain:
         assert isinstance(found, Tokens)
         assert "lab_value" in one.tokenizer.decode(found.ids)
+
+
+CALLING: dict[str, str] = {
+    # as Qwen and Llama 3.1 write calls
+    "tools": SHAPES["tools"],
+    # as GLM does: thinking in every answer, calls as tags, and no token that ends an answer
+    "glm": (
+        "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for m in messages %}"
+        "{% if m.role == 'assistant' %}<|assistant|>\n<think>{{ m.reasoning_content }}</think>"
+        "{% if m.content.strip() %}{{ '\n' + m.content.strip() }}{% endif %}"
+        "{% for call in m.tool_calls or [] %}{{ '\n<tool_call>' + call.function.name }}"
+        "{% for key, value in call.function.arguments.items() %}<arg_key>{{ key }}</arg_key><arg_value>{{ value }}"
+        "</arg_value>{% endfor %}</tool_call>{% endfor %}"
+        "{% else %}<|{{ m.role }}|>\n{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    ),
+    # as Mistral does: turns without calls and what they gave must alternate
+    "strict": (
+        "{% set ns = namespace(n=0, open=false) %}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
+        "{% for m in messages %}{% if m.role == 'tool' %}"
+        "{% if not ns.open %}{{ raise_exception('nothing was called') }}{% endif %}[RESULT]{{ m.content }}"
+        "{% elif m.tool_calls %}{% set ns.open = true %}[CALLS]{% for call in m.tool_calls %}"
+        "{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}{% endfor %}<|end|>{% else %}"
+        "{% if (m.role == 'user') != (ns.n % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{% set ns.n = ns.n + 1 %}{% set ns.open = false %}"
+        "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}<|end|>{% endif %}{% endif %}"
+        "{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "calls"),
+    [
+        ("tools", '<tool_call>{"name": "lab_value", "arguments": {"t": "Na"}}</tool_call>'),
+        ("glm", "<tool_call>lab_value<arg_key>t</arg_key><arg_value>Na</arg_value></tool_call>"),
+        ("strict", '[CALLS]{"name": "lab_value", "arguments": {"t": "Na"}}'),
+    ],
+)
+def test_an_earlier_call_counts_with_its_name_and_its_arguments_and_nothing_before_it(shape: str, calls: str) -> None:
+    tokenizer = build_tokenizer(vocabulary=500)
+    tokenizer.chat_template = CALLING[shape]
+    one = Tokenization(tokenizer, max_length=512, turns="all")
+    again = [{"role": "user", "content": "lab_value of the kidney"}, {"role": "assistant", "content": "low"}]
+    end = "" if shape == "glm" else "<|end|>"
+    lead = "\n<think></think>\n" if shape == "glm" else ""
+    for first, said in ((CALLED[1], calls), (CALLED[1] | {"tool_calls": [CALL, CALL]}, None)):
+        (found,) = one.encode([[CALLED[0], first, *CALLED[2:], *again]])
+        texts = answers(one, found)
+        assert len(texts) == 3
+        assert texts[0] == lead + said + end if said else texts[0].count("lab_value") == 2
+        assert texts[0].strip().endswith(calls[-9:] + end)
+        assert (texts[1].strip(), texts[2].strip()) == (
+            f"{lead}normal daily{end}".strip(), f"{lead}low{end}".strip() + ("</s>" if shape == "glm" else ""),
+        )  # fmt: skip
+    # one that is not to be learnt does not count, and thinking before a call does
+    marked = answers(one, one.encode([[CALLED[0], CALLED[1] | {"train": False}, *CALLED[2:]]])[0])
+    assert len(marked) == 1
+    if shape == "glm":
+        thought = CALLED[1] | {"reasoning_content": "the kidney"}
+        assert answers(one, one.encode([[CALLED[0], thought, *CALLED[2:]]])[0])[0].startswith("\n<think>the kidney</th")
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, "names", None])
+@pytest.mark.parametrize("answer", ["A", "O", "a", "s", "user", "0"])
+def test_a_short_earlier_answer_is_not_taken_for_a_piece_of_a_role_mark(shape: str | None, answer: str) -> None:
+    tokenizer = build_tokenizer(vocabulary=500)
+    # as Vicuna writes roles, in words
+    names = (
+        "{% for m in messages %}{{ 'USER: ' + m.content + ' ' if m.role == 'user' else 'ASSISTANT: ' + m.content + "
+        "eos_token }}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    tokenizer.chat_template = names if shape == "names" else SHAPES.get(shape or "", names)
+    one = Tokenization(tokenizer, max_length=512, turns="all", template="auto" if shape else "none")
+    talk = turns("u:assistant or user", f"a:{answer}", "u:A0", f"a:{answer}", "u:system", f"a:{answer}")
+    texts = [text.strip().removeprefix("final ").strip() for text in answers(one, one.encode([talk])[0])]
+    end = "</s>" if shape in ("names", "mistral", "r1-distill") else "<|end|>"
+    plain = [answer] * 2 if shape in ("glm4.5", None) else [answer + end] * 2
+    # the last answer counts from the mark of its role on where no generation prompt has it, and Qwen3 writes thinking
+    assert [*texts[:-1], re.sub(r"^<\|assistant\|> |^<think>\s+</think>\s+", "", texts[-1])] == [
+        *plain, answer + ("</s>" if shape in ("glm4.5", None) else end),
+    ]  # fmt: skip
+
+
+def test_an_earlier_answer_may_end_with_another_token_than_the_last() -> None:
+    # as gpt-oss does it
+    tokenizer = build_tokenizer(vocabulary=500)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' and loop.last %}</s>"
+        "{% else %}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    one = Tokenization(tokenizer, max_length=512, turns="all")
+    assert answers(one, one.encode([TALK])[0]) == ["since when<|end|>", "any pain<|end|>", "normal daily</s>"]
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "tools"])
+def test_definitions_of_tools_that_are_not_shown_are_said_with_a_cure(
+    shape: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = [CALLED[0], {"role": "assistant", "content": "normal daily"}]
+    one = tokenization(shape)
+    assert all(isinstance(found, Tokens) for found in one.encode([plain, CONVERSATIONS["plain"], plain]))
+    caplog.clear()
+    one.say("pool")
+    assert "pool: the chat template leaves out definitions of tools: put them into the system turn" in caplog.text
+    assert caplog.text.rstrip().endswith("(2 conversations)")
+    caplog.clear()
+    # names alone are no definitions; all of them are nothing to say
+    for template, said in ((SHAPES["tools"].replace("tools | tojson", "tools[0].function.name"), 1),
+                           (SHAPES["tools"], 0)):  # fmt: skip
+        one.tokenizer.chat_template = template
+        shown = Tokenization(one.tokenizer, max_length=512)
+        shown.encode([plain])
+        caplog.clear()
+        shown.say("pool")
+        assert caplog.text.count("leaves out definitions of tools") == said
+
+
+def test_arguments_that_are_not_shown_are_a_reason() -> None:
+    tokenizer = build_tokenizer(vocabulary=500)
+    # names alone; the value is what the tool gave, too, so that it stands in the text
+    tokenizer.chat_template = SHAPES["chatml"].replace(
+        "{{ m.content }}", "{{ m.content }}{% for call in m.tool_calls or [] %}{{ call.function.name }}{% endfor %}"
+    )
+    one = Tokenization(tokenizer, max_length=512)
+    given = [*CALLED[:2], {"role": "tool", "content": '{"t": "Na"}'}, CALLED[3]]
+    without = CALLED[1] | {"tool_calls": [{"type": "function", "function": {"name": "lab_value", "arguments": {}}}]}
+    for messages in (given, CALLED[:2]):
+        (found,) = one.encode([messages])
+        assert found == "the chat template does not show the arguments of a call of a tool"
+    assert isinstance(one.encode([[CALLED[0], without, *CALLED[2:]]])[0], Tokens)
+    # the first call alone is shown
+    tokenizer.chat_template = CALLING["tools"].replace("m.tool_calls or []", "(m.tool_calls or [])[:1]")
+    two = [CALLED[0], CALLED[1] | {"tool_calls": [CALL, CALL]}, *CALLED[2:]]
+    (found,) = Tokenization(tokenizer, max_length=512).encode([two])
+    assert found == "the chat template does not show a call of a tool"
 
 
 def test_a_template_that_knows_no_tools_shows_no_call() -> None:

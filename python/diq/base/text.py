@@ -53,6 +53,14 @@ def first_line(error: BaseException) -> str:
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
+def counted(reasons: Mapping[str, int], *, shown: int = 5) -> str:
+    """Reasons with how often each was met, the commonest first; of many, how many others there are."""
+    ordered = sorted(reasons.items(), key=lambda one: -one[1])
+    rest = sum(n for _, n in ordered[shown:])
+    told = [f"{reason} ({n:,})" for reason, n in ordered[:shown]]
+    return "; ".join([*told, f"other reasons ({rest:,})"] if rest else told)
+
+
 def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
     """Refuse a value that an option does not know; None is no value.
 

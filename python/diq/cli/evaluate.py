@@ -63,11 +63,11 @@ def _show(found: dict[str, Any]) -> None:
     rows: list[tuple[str, ...]] = [
         (
             one["label"],
-            f"{one['n']:,}",
+            _asked(one),
             f"{100 * one['accuracy']:.2f} ± {100 * one['standard_error']:.2f}",
             *(("" if one["spread"] is None else f"{100 * one['spread']:.2f}",) if several else ()),
             f"{100 * one['accuracy_strict']:.2f}",
-            _unanswered(one["n_unanswered"], one["n"] * len(one["repeats"])),
+            _unanswered(one["n_unanswered"], sum(repeat["n"] for repeat in one["repeats"])),
             f"{one['n_cut']:,}",
         )
         for one in found["benchmarks"]
@@ -87,6 +87,12 @@ def _show(found: dict[str, Any]) -> None:
     click.echo(
         f"{found['n_generated']:,} answers were generated, {found['n_kept']:,} were there; all are in {found['folder']}"
     )
+
+
+def _asked(one: Mapping[str, Any]) -> str:
+    """Questions of a benchmark; where some got no reply, how many did, all repeats together."""
+    n = one["n"] * len(one["repeats"])
+    return f"{n - one['n_no_reply']:,} of {n:,}" if one["n_no_reply"] else f"{one['n']:,}"
 
 
 def _unanswered(n: int, of: int) -> str:

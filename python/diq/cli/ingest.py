@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import diq
+from diq.base.text import counted
 from diq.cli.console import conversation_lines, print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.samples.options import IngestOptions
@@ -58,7 +59,7 @@ def ingest(as_json: bool, quiet: bool, **given: Any) -> None:
         reasons = Counter[str]()
         for source in summary.sources:
             reasons.update(source.reasons)
-        told = "; ".join(f"{reason} ({n:,})" for reason, n in reasons.most_common(3))
+        told = counted(reasons, shown=3)
         click.echo(
             f"{summary.n_rejects:,} rows were rejected{f': {told}' if told else ''}\n"
             "`diq sql 'select source, line, reason from rejects order by source_id, line'` shows them",

@@ -17,7 +17,7 @@ from diq.base.thinking import Tag
 from diq.evaluation import cues
 from diq.evaluation.wording import BOX_CLOSE, BOX_OPEN, normalise, plain_tags, plain_text, spaced
 
-SCORING = "2"
+SCORING = "3"
 """Version of the rules, kept with every number: raise it with any change that can change a mark."""
 
 
@@ -184,6 +184,7 @@ class _Options:
             texts = {key: labels[key].sub("", text, count=1) for key, text in options.items()}
         self.words = {key: tuple(_without_article(normalise(text).split())) for key, text in texts.items()}
         self._negated = {key for key, text in self.words.items() if text and _is_negated(text)}
+        self._set_off = {key for key, text in texts.items() if cues.SET_OFF.match(plain_text(text))}
         self._none = self._only([key for key, text in self.words.items() if cues.NONE.fullmatch(" ".join(text))])
         self.has_negated = bool(self._negated)
         self._longest_first = sorted((key for key in self.words if self.words[key]), key=lambda k: -len(self.words[k]))
@@ -210,6 +211,15 @@ class _Options:
         if key in self._negated:
             return key
         return self._none if cues.NONE.fullmatch(" ".join(clause)) else None
+
+    def spans(self, key: str | None, line: str) -> bool:
+        """Whether a text stands over a stop behind a first yes or no that it lacks: "No, treatment needed is"."""
+        return (
+            key is not None
+            and len(self.words[key]) > 1
+            and key not in self._set_off
+            and cues.SET_OFF.match(line) is not None
+        )
 
     def mentioned(self, words: Sequence[str]) -> str | None:
         """The only option whose text is among these words, or else the only one whose text holds all of them."""
@@ -256,7 +266,7 @@ def _without_article(words: Sequence[str]) -> Sequence[str]:
 
 def _read(text: str, known: _Options) -> Extraction:
     text = cues.LINE_MARKS.sub("", text)
-    for rule in (_statements, _by_shape, _by_mention, _by_said_correct, _by_lead, _by_conclusion):
+    for rule in (_statements, _by_shape, _by_mention, _by_said_correct, _by_lead, _by_conclusion, _by_lead_to_text):
         found = rule(text, known)
         if found is not None:
             return found
@@ -448,7 +458,7 @@ def _text_at(text: str, start: int, end: int, known: _Options) -> str | None:
         stop = cues.CLAUSE_END.search(line)
         clause = _without_article(normalise(line[: stop.start()] if stop else line).split())
         key = known.equal(words) or known.beginning(words) or known.equal(clause)
-        if key is not None:
+        if key is not None and not known.spans(key, line):
             return key
     return None
 
@@ -465,7 +475,7 @@ def _negated_text_at(text: str, cue: re.Match[str], end: int, known: _Options) -
         stop = cues.CLAUSE_END.search(line)
         clause = line[: stop.start()] if stop else line
         key = known.negated(normalise(clause).split(), normalise(line).split())
-        if key is not None:
+        if key is not None and not known.spans(key, line):
             return key
     return None
 
@@ -487,6 +497,9 @@ def _before_predicate(text: str, at: int, how: How, known: _Options) -> Extracti
         key = known.negated(said[n:], said[n:])
         if key is not None:
             return Extraction(key, "text answer", text[clause_start : at + 60].strip()[:160])
+    # "not A, but B is correct"
+    instead = [found.end() for found in cues.INSTEAD.finditer(clause) if cues.NEGATION.search(clause, 0, found.start())]
+    clause = clause[instead[-1] :] if instead else clause
     if cues.NEGATION.search(clause[-25:]) or re.search(
         r"\b(?:if|whether|suppose|unless)\b[^,]*$", clause, re.IGNORECASE
     ):
@@ -534,7 +547,9 @@ def _by_shape(text: str, known: _Options) -> Extraction | None:
     if not lines:
         return None
     if len(lines) == 1 and len(text) < 2000:
-        key = known.equal(_without_article(normalise(text).split()))
+        # "A. Copper" begins with a letter, "A copper coin" with an article
+        is_labelled = re.match(r"\W{0,3}[aA][.):\]]", text)
+        key = None if is_labelled else known.equal(_without_article(normalise(text).split()))
         if key is not None:
             return Extraction(key, "text answer", text.strip()[:160])
         letters, _ = _letters_at(text, lines[0].start(), min(len(text), 400), known)
@@ -556,6 +571,8 @@ def _label(line: str, known: _Options) -> str | None:
     first = rest.split(" ", 1)[0].strip(",.").lower()
     if is_own:
         return letter
+    if cues.REJECTS.match(rest) or cues.ACCEPTS.match(rest):
+        return None
     if cues.VERB_FIRST.match(line, found.end("letter")):
         return None
     if first in cues.CONNECTIVES and letter.isupper():
@@ -594,12 +611,27 @@ def _by_said_correct(text: str, known: _Options) -> Extraction | None:
     return Extraction(None, "several", found[-1].quote)
 
 
+def _leads(text: str) -> list[re.Match[str]]:
+    return list(cues.LEAD.finditer(text))[-200:][::-1]
+
+
 def _by_lead(text: str, known: _Options) -> Extraction | None:
     """The last letter behind words such as "the most likely diagnosis is"."""
-    for lead in list(cues.LEAD.finditer(text))[-200:][::-1]:
+    for lead in _leads(text):
         letters, is_weak = _letters_at(text, lead.end(), min(len(text), lead.end() + 400), known)
         if letters and not is_weak:
             return _of_letters(letters, "conclusion", text[lead.start() : lead.end() + 60], known)
+    return None
+
+
+def _by_lead_to_text(text: str, known: _Options) -> Extraction | None:
+    """The last text of an option behind such words, where no letter is concluded."""
+    for lead in _leads(text):
+        if cues.UNREAL.search(text, max(0, lead.start() - 200), lead.start()):
+            continue
+        key = _text_at(text, lead.end(), min(len(text), lead.end() + 400), known)
+        if key is not None:
+            return Extraction(key, "text answer", text[lead.start() : lead.end() + 60].strip()[:160])
     return None
 
 

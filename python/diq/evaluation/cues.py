@@ -18,6 +18,8 @@ NONE = re.compile(
 )
 
 
+# a yes or no that a stop sets off
+SET_OFF = re.compile(r"\W*(?:no|not|never|none|yes|nein|ja|non|não|nope)\s*(?:[,;:!]|\.(?=\s)| - )", re.IGNORECASE)
 TURN = re.compile(
     r"<\|(?:im_end|eot_id|endoftext|end|end_of_text|return|eom_id|END_RESPONSE|END_OF_TURN_TOKEN)\|>|<end_of_turn>|</s>"
     r"|^[ \t]*(?:#+ *)?(?:question|problem|q|user|human|instruction)(?: ?\d{1,3})?(?: ?:|[ \t]*$)"
@@ -38,8 +40,8 @@ COMMON = _set(
 )
 # words that may follow a letter without a stop between: the letter is the answer, and what follows is about it
 CONNECTIVES = _set(
-    "and as at because by but due follows following for from given however in instead is not on or per rather since so "
-    "that then therefore thus under using when where which while who with"
+    "and as at because by but due follows following for from given however in instead is not on or over per rather "
+    "since so that then therefore thus under using when where which while who with zu"
 )
 SENTENCE_END = re.compile(r"[.!?](?=[\s\"')\]\ue001]|$)|[。！？]|\n")
 LETTER_WORD = r"(?:option|choice|letter|answer|statement|response|alternative)s?"
@@ -48,12 +50,19 @@ FITTING = (
     r"(?:correct|right|best|closest|nearest|(?:most |least |only )?(?:appropriate|likely|accurate|suitable|relevant|"
     r"probable|plausible|reasonable|logical|consistent|fitting|effective|important|common))"
 )
+# what a label is followed by where it is the answer; other languages' words for right
+FOREIGN_RIGHT = r"(?:richtig|korrekt|zutreffend|corre[ct]?t[aeo]?|cert[ao]|exacte?|esatt[ao]|vraie?)"
+ACCEPTED = rf"(?:correct|right|yes|true|accepted|most likely|ja|s[íi]|oui|{FOREIGN_RIGHT})"
 # other languages have the same cues: a noun, then a verb, a colon, a line end or a letter behind it
 FOREIGN_VERB = r"(?:ist|lautet|wäre|es|ser[íi]a|est|serait|é|seria|è|sarebbe|jest|là)"
 FOREIGN_LETTER_WORD = (
     r"(?:opci[óo]n|op[çc][ãa]o|alternativa|opzione|letra|lettre|lettera|buchstabe|option|proposition|choix|antwort|"
     r"respuesta|r[ée]ponse|resposta|risposta)"
 )
+# without a space between the word and the letter
+JOINED_WORD = r"(?:选项|選項|選択肢|선택지|보기)"
+# one letter and nothing that goes on with it, where no stop stands between words
+ALONE = r"(?=[\s(\[\"]{0,2}(?:选项|選択肢)?(?-i:[A-Z])(?![A-Za-z0-9]))"
 FOREIGN_ANSWER = (
     r"\b(?:antwort|lösung|gabarito|respuesta|r[ée]ponse|resposta|risposta|antwoord|odpowied[źz]|ответ|đáp án"
     r"|jawaban|cevap)\b(?:"
@@ -65,8 +74,10 @@ FOREIGN_ANSWER = (
 FOREIGN_CHOICE = (
     r"\b(?:(?:richtige|korrekte|beste) (?:option|wahl|auswahl)|(?:bonne|meilleure) (?:option|proposition)|"
     r"(?:bon|meilleur) choix|(?:opci[óo]n|op[çc][ãa]o|alternativa|opzione|option|proposition) "
-    r"(?:corre[ct]?t[aeo]?|cert[ao]|(?:m[áa]s|mais|più|la plus) \w+))\b"
+    r"(?:corre[ct]?t[aeo]?|cert[ao]|(?:m[áa]s|mais|più|la plus|que mejor|que melhor|qui) \w+))\b"
     rf"[^.:;?!\n{BOX_OPEN}]{{0,60}}?(?:\b{FOREIGN_VERB}\b|:)"
+    r"|\b(?:richtig|korrekt|zutreffend|am (?:wahrscheinlichsten|ehesten|besten)) (?:ist|wäre|trifft|passt)\b"
+    r"|\b(?:corre[ct]?t[ao]|cert[ao]) (?:es|seria|é|è)\b"
     r"|\b(?:ich (?:wähle|nehme|würde mich für|entscheide mich für)|(?:yo )?(?:elijo|escojo)|je choisis"
     r"|(?:eu )?escolho|scelgo)\b"
     r"|(?:올바른|옳은|맞는|적절한) (?:선택지|보기|것)[은는:\s]{1,3}"
@@ -114,7 +125,16 @@ CORRECTION = (
     r"\s*(?:[.,;!]|$|answer|option|choice|one|because|since))"
     # "it must be C" as a sentence; "this is C" may speak of a part of it
     rf"|(?:^|[.!?] )(?:(?:so|yes|therefore|thus|hence|then|now),? )?(?!(?:this|that)(?:'s| is| was)\b){IT_IS}{STANDS}"
-    # the same in Chinese
+    # "not A but B" without a noun, "no es A, es B"
+    r"|(?:\b(?:not|cannot be|nicht|pas|no(?: es| era)?|non(?: è)?|não(?: é)?)|n't(?: be)?) "
+    r"(?:(?:die|la|le|a|de|di|option|choice) ){0,2}"
+    r"(?-i:\(?[A-Z]\)?)[\s,;]{1,3}(?:but(?: rather)?|sondern|vielmehr|sino|mais|mas(?: sim)?|e sim|bensì|ma|es(?: ist)?"
+    rf"|it(?:'s| is)|c'est|é|è|(?:so|therefore|thus|hence)(?: {IT_IS})?)\b(?: (?:die|la|le|a|de|di)\b(?=\W))?{STANDS}"
+    # the same where the rejected letter comes first
+    r"|(?<![A-Za-z0-9])(?-i:[A-Z])[)\]]?\s?(?:(?:では|じゃ)なく(?:て)?|[이가은는]? ?아니라"
+    r"|(?:选?项|選項)?(?:不是|不对|不對|不正确|是?错误?的?),?(?:[应應][该該当]?)?[是选選])"
+    rf"[\s,、]{{0,2}}{ALONE}"
+    # and in Chinese
     r"|(?:更正|不对|不對|不,|等等|等一下|错了|抱歉|其实|实际上|但我?(?:认为|觉得)?|而)[,。!:\s]{0,3}(?:正确)?(?:答案)?"
     r"(?:[应應][该該当]?|更?可能)?(?:[是为為选選]|:)(?=[\s(\[\"]{0,2}(?:选项)?(?-i:[A-Z]))"
     r"|但(?=(?:选项)?(?-i:[A-Z])(?:选?项)?(?:更|才|最))"
@@ -134,9 +154,12 @@ CUE = re.compile(
     rf"|(?P<choice>\b(?:{FITTING}|final|chosen|selected|my|our|only)\s+(?:possible |matching |answer )?"
     r"(?:option|choice|response|selection|alternative|match|letter|pick)s?\b"
     rf"[^.:;?!\n{BOX_OPEN}]{{0,160}}?(?:\b{VERB}\b|[:=])"
+    rf"|\b(?:leaves|points? to|{FOREIGN_RIGHT}\s?:){STANDS}"
     rf"|{FOREIGN_CHOICE}"
     r"|\b(?:choose|select|pick|chose|selected|choosing|selecting|picking|opt for|settle on|answer with|"
-    r"go(?:ing)? with|vote for)\b"
+    r"go(?:ing)? with|vote for|(?:i|we)(?:'d| would|'ll| will)? (?:say|guess|lean (?:towards?|to))|(?:my|best) guess is"
+    r"|(?:i am|i'm) leaning (?:towards?|to)|(?:are|am|is|we're|i'm) left with"
+    r"|(?:that|this|which|it|and) leaves(?: us| me)?(?: only)?(?: with)?)\b"
     r"|\b(?:correction|i mean|make that|(?:wait|actually|sorry|no),? it(?:'s| is| should be| must be))\b"
     rf"|{CHINESE_CHOICE})"
     rf"|(?P<correction>{CORRECTION})",
@@ -167,8 +190,9 @@ BEFORE_NEGATED = re.compile(
 )
 UNREAL = re.compile(r"\b(?:if (?!(?:i|we|you|one|forced|pressed)\b)|had |were )[^.!?\n]*$", re.IGNORECASE)
 INSTEAD = re.compile(
-    r"\bbut(?: rather)?\b|\brather\b,?|[;,]\s*it(?:'s| is)\b|\binstead\b:?|"
-    r"\b(?:sondern|sino|mais|mas(?: sim)?|bensì)\b|而是|[应應][该該当]?[是为為选選]",
+    r"\bbut(?: rather)?\b|\brather\b,?|[;,]\s*(?:it(?:'s| is)|es(?: ist)?|c'est|é|è|e sim)\b|\binstead\b:?|"
+    r"[;,]\s*(?:so|therefore|thus|hence)\b,?(?=\W{1,2}(?:(?:option|choice) )?(?-i:[A-Z])\W{0,2}(?:[.!]|$))|"
+    r"\b(?:sondern|vielmehr|sino|mais|mas(?: sim)?|bensì)\b|而是|[应應][该該当]?[是为為选選]",
     re.IGNORECASE,
 )
 # "B가 아니라 C", "BではなくC": the rejected letter comes first
@@ -188,7 +212,7 @@ ADVERB = r"(?:(?:also|indeed|clearly|thus|therefore|most likely|likely|probably|
 NAMED = re.compile(
     rf"(?:\b(?:{VERB}|being|as)\s+{ADVERB}|(?<=[A-Z)\]] ))(?:the|our|my) "
     r"(?:(?:only|single|most|best|correct|right|final|likely|appropriate|accurate|closest|possible|suitable|logical|"
-    r"reasonable|plausible|probable) ){0,4}(?:answer|option|choice|response)s?\b(?! (?:if|choice))"
+    r"reasonable|plausible|probable) ){0,4}(?:answer|option|choice|response|pick)s?\b(?! (?:if|choice))"
     r"|\b(?:ist|es|est|é|è) (?:die|la|le|a|l') ?(?:\w+ ){0,2}(?:antwort|respuesta|r[ée]ponse|resposta|risposta)\b"
     r"|(?<=[A-Z)\]] )(?:die|la|a) (?:\w+ )?(?:antwort|respuesta|r[ée]ponse|resposta|risposta)\b"
     r"|[是为](?:正[确確]|最佳)的?(?:答案|选项)|[이가] 정답|が(?:正解|正しい)",
@@ -197,21 +221,30 @@ NAMED = re.compile(
 SAID_CORRECT = re.compile(
     rf"(?:\b{VERB}\s+{ADVERB}|[:(-] ?)(?:correct|right)\b"
     r"(?=\s*(?:[.,;:!)\]✓✔✅]|$|(?:because|since|as|and)\b))|是?正确(?!的?(?:答案|选项))|最?符合(?:题意)?|最(?:恰当|合适|适当)"
-    r"|(?:\b(?:ist|es|est|está|é|è)|(?<=[^A-Za-z](?-i:[A-Z]))) (?:richtig|korrekt|corre[ct]?t[aeo]?|cert[ao])\b",
+    # a label and no more: "A) incorrect. B) correct.", "B: yes."
+    rf"|(?:(?<=\b(?-i:[A-Z]))(?:[).:,\]]{{1,2}} ?|  ?)|: ?){ACCEPTED}\b(?=\s*(?:[.,;:!)]|$))|(?<=[\w).:]) ?[✓✔✅]"
+    # which of two
+    rf"|\b{VERB} {ADVERB}(?:the )?(?:better|more (?:likely|appropriate|plausible|suitable|consistent|fitting)|likelier"
+    r"|preferable)\b(?=\s*(?:[.,;!]|$|(?:choice|option|answer|one|fit|because|since|here)\b"
+    r"|than (?:option )?\(?(?-i:[A-Z])\b))"
+    r"|\b(?:remains|fits best|trifft(?: \w+)? zu)\b(?=\s*(?:[.,;!]|$))|(?<=\b(?-i:[A-Z])) it is(?=[.!]|$)"
+    r"|(?<=(?-i:[A-Z]))(?:选?项|選項)?[对對](?![于於应應照比])|[이가] (?:가장 )?(?:맞|옳|올바|적절|적합)"
+    r"|[がは](?:最も?|より)?(?:適切|妥当|適当|最適|正解|正しい|考えられる)"
+    rf"|(?:\b(?:ist|es|est|está|é|è)|(?<=[^A-Za-z](?-i:[A-Z]))) {FOREIGN_RIGHT}\b",
     re.IGNORECASE | re.MULTILINE,
 )
 MENTION = re.compile(
-    rf"(?:\b(?i:{LETTER_WORD}|{FOREIGN_LETTER_WORD}) [\"'(\[]?|选项 ?)(?P<named>[A-Z])(?![A-Za-z0-9_'-])"
+    rf"(?:\b(?i:{LETTER_WORD}|{FOREIGN_LETTER_WORD}) [\"'(\[]?|{JOINED_WORD} ?)(?P<named>[A-Z])(?![A-Za-z0-9_'-])"
     r"|(?<![A-Za-z0-9])(?P<chinese>[A-Z])(?=选?项|選?項)"
     r"|[(\[](?P<bracketed>[A-Z])[)\]]"
     r"|^ ?(?P<label>[A-Z])[.):] ",
     re.MULTILINE,
 )
 BARE_END = re.compile(
-    r"(?:^|[,;:(\"'\n]|\b(?:therefore|thus|so|hence|that|then|and|only|conclude|but|means|leaves|leaving|"
+    r"(?:^|[,、;:(\"'\n❌✗✘]|\b(?:therefore|thus|so|hence|that|then|and|only|conclude|but|means|leaves|leaving|"
     r"identify|makes|making|believe|think|say|suspect|"
     r"ist|es|est|la|donc|logo|portanto|daher|somit|entonces|quindi)"
-    r"\b|因此|所以|故|综上|따라서|그러므로|즉|よって|したがって)\W*(?P<letter>[A-Z])[\W]*$",
+    r"\b|[고며]|지만|因此|所以|故|综上|따라서|그러므로|즉|よって|したがって)\W*(?P<letter>[A-Z])[\W]*$",
     re.IGNORECASE,
 )
 IS_WRONG = re.compile(
@@ -220,6 +253,17 @@ IS_WRONG = re.compile(
     r"|[)\]\"']?\s?(?:[이가은는]? ?아[니닙]|(?:では|じゃ)(?:な|あり)|(?:选项|選項|项)?(?:是?错|是?錯|不[正对對是符]))",
     re.IGNORECASE,
 )
+# what a label rejects: "A) incorrect", "A: no."
+REJECTS = re.compile(
+    r"\W{0,3}(?:(?:is )?(?:incorrect|wrong|false|untrue|inaccurate|unlikely|excluded|eliminated|rejected|ruled out)\b"
+    r"|(?:no|nope|nein|non|não)\b(?=\s*(?:[.,;:!-]|$))"
+    r"|(?:is )?(?:not\b(?! only)|(?:less|least) \w+)|out\b(?=\s*(?:[.,;]|$))"
+    r"|(?:falsch|incorrect[oa]s?|incorret[oa]|errad[oa]|faux|fausse|sbagliat[oa])\b"
+    r"|[❌✗✘×]|(?:是?错|是?錯|不[正对對是符]|誤り|틀))",
+    re.IGNORECASE,
+)
+# and what it accepts, which is for those to read who look whether another is, too
+ACCEPTS = re.compile(rf"\W{{0,3}}(?:(?:is )?{ACCEPTED}\b(?=\s*(?:[.,;:!)]|$))|正[确確]|[对對])", re.IGNORECASE)
 VERB_FIRST = re.compile(rf"[)\]]? (?:{VERB}|can|could|does|has|would)\b")
 JOINED_BEFORE = re.compile(
     rf"\b(?P<letter>[A-Z])[)\]\"']?\s*(?:,|and|or|&)\s*(?:and |or )?(?:{LETTER_WORD} ?)?[(\[\"']?$"
@@ -239,7 +283,11 @@ CONCLUDING = re.compile(
     re.IGNORECASE,
 )
 LEAD = re.compile(
-    rf"\b(?:{FITTING}\s+(?:\w[\w'-]*\s+){{1,8}}?{VERB}|it(?:'s| is| must be| should be| would be))\b"
+    rf"\b(?:{FITTING}\s+(?:\w[\w'-]*\s+){{1,8}}?{VERB}"
+    r"|(?:the|this|her|his|their) (?:\w+ )?(?:diagnosis|cause|culprit|condition|disease|disorder|organism|pathogen"
+    rf"|drug|mechanism|next step|treatment of choice) {VERB}"
+    rf"|patient's (?:\w+ )?(?:diagnosis|condition|disease|disorder) {VERB}|this is a case of"
+    r"|it(?:'s| is| must be| should be| would be))\b"
     r"|\b(?:diagnosis|conclusion|solution|decision) ?:"
     r"|最(?:有)?可能的?[^。\nA-Za-z:,]{0,12}?(?:是|为|為|:)",
     re.IGNORECASE,
@@ -250,5 +298,10 @@ REJECTED = re.compile(
     re.IGNORECASE,
 )
 BRACKETED_END = re.compile(r"[(\[](?:option )?[A-Z][)\]]\W*$", re.IGNORECASE)
-LONE = re.compile(rf"\W*(?:{LETTER_WORD}\W{{0,3}})?(?P<letter>[A-Za-z])\W*", re.IGNORECASE)
-LABELLED = re.compile(rf"\W{{0,3}}(?:{LETTER_WORD} )?(?P<letter>[A-Z])(?:\s?[.):\]]|,| -) ?(?=\S)", re.IGNORECASE)
+LONE = re.compile(
+    rf"\W*(?:(?:{LETTER_WORD}|{FOREIGN_LETTER_WORD}|{JOINED_WORD})\W{{0,3}})?(?P<letter>[A-Za-z])\W*", re.IGNORECASE
+)
+LABELLED = re.compile(
+    rf"\W{{0,3}}(?:(?:{LETTER_WORD}|{FOREIGN_LETTER_WORD}) )?(?P<letter>[A-Z])(?:\s?[.):\]]|,| -) ?(?=\S)",
+    re.IGNORECASE,
+)

@@ -11,7 +11,8 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.options import verb
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
-from diq.base.text import named_values
+from diq.base.text import counted, named_values
 from diq.base.thinking import Tag
 from diq.evaluation import generations
 from diq.evaluation.answerers import Answerer, LocalAnswerer, ServerAnswerer
@@ -47,6 +48,9 @@ class BenchmarkResult:
         label: its short name.
         questions: fingerprint of the questions.
         n: questions.
+        n_no_reply: of them, all repeats together, those that a server gave no reply to: they are in no number here, the
+            numbers are not in the store, and the same command asks them again.
+        no_reply: how many of those, by reason.
         n_left_out: rows of its files that belong to other parts of the data set.
         bad_rows: rows that hold no question: source, line, reason.
         accuracy: mean over the repeats.
@@ -63,6 +67,8 @@ class BenchmarkResult:
     label: str
     questions: str
     n: int
+    n_no_reply: int
+    no_reply: dict[str, int]
     n_left_out: int
     bad_rows: list[dict[str, Any]]
     accuracy: float
@@ -88,7 +94,7 @@ class EvaluateSummary(Summary):
         protocol: the run's config.
         benchmarks: the numbers.
         averages: AvgS, AvgC and AvgA as ``standard``, ``challenging`` and ``all``; None where benchmarks are missing.
-        missing: for each of them the benchmarks that are missing.
+        missing: for each of them the benchmarks that are missing, or lack replies.
         n_generated: outputs that were generated now.
         n_kept: outputs that were there already.
         folder: where all outputs are.
@@ -121,7 +127,7 @@ def evaluate(options: EvaluateOptions) -> EvaluateSummary:
         UsageError: unknown names, settings that do not go together, or a server that refuses.
         InputError: a benchmark cannot be read, or has rows that hold no question.
         ModelError: the model or adapter cannot be used.
-        RunFailedError: a disk is full, memory is too small, or the server failed; what came is kept.
+        RunFailedError: a disk is full, memory is too small, or the server answers nothing; what came is kept.
     """
     started = time.monotonic()
     if options.backend != "server" and options.temperature is None:
@@ -250,27 +256,42 @@ class _Evaluation:
         self._store, self._run_id, self._answerer = store, run_id, answerer
         self._repeat, self._progress, self.tags = repeat, progress, tags
         self.n_generated = self.n_kept = 0
+        self._n_silent = 0  # questions in a row, by windows, of which none was answered
         if repeat > 1 and answerer.protocol.temperature == 0:
             log.warning("at --temperature 0 all repeats are the same but for rounding: the spread says nothing")
 
     def measure(self, asked: QuestionSet) -> BenchmarkResult:
-        """Generate what is missing of a benchmark, mark all of it, and record the numbers."""
-        repeats = []
+        """Generate what is missing of a benchmark, mark all of it, and record the numbers.
+
+        An accuracy over fewer questions than the benchmark has is told and not recorded.
+        """
+        repeats, no_reply = [], Counter[str]()
         for repeat in range(self._repeat):
             which = Answers(self._run_id, asked.benchmark.name, asked.fingerprint, repeat)
             kept = generations.read(self._store, which)
             self.n_kept += len(kept.answers)
-            self._generate(asked, which, kept)
+            no_reply.update(self._generate(asked, which, kept))
             numbers = generations.score((kept.answers[place] for place in sorted(kept.answers)), self.tags)
-            generations.record(self._store, which, numbers, self.tags)
+            if len(kept.answers) == len(asked.questions):
+                generations.record(self._store, which, numbers, self.tags)
             repeats.append({"repeat": repeat, **numbers})
-        result = _result(asked, repeats)
-        generations.tell_unread(result.label, result.n_unanswered, result.n * len(repeats))
+        result = _result(asked, repeats, no_reply)
+        if no_reply:
+            log.warning(
+                "%s: %d of %d questions got no reply: %s; the numbers are over the others and not recorded: the same "
+                "command asks for the rest",
+                result.label, result.n_no_reply, result.n * len(repeats), counted(no_reply),
+            )  # fmt: skip
+        generations.tell_unread(result.label, result.n_unanswered, sum(one["n"] for one in repeats))
         return result
 
-    def _generate(self, asked: QuestionSet, which: Answers, kept: Kept) -> None:
-        """Windows are the same in every call, and so are the batches in them, however often it was killed."""
-        n, part = len(asked.questions), kept.next_part
+    def _generate(self, asked: QuestionSet, which: Answers, kept: Kept) -> Counter[str]:
+        """Windows are the same in every call, and so are the batches in them, however often it was killed.
+
+        Returns:
+            How many questions got no reply, by reason.
+        """
+        n, part, no_reply = len(asked.questions), kept.next_part, Counter[str]()
         what = asked.benchmark.name + (f", repeat {which.repeat + 1}" if self._repeat > 1 else "")
         for first in range(0, n, self._answerer.window):
             places = [
@@ -279,14 +300,54 @@ class _Evaluation:
             if not places:
                 continue
             with self._reporting(what, len(kept.answers), n):
-                rows, problem = self._window(asked, which, first, places)
-            if rows:
-                for one in generations.write(self._store, which, part, rows, n_questions=n, tags=self.tags):
+                rows = self._window(asked, which, first, places)
+            lm: Any = self._answerer.lm()
+            error: Exception | None = getattr(lm, "error", None) or self._silence(rows, kept)
+            # a server that ended it may have refused the last ones for the same reason
+            lost = ("failed",) if error is None else ("failed", "refused")
+            came = [one for one in rows if one[3].ending not in lost]
+            no_reply.update(one[3].problem for one in rows if one[3].ending == "failed")
+            if came:
+                for one in generations.write(self._store, which, part, came, n_questions=n, tags=self.tags):
                     kept.answers[one.position] = one
                 part += 1
-                self.n_generated += len(rows)
-            if problem:
-                raise problem
+                self.n_generated += len(came)
+            if error is not None:
+                raise error
+        return no_reply
+
+    def _silence(self, rows: Sequence[tuple[int, Question, str, Any]], kept: Kept) -> Exception | None:
+        """What to stop with after a window that has no answer at all: a server that is down, or refuses everything.
+
+        A few questions that always fail, or are refused, are no reason to leave the others unasked.
+        """
+        problems = {ending: Counter(one[3].problem for one in rows if one[3].ending == ending)
+                    for ending in ("failed", "refused")}  # fmt: skip
+        failed, refused = (problems[ending].total() for ending in ("failed", "refused"))
+        if failed + refused < len(rows):
+            self._n_silent = 0
+        else:
+            self._n_silent += len(rows)
+            # those of before show that the request is a right one
+            has_answered = any(one.ending != "refused" for one in kept.answers.values())
+            if self._n_silent >= self._answerer.window or not has_answered:
+                goes_on = "what came is kept; the same command asks for the rest"
+                if not failed:
+                    return RunFailedError(
+                        f"the server refuses every question: {counted(problems['refused'])}",
+                        "change the request (--max-tokens, --temperature default), or ask another server",
+                    )
+                return RunFailedError(
+                    f"none of the last {self._n_silent} questions got a reply: "
+                    f"{counted(problems['failed'] + problems['refused'])}",
+                    f"look at the server; {goes_on}",
+                )
+        if refused:
+            log.warning(
+                "the server refuses %d of %d questions, which count as unanswered: %s",
+                refused, len(rows), counted(problems["refused"]),
+            )  # fmt: skip
+        return None
 
     @contextlib.contextmanager
     def _reporting(self, what: str, done: int, total: int) -> Iterator[None]:
@@ -310,24 +371,17 @@ class _Evaluation:
 
     def _window(
         self, asked: QuestionSet, which: Answers, first: int, places: Sequence[int]
-    ) -> tuple[list[tuple[int, Question, str, Any]], Exception | None]:
-        """Answers to some questions, and the error that kept others away."""
+    ) -> list[tuple[int, Question, str, Any]]:
+        """What came of some questions."""
         questions = [asked.questions[place] for place in places]
         window = QuestionSet(asked.benchmark, asked.sources, tuple(questions), asked.examples)
         lm: Any = self._answerer.lm()
         self._answerer.seed(which, first, (self._answerer.protocol.seed or 0) + which.repeat)
         requests = _ask(lm, window, self._answerer, which.repeat)
-        rows = [
+        return [
             (place, question, request.args[0], request.resps[0])
             for place, question, request in zip(places, questions, requests, strict=True)
         ]
-        problem = _failure(rows, lm)
-        if all(output.ending == "refused" for *_, output in rows):
-            # the request is wrong rather than the questions
-            return [], problem
-        # a server that ended it may have refused the last ones for the same reason
-        lost = ("failed",) if problem is None or getattr(lm, "error", None) is None else ("failed", "refused")
-        return [one for one in rows if one[3].ending not in lost], problem
 
 
 def _ask(lm: Any, window: QuestionSet, answerer: Answerer, repeat: int) -> list[Any]:
@@ -368,50 +422,27 @@ def _ask(lm: Any, window: QuestionSet, answerer: Answerer, repeat: int) -> list[
     )
 
 
-def _failure(rows: Sequence[tuple[int, Question, str, Any]], lm: Any) -> Exception | None:
-    """What to stop with after a window: requests that failed, or a server that refuses every question."""
-    failed = [output for *_, output in rows if output.ending == "failed"]
-    error: Exception | None = getattr(lm, "error", None)
-    if error is not None:
-        return error
-    if failed:
-        return RunFailedError(
-            f"{len(failed)} of {len(rows)} questions got no reply: {failed[0].problem}",
-            "what came is kept; the same command asks for the rest",
-        )
-    refused = [output for *_, output in rows if output.ending == "refused"]
-    if len(refused) == len(rows):
-        return RunFailedError(
-            f"the server refuses every question: {refused[0].problem}",
-            "change the request (--max-tokens, --temperature default), or ask another server",
-        )
-    if refused:
-        log.warning(
-            "the server refuses %d of %d questions, which count as unanswered: %s",
-            len(refused), len(rows), refused[0].problem,
-        )  # fmt: skip
-    return None
-
-
 # numbers -------------------------------------------------------------------------------------------------------------
 
 
-def _result(asked: QuestionSet, repeats: list[dict[str, Any]]) -> BenchmarkResult:
+def _result(asked: QuestionSet, repeats: list[dict[str, Any]], no_reply: Mapping[str, int]) -> BenchmarkResult:
     accuracies = [one["accuracy"] for one in repeats]
-    accuracy, n = statistics.fmean(accuracies), repeats[0]["n"]
+    accuracy, n_answered = statistics.fmean(accuracies), sum(one["n"] for one in repeats)
     return BenchmarkResult(
         benchmark=asked.benchmark.name,
         label=asked.benchmark.label,
         questions=asked.fingerprint,
-        n=n,
+        n=len(asked.questions),
+        n_no_reply=sum(no_reply.values()),
+        no_reply=dict(no_reply),
         n_left_out=asked.n_left_out,
         bad_rows=[asdict(line) for line in asked.bad_rows],
         accuracy=accuracy,
-        standard_error=generations.standard_error(accuracy, n),
+        standard_error=generations.standard_error(accuracy, min(one["n"] for one in repeats)),
         spread=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        accuracy_strict=statistics.fmean(one["n_right_strict"] / n for one in repeats),
+        accuracy_strict=statistics.fmean(one["n_right_strict"] / one["n"] for one in repeats),
         n_unanswered=(n_unanswered := sum(one["n_unanswered"] for one in repeats)),
-        share_unanswered=n_unanswered / (n * len(repeats)),
+        share_unanswered=n_unanswered / n_answered,
         n_cut=sum(one["n_cut"] for one in repeats),
         repeats=repeats,
     )
@@ -426,7 +457,7 @@ def _summary(
     *,
     seconds: float,
 ) -> EvaluateSummary:
-    there = {one.benchmark: one.accuracy for one in results}
+    there = {one.benchmark: one.accuracy for one in results if not one.n_no_reply}
     groups = {"standard": ("standard",), "challenging": ("challenging",), "all": ("standard", "challenging")}
     missing = {
         name: [one.name for one in BENCHMARKS.values() if one.group in wanted and one.name not in there]

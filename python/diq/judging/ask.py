@@ -31,7 +31,7 @@ from diq.base.errors import RunFailedError
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
-from diq.base.text import short
+from diq.base.text import counted, short
 from diq.base.thinking import after_thinking
 from diq.judging.chat import Chat, Reply
 from diq.judging.options import Server
@@ -355,7 +355,7 @@ class _Asking:
         self._arrived: list[_Row] = []
         # one opening of the store at a time: DuckDB refuses a reader and a writer of one file within a process
         self._opening = threading.Lock()
-        self._failed_in_a_row = 0
+        self._failing: Counter[str] = Counter()  # reasons of the failures in a row
 
     async def work(self) -> None:
         """Ask about everything that is missing, ``concurrency`` at once, and commit what comes."""
@@ -440,21 +440,23 @@ class _Asking:
         if reply.content is None:
             found.n_no_reply += 1
             # a server that took other questions is not down because it refuses some
-            self._failed_in_a_row += not (reply.is_refusal and self._came)
+            if not (reply.is_refusal and self._came):
+                self._failing[reply.problem or ""] += 1
         else:
             self._came += 1
             found.n_unreadable += row.reading is None and row.is_final
-            self._failed_in_a_row = 0
+            self._failing.clear()
             self._uncounted += reply.prompt_tokens is None
         if row.problem is not None and row.is_final:
             self._reasons[row.problem] += 1
             if len(found.failures) < _SHOWN_FAILURES:
                 start = None if reply.content is None else short(reply.content)
                 found.failures.append({"item_id": row.item.item_id, "problem": row.problem, "reply": start})
-        if self._failed_in_a_row >= max(5, 2 * server.concurrency):
+        if self._failing.total() >= max(5, 2 * server.concurrency):
             raise RunFailedError(
                 f"the server at {server.shown_url} stopped answering: {found.n_read + found.n_unreadable} of "
-                f"{found.n_asked} questions have a reply, the last {self._failed_in_a_row} have none ({row.problem})",
+                f"{found.n_asked} questions have a reply, the last {self._failing.total()} have none: "
+                f"{counted(self._failing)}",
                 "look at the server; what came is kept, and the same command goes on where it stopped",
             )
 
@@ -510,7 +512,7 @@ class _Asking:
         if found.n_no_reply == found.n_items > 0 == self._came:
             raise RunFailedError(
                 f"none of the {found.n_items} questions got a reply from {self._server.shown_url}: "
-                f"{self._reasons.most_common(1)[0][0]}",
+                f"{counted(self._reasons)}",
                 "the same command asks them again",
             )
         found.cost = self._server.cost(found.prompt_tokens, found.completion_tokens)

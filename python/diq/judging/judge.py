@@ -26,7 +26,7 @@ from diq.base.fingerprint import canonical_json, fingerprint_of
 from diq.base.options import verb
 from diq.base.sample import Message, inline_reasoning, prompt_text
 from diq.base.summary import Summary
-from diq.base.text import named_values
+from diq.base.text import counted, named_values
 from diq.formats import first_rows
 from diq.formats.rows import BadRow
 from diq.formats.sources import find_sources
@@ -455,7 +455,7 @@ def _warn(counts: Sequence[dict[str, Any]], asked: AskSummary) -> None:
         RunFailedError: no text was judged.
     """
     if not any(one["n_judged"] for one in counts):
-        reason = next(iter(asked.reasons), "see the table replies")
+        reason = counted(asked.reasons) or "see the table replies"
         raise RunFailedError(
             f"none of the {asked.n_items:,} texts was judged: {reason}",
             '`diq sql "from replies"` shows the replies; try another model, or a larger --max-tokens',

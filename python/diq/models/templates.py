@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ _NOT_SHOWN = frozenset(["tools", "train"])
 _SYSTEM = "system turns that the chat template does not show stand in front of the user turn"
 _REASONING = "reasoning that the chat template cuts stands in the answer as <think>...</think>"
 _EARLIER = "the chat template leaves out the thinking of earlier turns"
+_TOOLS = "the chat template leaves out definitions of tools: put them into the system turn, or use one that knows tools"
 
 
 def _still_clock(day: datetime = _TODAY) -> str:
@@ -144,6 +146,7 @@ class ChatTemplate:
             turns = whole[:-1]
         text = self.render(turns, generation_prompt=True)
         self._check(turns, text)
+        self._check_tools(turns)
         return text
 
     def pair(self, messages: Sequence[Message], *, earlier: bool = False) -> Rendered:
@@ -159,46 +162,105 @@ class ChatTemplate:
         """
         turns, full = self._with_system(messages)
         before, answer = split_prompt(turns)
+        if _lacks_opening(answer["content"]) and self._opening.rstrip().endswith("<think>"):
+            # the prompt opens the thinking, and a server gives what follows it
+            answer = answer | {"content": f"<think>\n{answer['content'].lstrip()}"}
+            full = self.render([*before, answer])
         prompt = self.render(before, generation_prompt=True)
         start = self._check(before, full)
+        self._check_tools(turns)
+        last, is_cut = answer, False
         if not _shows_answer(full, start, answer):
-            if not _shows_calls(full, start, answer):
-                raise DroppedTextError("the chat template does not show a call of a tool")
             # the template knows nothing of reasoning_content: put it where such models write it
-            inlined = inline_reasoning(answer)
-            full = self.render([*before, inlined])
+            last = inline_reasoning(answer)
+            full = self.render([*before, last])
             if not _shows_answer(full, start, answer):
                 if "tool_calls" in answer:
                     raise DroppedTextError("the chat template does not show the reasoning of a call of a tool")
-                full = self._around(before, inlined["content"].strip())
+                content = last["content"].strip()
+                last, is_cut = last | {"content": f"<think>\n{content}" if _lacks_opening(content) else content}, True
+                full = self._around(before, last["content"])
                 self.notes[_REASONING] += 1
-        return Rendered(prompt, full, self._earlier(before, full) if earlier else ())
 
-    def _earlier(self, before: Sequence[Message], text: str) -> tuple[tuple[int, int], ...]:
-        """Where the answers of earlier turns stand in a rendering: what the model would write, with what ends it."""
-        found, at = [], 0
-        for one in before:
-            if one["role"] == "system":
+        def whole(earlier_turns: Sequence[Message]) -> str:
+            return self._around(earlier_turns, last["content"]) if is_cut else self.render([*earlier_turns, last])
+
+        return Rendered(prompt, full, self._earlier(before, full, whole) if earlier else ())
+
+    def _earlier(
+        self, before: Sequence[Message], text: str, whole: Callable[[Sequence[Message]], str]
+    ) -> tuple[tuple[int, int], ...]:
+        """Where the answers of earlier turns stand in a rendering: what the model would write, with what ends it.
+
+        They are not looked for: a short one may occur in a role mark, and a call of a tool has no content. With a mark
+        in its place, what stands before and behind is what the template writes around it.
+
+        Args:
+            before: the messages before the answer.
+            text: the rendering.
+            whole: makes it of other messages before the same answer.
+        """
+        found = []
+        for place, one in enumerate(before):
+            if one["role"] != "assistant" or one.get("train") is False:
                 continue
-            span = _span(text, one["content"], at) or _span(text, one["content"].rpartition("</think>")[2], at)
-            assert span is not None
-            begin, end = span
-            if one["role"] == "assistant":
-                thought = one.get("reasoning_content", "").strip()
-                place = _span(text, thought, at) if thought else None
-                begin = begin if place is None else min(begin, place[0])
-                for call in one.get("tool_calls", ()):
-                    end = text.index(call["function"]["name"], end)
-                # what follows the generation prompt, as far as an earlier turn shows it
-                opening = next((self._opening[:n] for n in range(len(self._opening), 0, -1)
-                                if text.find(self._opening[:n], at, begin + n) >= 0), "")  # fmt: skip
-                begin = min(begin, text.find(opening, at) + len(opening)) if opening else begin
-                stop = text.find(self.end, end) if self.end else -1
-                end = stop + len(self.end or "") if stop >= 0 else end
-                if one.get("train") is not False:
-                    found.append((begin, end))
-            at = end
+            head, tail = self._surroundings(before, place, whole)
+            begin = _n_common(text, head)
+            if self._lead_in and head.endswith(self._lead_in):
+                begin = min(begin, len(head) - len(self._lead_in))
+            end = max(begin, len(text) - _n_common(text[::-1], tail[::-1]))
+            stop = text.find(self._earlier_end, end) if self._earlier_end else -1
+            found.append((begin, stop + len(self._earlier_end or "") if stop >= 0 else end))
         return tuple(found)
+
+    def _surroundings(
+        self, before: Sequence[Message], place: int, whole: Callable[[Sequence[Message]], str]
+    ) -> tuple[str, str]:
+        """What a rendering has before an earlier answer, and what it has behind it.
+
+        Raises:
+            DroppedTextError: that cannot be told.
+        """
+        one, behind = before[place], before[place + 1 :]
+        plain = {"role": "assistant", "content": _MARK}
+        with contextlib.suppress(Exception):  # jinja raises whatever the template says
+            head, mark, tail = whole([*before[:place], plain, *behind]).partition(_MARK)
+            if mark:
+                return head, tail
+        # some raise where a tool speaks that was not called, so what it gave goes, too, and the end is that of the call
+        with contextlib.suppress(Exception):
+            user = next((n for n, other in enumerate(behind) if other["role"] == "user"), len(behind))
+            head, mark, _ = whole([*before[:place], plain, *behind[user:]]).partition(_MARK)
+            calls = [*one["tool_calls"][:-1], _marked_call(one["tool_calls"][-1], _MARK, keeps_name=True)]
+            _, other_mark, tail = whole([*before[:place], one | {"tool_calls": calls}, *behind]).rpartition(_MARK)
+            if mark and other_mark:
+                return head, tail
+        raise DroppedTextError("the place of an earlier answer in the chat template cannot be told")
+
+    @cached_property
+    def _lead_in(self) -> str:
+        """What stands before the content of an earlier answer that the model writes itself, such as a channel."""
+        user = {"role": "user", "content": _OTHER_MARK}
+        try:
+            head = self.render([user, {"role": "assistant", "content": _MARK}, user]).partition(_MARK)[0]
+            prompt = self.render([user], generation_prompt=True)
+        except Exception:  # jinja raises whatever the template says
+            return ""
+        lead_in = head[_n_common(head, prompt) :]
+        # without a generation prompt the mark of the role is in it
+        return lead_in if self._opening or not lead_in.strip() else ""
+
+    @cached_property
+    def _earlier_end(self) -> str | None:
+        """The special token that ends an earlier answer: for some templates another one than the last answer's."""
+        user = {"role": "user", "content": _OTHER_MARK}
+        try:
+            text = self.render([user, {"role": "assistant", "content": _MARK}, user])
+        except Exception:  # jinja raises whatever the template says
+            return self.end
+        between = text.partition(_MARK)[2].partition(_OTHER_MARK)[0]
+        # where nothing ends the last answer, what follows an earlier one begins the next turn
+        return self.end if self.end is None or self.end in between else self._first_special(between)
 
     @cached_property
     def _opening(self) -> str:
@@ -242,19 +304,64 @@ class ChatTemplate:
                 continue
             content = one["content"]
             end = _place(text, content, at)
-            if end >= 0 and not _shows_calls(text, end, one):
-                raise DroppedTextError("the chat template does not show a call of a tool")
             if one["role"] == "assistant":
                 thinking = thinking or _place(text, one.get("reasoning_content", "")) < 0
                 if end < 0 and "</think>" in content:
-                    end = _place(text, content.rpartition("</think>")[2], at)
                     thinking = True
+                    *earlier, last = _outside_thinking(content)
+                    end = at
+                    for part in earlier:
+                        end = _place(text, part, end)
+                        if end < 0:
+                            raise DroppedTextError(
+                                "the chat template does not show what an earlier turn says before its thinking"
+                            )
+                    end = _place(text, last, end)
             if end < 0:
                 raise DroppedTextError(f"the chat template does not show a turn of the {one['role']}")
             at = end
         if thinking:
             self.notes[_EARLIER] += 1
         return at
+
+    def _check_tools(self, messages: Sequence[Message]) -> None:
+        """Refuse a conversation whose calls of tools are not shown, and note one whose definitions are not.
+
+        What is looked for are marks in their place: names and values may stand elsewhere, too.
+        """
+        calls = sum(len(one.get("tool_calls", ())) for one in messages)
+        has_tools = bool(messages[0].get("tools"))
+        if not calls and not has_tools:
+            return
+        names = iter(range(calls))
+        turns = [
+            one
+            if "tool_calls" not in one
+            else one | {"tool_calls": [_marked_call(call, f"{_MARK}{next(names)}x") for call in one["tool_calls"]]}
+            for one in messages
+        ]
+        if has_tools:
+            turns[0] = turns[0] | {"tools": [_MARKED_TOOL]}
+        try:
+            text = self.render(turns)
+        except Exception:  # jinja raises whatever the template says
+            # it may look a name up, which says nothing of what it shows
+            return
+        full = [call for one in messages for call in one.get("tool_calls", ())]
+        for place, call in enumerate(full):
+            if f"name{_MARK}{place}x" not in text:
+                raise DroppedTextError("the chat template does not show a call of a tool")
+            if call["function"].get("arguments") and f"value{_MARK}{place}x" not in text:
+                raise DroppedTextError("the chat template does not show the arguments of a call of a tool")
+        if has_tools and not all(mark in text for mark in _TOOL_MARKS):
+            self.notes[_TOOLS] += 1
+
+    def _first_special(self, text: str) -> str | None:
+        """The first special token of a text."""
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        known = {*self._tokenizer.all_special_ids, *self._tokenizer.added_tokens_decoder}
+        special = next((one for one in ids if one in known), None)
+        return None if special is None else str(self._tokenizer.convert_ids_to_tokens(special))
 
     @cached_property
     def end(self) -> str | None:
@@ -264,10 +371,7 @@ class ChatTemplate:
             text = self.render(turns)
         except Exception:  # jinja raises whatever the template says
             return None
-        ids = self._tokenizer(text.rpartition(_MARK)[2], add_special_tokens=False)["input_ids"]
-        known = {*self._tokenizer.all_special_ids, *self._tokenizer.added_tokens_decoder}
-        special = next((one for one in ids if one in known), None)
-        return None if special is None else str(self._tokenizer.convert_ids_to_tokens(special))
+        return self._first_special(text.rpartition(_MARK)[2])
 
     @cached_property
     def traits(self) -> dict[str, Any]:
@@ -317,18 +421,18 @@ class ChatTemplate:
         self.notes.clear()
 
 
+def _n_common(one: str, other: str) -> int:
+    """How many characters two texts have in common at the beginning."""
+    n = min(len(one), len(other))
+    return next((place for place in range(n) if one[place] != other[place]), n)
+
+
 def _place(text: str, part: str, start: int = 0) -> int:
     """Where a part ends in a text from a place on, whatever the white space around and in it; -1 where it is not."""
-    span = _span(text, part, start)
-    return -1 if span is None else span[1]
-
-
-def _span(text: str, part: str, start: int = 0) -> tuple[int, int] | None:
-    """Where a part begins and ends; see ``_place``."""
     part = part.strip()
     at = text.find(part, start)
     if at >= 0:
-        return at, at + len(part)
+        return at + len(part)
     # templates trim and wrap lines; what a tool gave is written as JSON by some
     for other in (part, json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1]):
         wanted = "".join(other.split())
@@ -336,19 +440,52 @@ def _span(text: str, part: str, start: int = 0) -> tuple[int, int] | None:
         if at >= 0:
             # white space aside, the characters before it and those of it
             dark = [place for place in range(start, len(text)) if not text[place].isspace()]
-            return dark[at], dark[at + len(wanted) - 1] + 1
-    return None
+            return dark[at + len(wanted) - 1] + 1
+    return -1
 
 
 def _shows_answer(text: str, start: int, answer: Message) -> bool:
     """Whether reasoning and answer stand in a text from a place on, in this order."""
     at = _place(text, answer.get("reasoning_content", ""), start)
-    return at >= 0 and _place(text, answer["content"], at) >= 0 and _shows_calls(text, start, answer)
+    return at >= 0 and _place(text, answer["content"], at) >= 0
 
 
-def _shows_calls(text: str, start: int, message: Message) -> bool:
-    """Whether the names of the tools that a message calls stand in a text from a place on."""
-    return all(text.find(call["function"]["name"], start) >= 0 for call in message.get("tool_calls", ()))
+def _marked_call(call: Mapping[str, Any], mark: str, *, keeps_name: bool = False) -> dict[str, Any]:
+    """A call of a tool with marks in the place of its name and arguments."""
+    function = call["function"]
+    value = f"value{mark}"
+    # those that could not be read as an object are a text
+    arguments = value if isinstance(function.get("arguments"), str) else {f"key{mark}": value}
+    name = function["name"] if keeps_name else f"name{mark}"
+    return {**call, "function": {**function, "name": name, "arguments": arguments}}
+
+
+_TOOL_MARKS = tuple(f"{what}{_MARK}" for what in ("name", "description", "parameter"))
+_MARKED_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _TOOL_MARKS[0],
+        "description": _TOOL_MARKS[1],
+        "parameters": {
+            "type": "object",
+            "properties": {_TOOL_MARKS[2]: {"type": "string", "description": "a text"}},
+            "required": [],
+        },
+    },
+}
+
+
+def _lacks_opening(content: str) -> bool:
+    """Whether thinking ends in a content that begins nowhere in it: the prompt had the opening tag."""
+    before, closing, _ = content.partition("</think>")
+    return bool(closing) and "<think>" not in before
+
+
+def _outside_thinking(content: str) -> list[str]:
+    """The parts of a content around its thinking, at least one; thinking may begin in the prompt."""
+    if _lacks_opening(content):
+        content = content.partition("</think>")[2]
+    return re.split(r"<think>.*?</think>", content, flags=re.DOTALL)
 
 
 def _has_system(messages: Sequence[Message]) -> bool:
