@@ -1,17 +1,31 @@
 -- Every score of a sample, with the run that it is of.
 -- Params: $sample_id VARCHAR
+WITH levels AS (
+    SELECT
+        f.run_id,
+        f.reason,
+        unnest([
+            {'dimension': 'knowledge', 'value': f.knowledge},
+            {'dimension': 'reasoning', 'value': f.reasoning},
+            {'dimension': 'overall', 'value': f.overall}
+        ], recursive := true)
+    FROM difficulty_scores AS f
+    WHERE f.sample_id = CAST($sample_id AS UUID)
+)
 SELECT i.run_id, 'dot' AS score, v.name AS of, i.dot AS value, i.reason
 FROM influence_scores AS i
 JOIN validation_sets AS v ON v.validation_set_id = i.validation_set_id
 WHERE i.sample_id = CAST($sample_id AS UUID)
 UNION ALL
-SELECT f.run_id, 'difficulty', d.dimension, d.value, f.reason
-FROM difficulty_scores AS f
-CROSS JOIN unnest(['knowledge', 'reasoning', 'overall'], [f.knowledge, f.reasoning, f.overall]) AS d (dimension, value)
-WHERE f.sample_id = CAST($sample_id AS UUID)
+SELECT d.run_id, 'difficulty', d.dimension, d.value, d.reason
+FROM levels AS d
 UNION ALL
-SELECT t.run_id, CASE WHEN t.validation_set_id IS NULL THEN 'perplexity' ELSE 'similarity' END, v.name,
-    coalesce(t.perplexity, t.similarity), t.reason
+SELECT
+    t.run_id,
+    CASE WHEN t.validation_set_id IS NULL THEN 'perplexity' ELSE 'similarity' END,
+    v.name,
+    coalesce(t.perplexity, t.similarity),
+    t.reason
 FROM text_scores AS t
 LEFT JOIN validation_sets AS v ON v.validation_set_id = t.validation_set_id
 WHERE t.sample_id = CAST($sample_id AS UUID)
