@@ -35,7 +35,7 @@ def test_tables_are_what_sql_says(store: diq.Store) -> None:
         (store.ranking("pool", "model", percentile=0.3), "FROM diq_ranking('pool', 'model', percentile := 0.3)"),
         (
             store.selection("tenth").arrow().select(["rank", "position"]),
-            "SELECT rank, position FROM selection_samples ORDER BY rank",
+            of_selection,
         ),
         (store.sql("SELECT 1 AS one"), "SELECT 1 AS one"),
     ):

@@ -154,10 +154,10 @@ def _selection_words(store: Store, selection_id: int) -> list[Words]:
     text += f"{_STRATEGIES.get(strategy, strategy)}."
     if row["quadrant_counts"] is not None:
         config = json.loads(row["config"])
-        how = f"{config['difficulty']} difficulty of at least tau = {row['tau']:.4g}"
         cut = "" if config["percentile"] is None else f" (its {100 * config['percentile']:g} % quantile)"
         text += (
-            f" Hard is a {how}{cut}; helpful is a {config['influence']} of at least the median, {row['median']:.3g}."
+            f" Hard means {config['difficulty']} difficulty of at least tau = {row['tau']:.4g}{cut}; "
+            f"helpful means a {config['influence']} of at least the median, {row['median']:.3g}."
         )
     found = [Words(text)]
     chance = read_row(row).flip_share(store, strategy, Ratio.parse(row["ratio"]).of(n_scored))
