@@ -15,7 +15,6 @@ from diq.base.text import Ratio, short
 from diq.evaluation.groups import Group
 from diq.evaluation.results import results
 from diq.evaluation.tables import HEADS, footnotes, percent, title
-from diq.influence.explain import explain
 from diq.influence.meters import measure, told, told_tasks
 from diq.influence.stored import read_dots
 from diq.plot import charts, data
@@ -293,6 +292,9 @@ def _explained(
     """Share of the dot of each token of some samples; empty where the model can't be had."""
     if not rows or ground.model is None:
         return {}
+    # torch is only needed where tokens are coloured
+    from diq.influence.explain import explain
+
     source = next(one["source"] for one in ground.store.rows("store/list_models") if one["name"] == ground.model)
     found: dict[str, list[tuple[str, float | None]]] = {}
     for done, one in enumerate(rows, start=1):
