@@ -896,3 +896,19 @@ def test_the_commonest_reasons_of_rejects_are_told(tmp_path: Path, caplog: pytes
     (source,) = ingest([jsonl(tmp_path / "bad.jsonl", rows)], dataset="bad", store=tmp_path / "s.duckdb").sources
     assert source.reasons == {"the answer is empty": 3, "the prompt is empty": 1}
     assert "none of its 4 rows is a sample in layout question_answer (first of all: the answer is empty)" in caplog.text
+
+
+def test_texts_that_are_lost_late_are_told_with_their_number(tmp_path: Path) -> None:
+    late = [{"question": f"Q{i}?", "answer": "A.", "response": "So it is." if i > 279 else ""} for i in range(300)]
+    summary = ingest([jsonl(tmp_path / "a.jsonl", late)], dataset="d", store=tmp_path / "s.duckdb")
+    (source,) = summary.sources
+    assert source.unused == {"response": 20}
+    assert source.columns["response"] == "not used"
+    assert "uses the text of `response` in 20 of 300 rows: --map" in summary.warnings[0]
+
+
+def test_what_a_wrapper_says_beside_its_rows_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"system": "Be kind.", "data": qa(2)}))
+    (warning,) = ingest([path], dataset="d", store=tmp_path / "s.duckdb").warnings
+    assert warning.startswith(f"`{path}`: `system` beside the list `data` is in no row")

@@ -149,4 +149,4 @@ def _understand(reader: Reader, found: SourceSummary, warnings: list[str]) -> No
             f"`{found.path}`: none of its {found.n_rows:,} rows is a sample in layout {found.layout} "
             f"(first of all: {next(iter(found.reasons), '')}): --format names another, --map its columns"
         )
-    warnings += [f"`{found.path}`: {note}" for note in reader.notes]
+    warnings += [f"`{found.path}`: {note}" for note in (*reader.notes, *reader.source.meter.notes)]
