@@ -1170,6 +1170,7 @@ def test_every_column_has_a_role_and_text_that_is_lost_is_named() -> None:
         ({"questions": ["Q?", "Other?"], "answers": ["A."]}, {"questions": "prompt (in part)", "answers": "answer"}),
         ({"messages": [USER, ANSWER | {"notes": LONG}]}, {"messages": "messages", "messages.notes": "not used"}),
         ({"prompt": "Q?", "completion": "A.", "label": True}, {"label": "label"}),
+        ({"conversation": [{"human": "Q?", "assistant": "A."}]}, {"conversation": "messages"}),
         ({"question": "Q?", "answer": "A.", "label": "pediatrics"}, {"label": "attribute"}),
     ],
     ids=str,

@@ -191,7 +191,7 @@ def _is_lost_in_turn(value: Any, said: Sequence[str]) -> bool:
 
 def _is_dialogue(value: Any, said: Sequence[str]) -> bool:
     turns = structured(value)
-    if not isinstance(turns, (list, tuple)) or len(turns) < 2:
+    if not isinstance(turns, (list, tuple)):
         return False
     if all(isinstance(one, Mapping) for one in turns):
         return True
