@@ -16,7 +16,7 @@ _BESIDE_INSTRUCTION = frozenset(["problem", "query", "question"])
 def _alpaca(row: Values) -> list[Message]:
     # input and context follow their instruction on a line of their own, as the common trainers join them
     parts = [text(row, "instruction"), text(row, "input"), text(row, "context", lists=True)]
-    for name in _BESIDE_INSTRUCTION.intersection(row):
+    for name in () if _BESIDE_INSTRUCTION.isdisjoint(row) else _BESIDE_INSTRUCTION.intersection(row):
         asked = row[name]
         if isinstance(asked, str) and asked.strip() and not any(asked.strip() in part for part in parts):
             parts.insert(1, asked)

@@ -102,9 +102,11 @@ class Lost:
                         continue
                 elif name in self._read:
                     continue
+                if value in said:
+                    continue
                 for content in said:
-                    # to search a long text for itself takes long
-                    if value is content or value in content:
+                    # most stand at the beginning, and to search for a long text takes long
+                    if content.startswith(value) or value in content:
                         break
                 else:
                     self._look(name, value, sample)
