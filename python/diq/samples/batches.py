@@ -147,11 +147,19 @@ def _texts(sample: Sample) -> tuple[str, str, str | None, str | None]:
     if sample.rejected is not None:
         rejected = orjson.dumps(sample.rejected, option=orjson.OPT_SORT_KEYS).decode()
         text = f'{{"messages":{messages},"rejected":{rejected}}}'
-    if '"tool' in text:
+    if _has_tools(sample.messages) or (sample.rejected and _has_tools(sample.rejected)):
         # the same sample whatever the order, but a model reads tools and their arguments in the user's
         messages = _in_order(sample.messages)
         rejected = None if sample.rejected is None else _in_order(sample.rejected)
     return text, messages, rejected, attributes
+
+
+def _has_tools(messages: list[Message]) -> bool:
+    # a plain loop: every row comes here, and to search its text would take longer
+    for one in messages:  # noqa: SIM110
+        if "tools" in one or "tool_calls" in one:
+            return True
+    return False
 
 
 def _in_order(messages: list[Message]) -> str:
