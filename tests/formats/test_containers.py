@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diq.base.errors import InputError
+from diq.formats import open_source
 from diq.formats.containers import CONTAINERS, csv_table, json_tree, reader, suffix
 from diq.formats.rows import BadRow, Meter, Row
 from diq.formats.sources import FileSource
@@ -395,3 +396,20 @@ def test_bare_conversations_are_rows(tmp_path: Path, ending: str) -> None:
     assert second == Row(2, {"messages": ["Q?", "A."]})
     assert (third.line, third.reason) == (3, "not an object but an array")
     assert isinstance(fourth, BadRow)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["before", "behind"])
+def test_texts_beside_a_list_of_rows_are_told(tmp_path: Path, order: int) -> None:
+    rows = [{"question": "Q?", "answer": "A."}] * 3
+    whole = {"system": "Be kind.", "version": "1.0", "note": "long " * 60, "data": rows}
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(dict(list(whole.items())[::order])))
+    told = open_source(path)
+    assert len(list(told)) == len(list(told)) == 3
+    (note,) = told.source.meter.notes
+    assert sorted(note[: note.index(" beside")].split(", ")) == ["`note`", "`system`"]
+    assert note.endswith(" beside the list `data` is in no row; put it into each of them if it belongs there")
+    path.write_text(json.dumps({"version": "1.0", "data": rows, "license": "MIT"}))
+    plain = open_source(path)
+    assert len(list(plain)) == 3
+    assert not plain.source.meter.notes

@@ -72,6 +72,74 @@ CASES: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
     ),
     # a context that the prompt holds already is there once
     ("question_answer", {"question": "C. Q?", "context": "C.", "answer": "A."}, said("C. Q?", "A.")),
+    # what the answer alone holds is put before it all the same, and what a question holds by chance, too
+    (
+        "question_answer",
+        {"question": "Which?", "context": "Aspirin", "answer": "Aspirin."},
+        said("Aspirin\n\nWhich?", "Aspirin."),
+    ),
+    (
+        "prompt_completion",
+        {"prompt": "Mend.", "input": "He go", "completion": "`He go` is no"},
+        said("Mend.\nHe go", "`He go` is no"),
+    ),
+    (
+        "question_answer",
+        {"system": "Be brief.", "question": "Q?", "answer": "I: Be brief."},
+        said("Q?", "I: Be brief.", system="Be brief."),
+    ),
+    ("question_answer", {"question": "What is A?", "context": "A", "answer": "A."}, said("A\n\nWhat is A?", "A.")),
+    (
+        "messages",
+        {"messages": said("So?", "It says. Yes"), "context": "It says."},
+        said("It says.\n\nSo?", "It says. Yes"),
+    ),
+    (
+        "messages",
+        {"messages": said("Q?", "A.", system="Sure"), "system_prompt": "S"},
+        said("Q?", "A.", system="S\n\nSure"),
+    ),
+    # but not what stands in it: anywhere for a long text, on lines of its own or at its beginning for a short one
+    (
+        "question_answer",
+        {"question": f"Read: {LONG} Q?", "context": LONG, "answer": "A."},
+        said(f"Read: {LONG} Q?", "A."),
+    ),
+    (
+        "question_answer",
+        {"question": "Note\nIt is.\nQ?", "context": "It is.", "answer": "A."},
+        said("Note\nIt is.\nQ?", "A."),
+    ),
+    ("prompt_completion", {"prompt": "Q?", "reasoning": "As is.", "completion": "As is. A."}, said("Q?", "As is. A.")),
+    # an instruction beside a question, and a question beside an instruction
+    *(
+        (name, {"instruction": "Do it.", **row}, said("Do it.\nQ?", "A."))
+        for name, row in (
+            ("alpaca", {"question": "Q?", "output": "A."}),
+            ("dolly", {"query": "Q?", "response": "A."}),
+            ("question_answer", {"question": "Q?", "answer": "A."}),
+            ("question_answer", {"input": "Q?", "answer": "A."}),
+            ("question_answer", {"input": "Q?", "target": "A."}),
+            ("prompt_completion", {"prompt": "Q?", "completion": "A."}),
+            ("messages", {"messages": said("Q?", "A.")}),
+        )
+    ),
+    ("alpaca", {"instruction": "Do it: Q?", "question": "Q?", "output": "A."}, said("Do it: Q?", "A.")),
+    # lists of texts are paragraphs
+    ("question_answer", {"question": "Q?", "context": ["C.", "D."], "answer": "A."}, said("C.\n\nD.\n\nQ?", "A.")),
+    ("alpaca", {"instruction": "Q?", "context": ["C.", "D."], "output": "A."}, said("Q?\nC.\n\nD.", "A.")),
+    (
+        "question_answer",
+        {"question": "Q?", "reasoning": ["R", "S"], "answer": "A."},
+        [USER, thinking(ANSWER, "R\n\nS")],
+    ),
+    ("messages", {"messages": said("Q?", "A."), "thinking": ["R", "S"]}, [USER, thinking(ANSWER, "R\n\nS")]),
+    (
+        "messages",
+        {"messages": said("Q?", "A.", "Q?", "A."), "reasoning": ["R", "S"]},
+        [USER, thinking(ANSWER, "R"), USER, thinking(ANSWER, "S")],
+    ),
+    ("messages", {"messages": said("Q?", "A."), "system": ["S", "T"]}, said("Q?", "A.", system="S\n\nT")),
     # a label beside a question and its answer is no letter of an option
     ("question_answer", {"question": "Q?", "answer": "A.", "label": "pediatrics"}, [USER, ANSWER]),
     ("question_answer", {"question": "Q?", "answer": "A.", "label": 1}, [USER, ANSWER]),
@@ -608,6 +676,40 @@ def test_unknown_layouts_list_what_was_found(tmp_path: Path) -> None:
             {"data": {"turns": [{"user": "Q?", "assistant": "A."}, {"user": "q", "assistant": "a"}]}},
             said("Q?", "A.", "q", "a"),
         ),
+        (
+            {"prompt": "t.q", "answer": "t.a", "reasoning": "t.r", "system": "t.s"},
+            {"t": [{"q": "Q?", "a": "A.", "r": "R", "s": "S"}, {"q": "q", "a": "a", "r": "r"}]},
+            [
+                {"role": "system", "content": "S"},
+                USER,
+                thinking(ANSWER),
+                *(said("q", "a")[:1]),
+                {**said("q", "a")[1], "reasoning_content": "r"},
+            ],
+        ),
+        # roles that were ignored beside each other
+        ({"messages": "m", "reasoning": "r"}, {"m": [USER, ANSWER], "r": "R"}, [USER, thinking(ANSWER)]),
+        ({"messages": "m", "answer": "a"}, {"m": [USER], "a": "A."}, [USER, ANSWER]),
+        ({"prompt": "q", "answer": "a", "rejected": "r"}, {"q": "Q?", "a": "A.", "r": "B."}, [USER, ANSWER]),
+        ({"messages": "m", "rejected": "r"}, {"m": [USER, ANSWER], "r": "B."}, [USER, ANSWER]),
+        (
+            {"messages": "m", "chosen": "c", "rejected": "r"},
+            {"m": [USER], "c": {"from": "gpt", "value": "A."}, "r": {"from": "gpt", "value": "B."}},
+            [USER, ANSWER],
+        ),
+        (
+            {"prompt": "q", "chosen": "c", "rejected": "r", "reasoning": "t"},
+            {"q": "Q?", "c": "A.", "r": "B.", "t": "R"},
+            [USER, thinking(ANSWER)],
+        ),
+        (
+            {"prompt": "q", "answer": "a", "context": "c"},
+            {"q": "Q?", "a": "A.", "c": ["C.", "D."]},
+            said("C.\n\nD.\n\nQ?", "A."),
+        ),
+        ({"prompt": "q", "answer": "a", "input": "n"}, {"q": "Q?", "a": "A.", "n": 5}, said("Q?\n5", "A.")),
+        ({"prompt": "q", "answer": "a", "label": "l"}, {"q": "Q?", "a": "A.", "l": 1}, [USER, ANSWER]),
+        ({"messages": "m", "label": "l"}, {"m": [USER, ANSWER], "l": "True"}, [USER, ANSWER]),
         ({"prompt": "a.b", "answer": "c"}, {"a.b": "Q?", "c": "A."}, [USER, ANSWER]),
         (
             {"prompt": "dialogue", "answer": "note"},
@@ -622,6 +724,7 @@ def test_unknown_layouts_list_what_was_found(tmp_path: Path) -> None:
 def test_maps(columns: dict[str, str], row: dict[str, Any], messages: list[dict[str, str]]) -> None:
     sample = mapped(columns).sample(row)
     assert sample.messages == messages
+    assert (sample.rejected is None) == ("rejected" not in columns)
     assert sample.attributes == {}
 
 
@@ -633,8 +736,39 @@ def test_maps_that_make_no_sample_are_refused() -> None:
         mapped({"prompt": "q"})
     with pytest.raises(UsageError, match="reads column `q` twice"):
         mapped({"prompt": "q", "answer": "q"})
+    for roles in ("messages prompt", "messages options", "chosen rejected answer", "prompt options label answer"):
+        with pytest.raises(UsageError, match=f"{roles.split()[-1]} has no use beside "):
+            mapped({role: role for role in roles.split()})
     with pytest.raises(ValueError, match="2 prompts, but 1 answers"):
         mapped({"prompt": "t.u", "answer": "a"}).sample({"t": [{"u": "1"}, {"u": "2"}], "a": ["x"]})
+
+
+@pytest.mark.parametrize(
+    ("roles", "row", "reason"),
+    [
+        ("prompt answer label", {"label": 0}, "marked as a bad one (label is 0)"),
+        ("prompt answer label", {"label": "False"}, "marked as a bad one (label is false)"),
+        ("prompt answer label", {"label": "B"}, "the label `B` is neither yes nor no"),
+        ("prompt answer history", {"history": "User: a"}, "the history cannot be used: it is a text"),
+        ("prompt answer tools", {"tools": "search"}, "the tools cannot be used: they are a text"),
+        ("prompt answer tools", {"tools": ["search"]}, "the tools cannot be used: they are a list"),
+        ("prompt answer context", {"context": {"a": "b"}}, "the context cannot be used: it is a dict"),
+        ("messages answer", {"messages": said("Q?", "B.")}, "the messages end with another answer already"),
+        ("messages reasoning", {"messages": [USER, thinking(ANSWER)], "reasoning": "S"}, "another reasoning already"),
+        ("messages input", {"messages": said("Q?", "A.", "q", "a"), "input": "In"}, "an input beside 2 questions"),
+    ],
+)
+def test_what_a_map_names_is_used_or_refused(roles: str, row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        mapped({role: role for role in roles.split()}).sample({"prompt": "Q?", "answer": "A.", **row})
+    assert reason in str(caught.value)
+
+
+def test_a_role_whose_column_no_row_has_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"q": "Q?", "a": "A.", "ctx": "C.", "null": None}])
+    columns = {"prompt": "q", "answer": "a", "context": "ctxx", "system": "null"}
+    (note,) = open_source(path, map=columns).notes
+    assert note == "--map context=ctxx finds nothing in the first 1 rows; did you mean `ctx`?"
 
 
 def test_without_reasoning() -> None:
@@ -755,12 +889,56 @@ def test_what_only_speaks_of_images_is_text(row: dict[str, Any]) -> None:
         {"prompt": "Q?", "completion": "A.", "label": False},
         {"messages": [USER, ANSWER], "label": False},
         {"instruction": "Q?", "input": "", "output": "A.", "kto_tag": False},
+        {"messages": [USER, {**ANSWER, "training": "false"}]},
+        {"conversation": [{"input": "Q?", "output": "A.", "output_with_loss": False}]},
     ],
     ids=str,
 )
 def test_an_answer_that_is_not_to_be_learnt_is_no_sample(row: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"not to be learnt|nothing to learn"):
         choose("x", [row], None).sample(row)
+
+
+GOOD_AND_BAD = {
+    "csv": ("rows.csv", {"prompt": "Q?", "completion": "A."}, "label", "True", "False"),
+    "text": ("rows.jsonl", {"prompt": "Q?", "completion": "A."}, "label", "true", "false"),
+    "numbers": ("rows.jsonl", {"prompt": "Q?", "completion": "A."}, "label", 1, 0),
+    "numbers as text": ("rows.csv", {"prompt": "Q?", "completion": "A."}, "label", "1.0", "0.0"),
+    "conversation": ("rows.jsonl", {"messages": said("Q?", "A.")}, "label", "True", "False"),
+    "kto_tag": ("rows.csv", {"instruction": "Q?", "output": "A."}, "kto_tag", "true", "false"),
+    "kto_tag numbers": ("rows.jsonl", {"instruction": "Q?", "output": "A."}, "kto_tag", 1, 0),
+}
+
+
+@pytest.mark.parametrize("case", GOOD_AND_BAD.values(), ids=GOOD_AND_BAD)
+def test_bad_answers_are_not_learnt_however_they_are_marked(tmp_path: Path, case: tuple[Any, ...]) -> None:
+    name, row, column, good, bad = case
+    reader = open_source(write(tmp_path / name, [row | {column: good}, row | {column: bad}]))
+    first, second = list(reader)
+    assert isinstance(first, Parsed)
+    assert isinstance(second, BadRow)
+    assert second.reason.startswith(f"the answer is marked as a bad one ({column} is ")
+    assert reader.roles[column] == "label"
+
+
+@pytest.mark.parametrize(
+    ("row", "labels", "told"),
+    [
+        ({"question": "Q?", "answer": "A."}, [0, 1], True),
+        ({"question": "Q?", "answer": "A."}, [0, 1, 2], False),
+        ({"question": "Q?", "answer": "A."}, [0, 0], False),
+        ({"question": "Q?", "answer": "A."}, ["false", "true", "unproven"], False),
+        ({"question": "Q?", "answer": "A."}, ["no", "yes"], False),
+        ({"prompt": "Q?", "completion": "A."}, [0, 1, 2], False),
+        ({"question": "Q?", "options": ["true", "false"], "answer": "false"}, ["false", "true"], False),
+    ],
+    ids=str,
+)
+def test_a_label_that_may_be_a_class_stays(tmp_path: Path, row: dict[str, Any], labels: list[Any], told: bool) -> None:
+    reader = open_source(write(tmp_path / "rows.jsonl", [row | {"label": label} for label in labels]))
+    found = [one.sample.attributes["label"] for one in reader if isinstance(one, Parsed)]
+    assert found == labels
+    assert any("--map with label=label" in note for note in reader.notes) == told
 
 
 def test_earlier_turns_that_are_not_to_be_learnt_are_marked() -> None:
@@ -834,6 +1012,91 @@ def test_tools_go_with_the_first_message_in_every_layout(row: dict[str, Any]) ->
     assert "tools" not in made.attributes
 
 
+def test_calls_of_gemini() -> None:
+    row = {
+        "contents": [
+            {"role": "user", "parts": [{"text": "Q?"}]},
+            {"role": "model", "parts": [{"functionCall": {"name": "lab", "args": {"t": "Na"}}}]},
+            {"role": "user", "parts": [{"functionResponse": {"name": "lab", "response": {"value": 140}}}]},
+            {"role": "model", "parts": [{"text": "R", "thought": True}, {"text": "A."}]},
+        ],
+        "tools": [{"functionDeclarations": [{"name": "lab"}]}],
+    }
+    assert choose("x", [row], None).sample(row).messages == [
+        {**USER, "tools": [{"type": "function", "function": {"name": "lab"}}]},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": '{"value": 140}', "name": "lab"},
+        thinking(ANSWER),
+    ]
+
+
+def test_calls_at_once_and_calls_behind_a_thought() -> None:
+    given = [{"type": "tool_result", "tool_use_id": name, "content": name.upper()} for name in "ab"]
+    calls = [{"type": "tool_use", "id": name, "name": "lab", "input": {"t": "Na"}} for name in "ab"]
+    turns = [
+        USER,
+        {"role": "assistant", "content": calls},
+        {"role": "user", "content": [*given, {"type": "text", "text": "So?"}]},
+        ANSWER,
+    ]
+    found = choose("x", [{"messages": turns}], None).sample({"messages": turns}).messages
+    assert found[2:] == [
+        *({"role": "tool", "content": name.upper(), "tool_call_id": name} for name in "ab"),
+        {"role": "user", "content": "So?"},
+        ANSWER,
+    ]
+    turns = [
+        {"from": "human", "value": "Q?"},
+        {"from": "function_call", "value": '<think>x</think>\n\n{"name": "lab", "arguments": {"t": "Na"}}'},
+    ]
+    found = choose("x", [{"conversations": turns}], None).sample({"conversations": turns}).messages
+    assert found[1] == {"role": "assistant", "content": "<think>x</think>", "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"from": "function_call", "value": "Action: lab"}, "message 2 is a call of a tool that is no JSON"),
+        ({"role": "model", "parts": [{"functionCall": {}, "inlineData": {"a": 1}}]}, "a part of type inlineData"),
+        ({**ANSWER, "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]}, "learnt in part"),
+    ],
+)
+def test_turns_that_cannot_be_read_say_why(turn: dict[str, Any], reason: str) -> None:
+    turn = {"content": turn["parts"], **turn} if "parts" in turn else turn
+    row = {"messages": [USER, turn]}
+    with pytest.raises(ValueError, match=reason):
+        choose("x", [row], None).sample(row)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"thought": "R"},
+        {"cot": "R"},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "R"}]},
+        {"reasoning": "R", "reasoning_details": [{"type": "reasoning.summary", "summary": "R"}]},
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "R"}]},
+                {"type": "text", "text": "A."},
+            ]
+        },
+        {"content": [{"type": "reasoning", "text": "R"}, {"type": "text", "text": "A."}]},
+        {"content": [{"type": "thinking", "thinking": "R"}, {"type": "text", "text": "A."}], "reasoning_content": "R"},
+    ],
+    ids=str,
+)
+def test_the_reasoning_of_a_turn_by_all_its_names(answer: dict[str, Any]) -> None:
+    row = {"messages": [USER, ANSWER | answer]}
+    assert choose("x", [row], None).sample(row).messages == [USER, thinking(ANSWER)]
+
+
+def test_two_reasonings_of_a_turn_stay_both() -> None:
+    content = [{"type": "thinking", "thinking": "R"}, {"type": "text", "text": "A."}]
+    row = {"messages": [USER, {"role": "assistant", "content": content, "reasoning_content": "Other."}]}
+    assert choose("x", [row], None).sample(row).messages == [USER, thinking(ANSWER, "R\n\nOther.")]
+
+
 def test_hermes_keeps_its_own_marks() -> None:
     turns = [
         {"from": "system", "value": "<tools>[]</tools>"},
@@ -861,6 +1124,9 @@ def test_typed_parts_of_today() -> None:
 # what became of the columns ----------------------------------------------------------------------------------------
 
 
+LAB = {"name": "lab", "description": "Gives a value."}
+
+
 def test_every_column_has_a_role_and_text_that_is_lost_is_named() -> None:
     row = {
         "question": "Which drug was given?", "options": ["aspirin", "none"], "answer": "A", "exp": "It says so.",
@@ -886,11 +1152,68 @@ def test_every_column_has_a_role_and_text_that_is_lost_is_named() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("row", "roles"),
+    [
+        ({"messages": said("Q?", "A."), "tools": [{"type": "function", "function": LAB}]}, {"tools": "tools"}),
+        ({"messages": said("Q?", "A."), "functions": json.dumps([LAB])}, {"functions": "tools"}),
+        ({"messages": said("Q?", "A."), "tools": ["search", "calc"]}, {"tools": "not used"}),
+        ({"messages": said("Q?", "A."), "tools": "You may search."}, {"tools": "not used"}),
+        ({"question": "Q?", "answer": "A.", "context": {"title": "Ti tle"}}, {"context": "not used"}),
+        ({"question": "Q?", "answer": "A.", "context": ["C.", "D."]}, {"context": "prompt"}),
+        ({"question": "Q?", "answer": "A.", "history": said("q", "a")}, {"history": "earlier turns"}),
+        ({"question": "Q?", "answer": "A.", "generations": ["A.", LONG]}, {"generations": "not used"}),
+        ({"question": "Q?", "answer": "A.", "generations": ["A.", "Q?"]}, {"generations": "messages (already there)"}),
+        ({"question": "Q?", "answer": "A.", "response": "So it is."}, {"response": "not used"}),
+        ({"messages": said("Q?", "A."), "answer": "It is so."}, {"answer": "not used"}),
+        ({"messages": said("Q?", "A."), "answer": "A."}, {"answer": "attribute"}),
+        ({"questions": ["Q?", "Other?"], "answers": ["A."]}, {"questions": "prompt (in part)", "answers": "answer"}),
+        ({"messages": [USER, ANSWER | {"notes": LONG}]}, {"messages": "messages", "messages.notes": "not used"}),
+        ({"prompt": "Q?", "completion": "A.", "label": True}, {"label": "label"}),
+        ({"conversation": [{"human": "Q?", "assistant": "A."}]}, {"conversation": "messages"}),
+        ({"question": "Q?", "answer": "A.", "label": "pediatrics"}, {"label": "attribute"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_roles_are_those_of_the_text(row: dict[str, Any], roles: dict[str, str]) -> None:
+    found = column_roles(choose("x", [row], None), [row])
+    assert {name: found[name] for name in roles} == roles
+
+
+@pytest.mark.parametrize(
+    ("first", "late", "lost"),
+    [
+        ({"question": "Q?", "answer": "A.", "response": ""}, {"response": LONG}, {"response": 50}),
+        ({"question": "Q?", "answer": "", "response": "A."}, {"answer": "A.", "response": LONG}, {"response": 50}),
+        ({"messages": said("Q?", "A."), "input": "In"}, {"messages": said("Q?", "A.", "q", "a")}, {"input": 50}),
+        ({"question": "Q?", "answer": "A."}, {"context": {"a": "b c"}}, {"context": 50}),
+        ({"question": "Q?", "answer": "A."}, {"notes": [LONG]}, {"notes": 50}),
+        ({"messages": [USER, ANSWER | {"notes": LONG}]}, {}, {"messages.notes": 150}),
+        ({"question": "Q?", "answer": "A.", "response": ""}, {"answer": "", "response": LONG}, {}),
+    ],
+    ids=str,
+)
+def test_texts_that_are_lost_late_are_counted(
+    tmp_path: Path, first: dict[str, Any], late: dict[str, Any], lost: dict[str, int]
+) -> None:
+    reader = open_source(write(tmp_path / "rows.jsonl", [first] * 100 + [first | late] * 50))
+    assert all(isinstance(row, Parsed) for row in reader)
+    assert reader.lost.counts == lost
+
+
+def test_that_one_of_several_answers_is_used_is_told(tmp_path: Path) -> None:
+    several = open_source(write(tmp_path / "a.jsonl", [{"questions": [["Q?", "Other?"]], "answers": ["A."]}]))
+    assert several.notes == [
+        "the first question and the first answer of each row are used, no other wording and no other answer"
+    ]
+    assert not open_source(write(tmp_path / "b.jsonl", [{"questions": [["Q?"]], "answers": ["A."]}])).notes
+
+
 def test_long_texts_that_become_nothing_are_counted(tmp_path: Path) -> None:
     url = "https://x.org/" + "a" * 300
     rows = [{"question": "Q?", "answer": "A.", "passage": LONG if i % 2 else "", "url": url} for i in range(10)]
     reader = open_source(write(tmp_path / "rows.jsonl", rows))
     assert len(list(reader)) == 10
-    assert reader.dropped == {"passage": 5}
+    assert reader.lost.counts == {"passage": 5}
     assert reader.example is not None
     assert reader.example.messages == [USER, ANSWER]

@@ -179,6 +179,16 @@ LAYOUTS_OF_SPLITS = [
     ("med_train.jsonl", "med_valid.jsonl"),
     ("main/train.jsonl", "main/test.jsonl"),
     ("pool.jsonl", "test.jsonl"),
+    ("train.jsonl", "evaluation.jsonl"),
+    ("train.jsonl", "holdout.jsonl", "predict.jsonl"),
+    ("data.jsonl", "held-out.jsonl"),
+    ("trn.jsonl", "tst.jsonl"),
+    ("训练集.jsonl", "医学测试集.jsonl", "验证集.jsonl"),
+    (
+        "data/train_sft-00000-of-00001.parquet",
+        "data/train_gen-00000-of-00001.parquet",
+        "data/test_sft-00000-of-00001.parquet",
+    ),
 ]
 
 
@@ -196,8 +206,8 @@ def test_a_folder_of_several_splits_is_never_one(tmp_path: Path, names: tuple[st
             name for name in names if split_of(name) == split
         )
         assert {one.split for one in found} == {split}
-    with pytest.raises(UsageError, match="has no split `holdout`; it has "):
-        find_sources([str(folder)], split="holdout")
+    with pytest.raises(UsageError, match="has no split `ood`; it has "):
+        find_sources([str(folder)], split="ood")
 
 
 def test_other_names_of_splits_are_known(tmp_path: Path) -> None:
@@ -212,6 +222,27 @@ def test_other_names_of_splits_are_known(tmp_path: Path) -> None:
 )
 def test_what_is_one_split_is_read_whole(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert len(find_sources([str(make_splits(tmp_path / "d", *names))])) == 2
+
+
+def test_splits_of_one_kind_are_not_mixed(tmp_path: Path) -> None:
+    names = [f"data/{name}-0000{n}-of-00002.parquet" for name in ("train_sft", "train_gen", "test_sft") for n in (0, 1)]
+    folder = make_splits(tmp_path / "d", *names)
+    with pytest.raises(UsageError, match="has several splits for `train`: train_gen, train_sft"):
+        find_sources([str(folder)], split="train")
+    for split, name in (("train_sft", "train_sft"), ("test", "test_sft")):
+        found = find_sources([str(folder)], split=split)
+        assert [Path(one.path).name[: len(name) + 1] for one in found] == [f"{name}-"] * 2
+    # parts of one split are no splits
+    assert len(find_sources([str(make_splits(tmp_path / "e", "train_part1.jsonl", "train_part2.jsonl"))])) == 2
+
+
+def test_a_file_that_is_recorded_as_another_split_than_its_name_says_is_told(tmp_path: Path) -> None:
+    folder = make_splits(tmp_path / "d", "train.jsonl", "pool.jsonl")
+    store = tmp_path / "s.duckdb"
+    said = diq.ingest([folder / "train.jsonl"], dataset="d", split="test", store=store).warnings
+    assert said == [f"`{folder / 'train.jsonl'}`: its name says train; by --split its rows are recorded as test"]
+    for file, split in (("train.jsonl", "training"), ("pool.jsonl", "test")):
+        assert not diq.ingest([folder / file], dataset=split, split=split, store=store).warnings
 
 
 def test_files_that_are_named_are_meant(tmp_path: Path) -> None:

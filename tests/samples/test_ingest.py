@@ -29,6 +29,7 @@ from diq.formats.layouts import named
 from diq.samples.ingest import ingest
 from diq.samples.sources import IngestSummary
 from diq.store.store import Store
+from diq.training.data import Texts
 
 BATCHES = sys.modules["diq.samples.batches"]
 TIMES = {"created_at", "ingested_at", "added_at", "started_at", "sealed_at", "applied_at"}
@@ -205,6 +206,55 @@ def test_preference_pairs_that_share_the_chosen_answer_stay_apart(tmp_path: Path
     layout = named("preference", None)
     assert layout is not None
     assert ids == set(_core.sample_ids([layout.sample(pair).canonical() for pair in pairs]))
+
+
+def test_tools_and_arguments_keep_the_order_of_their_keys(tmp_path: Path, store: Path) -> None:
+    function = {
+        "name": "pay",
+        "description": "d",
+        "parameters": {"type": "object", "properties": {"to": {}, "amount": {}}},
+    }
+    turns = [
+        {"role": "user", "content": "Pay."},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "pay", "arguments": '{"to": "Bob", "amount": 5}'}}],
+        },
+    ]
+    told = {"messages": turns, "tools": [{"type": "function", "function": function}]}
+    (source,) = ingest([jsonl(tmp_path / "a.jsonl", [told])], dataset="d", store=store).sources
+    ((sample_id, text),) = rows(store, "SELECT sample_id::VARCHAR, messages::VARCHAR FROM samples")
+    stored = json.loads(text)
+    assert json.dumps(stored[1]["tool_calls"][0]["function"]) == (
+        '{"name": "pay", "arguments": {"to": "Bob", "amount": 5}}'
+    )
+    assert json.dumps(stored[0]["tools"][0]["function"]) == json.dumps(function)
+    # what is shown at once is what is shown later, and the keys of a message stay sorted
+    assert source.example is not None
+    assert [json.dumps(dict(sorted(one.items()))) for one in source.example] == [json.dumps(one) for one in stored]
+    # the order makes no other sample
+    assert sample_id == _core.sample_ids([canonical_json(stored)])[0]
+    turned = {"tools": [{"function": dict(reversed(function.items())), "type": "function"}], "messages": turns}
+    again = ingest([jsonl(tmp_path / "b.jsonl", [turned])], dataset="d", store=store)
+    assert counts(again) == (1, 0, 1, 0)
+    # and in training, whose fingerprint does not know the order either
+    with Texts() as texts, Texts() as others:
+        texts.add(stored, None)
+        others.add(json.loads(canonical_json(stored)), None)
+        ((kept,),) = texts.blocks()
+        assert texts.fingerprint() == others.fingerprint()
+    assert json.dumps(kept.messages) == json.dumps(stored)
+
+
+def test_numbers_that_would_be_rounded_are_said(tmp_path: Path, store: Path) -> None:
+    call = {"function": {"name": "pay", "arguments": {"amount": 2**70}}}
+    turns = [{"role": "user", "content": "Pay."}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    # a JSON array, for orjson would have made a float of it before
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"messages": turns}, *qa(0)]))
+    ingest([path], dataset="d", store=store)
+    assert rows(store, "SELECT reason FROM rejects") == [("an integer of more than 64 bits in tools or their calls",)]
 
 
 def test_drop_reasoning_is_another_set_of_samples(tmp_path: Path, store: Path) -> None:
@@ -791,13 +841,13 @@ def test_the_text_that_is_hashed_is_the_canonical_json(
     messages: list[dict[str, str]], rejected: list[dict[str, str]] | None
 ) -> None:
     sample = Sample(messages, rejected)
-    text, pair, _ = BATCHES._texts(sample)
+    text, stored, refused, _ = BATCHES._texts(sample)
     assert text == sample.canonical()
     read = json.loads(text)
     assert read == (messages if rejected is None else {"messages": messages, "rejected": rejected})
     assert canonical_json(read) == text
-    if pair:
-        assert pair == (canonical_json(messages), canonical_json(rejected))
+    assert stored == canonical_json(messages)
+    assert refused == (None if rejected is None else canonical_json(rejected))
     assert _core.sample_ids([text]) == _core.sample_ids([canonical_json(read)])
 
 
@@ -846,3 +896,19 @@ def test_the_commonest_reasons_of_rejects_are_told(tmp_path: Path, caplog: pytes
     (source,) = ingest([jsonl(tmp_path / "bad.jsonl", rows)], dataset="bad", store=tmp_path / "s.duckdb").sources
     assert source.reasons == {"the answer is empty": 3, "the prompt is empty": 1}
     assert "none of its 4 rows is a sample in layout question_answer (first of all: the answer is empty)" in caplog.text
+
+
+def test_texts_that_are_lost_late_are_told_with_their_number(tmp_path: Path) -> None:
+    late = [{"question": f"Q{i}?", "answer": "A.", "response": "So it is." if i > 279 else ""} for i in range(300)]
+    summary = ingest([jsonl(tmp_path / "a.jsonl", late)], dataset="d", store=tmp_path / "s.duckdb")
+    (source,) = summary.sources
+    assert source.unused == {"response": 20}
+    assert source.columns["response"] == "not used"
+    assert "uses the text of `response` in 20 of 300 rows: --map" in summary.warnings[0]
+
+
+def test_what_a_wrapper_says_beside_its_rows_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"system": "Be kind.", "data": qa(2)}))
+    (warning,) = ingest([path], dataset="d", store=tmp_path / "s.duckdb").warnings
+    assert warning.startswith(f"`{path}`: `system` beside the list `data` is in no row")

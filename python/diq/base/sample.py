@@ -35,6 +35,8 @@ class Sample:
     def canonical(self) -> str:
         """The text whose hash is the sample's id: JSON, UTF-8, sorted keys, no spaces.
 
+        For the hash alone: what a model reads keeps the order of the keys of tools and of their calls.
+
         A list of messages, or ``{"messages": ..., "rejected": ...}`` for a preference pair, so that two pairs that
         share the chosen answer stay two samples.
         """

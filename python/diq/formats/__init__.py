@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from diq.base.errors import InputError
 from diq.base.sample import Sample
 from diq.formats import layouts
 from diq.formats.layouts.layout import Layout
-from diq.formats.layouts.roles import NOT_USED, column_roles
+from diq.formats.layouts.roles import NOT_USED, Lost, column_roles
 from diq.formats.rows import BadRow, Meter, Row, excerpt
 from diq.formats.sources import FileSource, Source, find_sources
 
@@ -60,7 +59,8 @@ class Reader:
         drop_reasoning: whether samples come without it.
         roles: what each column became in the first rows.
         example: the first sample of them; None where none of them is one.
-        dropped: by column, how many rows so far had a long text in it that became nothing.
+        notes: what the user is to know of the first rows.
+        lost: by column, how many rows so far had a text in it that is in no sample.
     """
 
     source: Source
@@ -68,7 +68,11 @@ class Reader:
     drop_reasoning: bool = False
     roles: Mapping[str, str] = field(default_factory=dict)
     example: Sample | None = None
-    dropped: Counter[str] = field(default_factory=Counter)
+    notes: Sequence[str] = ()
+    lost: Lost = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lost", Lost(self.layout, self.roles))
 
     def __iter__(self) -> Iterator[Parsed | BadRow]:
         for row in self.source.rows():
@@ -76,7 +80,8 @@ class Reader:
                 yield row
                 continue
             try:
-                sample = self.layout.sample(row.values, self.dropped)
+                sample = self.layout.sample(row.values)
+                self.lost.see(row.values, sample)
                 if self.drop_reasoning:
                     sample = layouts.without_reasoning(sample)
             except ValueError as error:
@@ -125,8 +130,9 @@ def open_source(argument: str | os.PathLike[str], **options: object) -> Reader:
 
 def _open(source: Source, wanted: Layout | None, drop_reasoning: bool) -> Reader:
     rows = [row.values for row in first_rows(source)]
-    reader = Reader(source, layouts.choose(source.path, rows, wanted), drop_reasoning)
-    return replace(reader, roles=column_roles(reader.layout, rows), example=_example(reader, rows))
+    layout = layouts.choose(source.path, rows, wanted)
+    reader = Reader(source, layout, drop_reasoning, roles=column_roles(layout, rows), notes=layout.notes(rows))
+    return replace(reader, example=_example(reader, rows))
 
 
 def _example(reader: Reader, rows: Sequence[Mapping[str, Any]]) -> Sample | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 EXCERPT = 2000  # characters of a bad row that are kept
@@ -26,10 +26,17 @@ class BadRow(NamedTuple):
 
 @dataclass(slots=True)
 class Meter:
-    """How much of a source is read, in the container's own unit (bytes of the file, or rows)."""
+    """How much of a source is read, in the container's own unit (bytes of the file, or rows).
+
+    Attributes:
+        done: how much of it.
+        total: how much there is.
+        notes: what the user is to know of it beside its rows, each once.
+    """
 
     done: int = 0
     total: int = 0
+    notes: dict[str, None] = field(default_factory=dict)
 
 
 def excerpt(value: Any) -> str:

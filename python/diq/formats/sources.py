@@ -188,7 +188,11 @@ def _find(argument: str, split: str | None) -> Iterable[Source]:
         return _folder(path, split)
     if path.exists():
         # who names a file means it, whatever it is called
-        return [_file(path, split or split_of(path.name))]
+        named = split_of(path.name)
+        file = _file(path, split or named)
+        if split and named and known_split(split) not in (named, _kind_of(path.name)):
+            file.meter.notes[f"its name says {named}; by --split its rows are recorded as {split}"] = None
+        return [file]
     if glob.has_magic(argument):
         # Path.glob takes no absolute pattern
         matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
@@ -227,7 +231,7 @@ def _of_split(argument: str, files: Sequence[Path], root: Path, split: str | Non
     """The files of one split; names tell it: train.jsonl, data/test-00000-of-00002.parquet, dev/part1.csv.
 
     Raises:
-        UsageError: there are several splits and none is named, or the named one is not there.
+        UsageError: there are several splits and none is named, or the named one is not there, or not one.
     """
     splits = {file: split_of(str(file.relative_to(root))) for file in files}
     there = list(dict.fromkeys(splits.values()))
@@ -241,27 +245,47 @@ def _of_split(argument: str, files: Sequence[Path], root: Path, split: str | Non
         return [_file(file, splits[file]) for file in files]
     if there == [None]:
         return [_file(file, split) for file in files]
-    wanted = [file for file in files if splits[file] == _known_split(split)]
+    wanted = [split] if split in there else [one for one in there if known_split(split) in (one, _kind_of(one or ""))]
     if not wanted:
         raise UsageError(f"`{argument}` has no split `{split}`; it has {names}", "name one of these with --split")
-    return [_file(file, splits[file]) for file in wanted]
+    if len(wanted) > 1:
+        several = ", ".join(str(one) for one in wanted)
+        raise UsageError(f"`{argument}` has several splits for `{split}`: {several}", "name one of these with --split")
+    return [_file(file, splits[file]) for file in files if splits[file] == wanted[0]]
 
 
+# a split of its own is never mixed with another, nor taken for training
 _SPLITS = {
-    **dict.fromkeys(("train", "training", "trainset"), "train"),
-    **dict.fromkeys(("test", "testing", "testset"), "test"),
-    **dict.fromkeys(("validation", "valid", "val", "valset", "dev", "devset", "development", "eval"), "validation"),
+    **dict.fromkeys(("train", "training", "trainset", "trn", "训练集", "训练"), "train"),
+    **dict.fromkeys(("test", "testing", "testset", "tst", "测试集", "测试"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "valset", "dev", "devset", "development"), "validation"),
+    **dict.fromkeys(("eval", "evalset", "evaluation", "验证集", "验证", "评估集", "评估"), "validation"),
+    **dict.fromkeys(("holdout", "hold_out", "hold-out", "heldout", "held_out", "held-out"), "holdout"),
+    **dict.fromkeys(("predict", "prediction", "predictions"), "predict"),
 }
-_SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(_SPLITS)})(?=[^a-z]|$)")
+_SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(sorted(_SPLITS, key=len, reverse=True))})(?=[^a-z]|$)")
+# as the hub writes them: data/train_sft-00000-of-00003.parquet
+_SHARD = re.compile(r"(?:^|[/-])([^/-]+)-\d{5}-of-\d{5}\.[^/]*$")
 
 
 def split_of(path: str) -> str | None:
-    """The split that a file's path within its folder names; the last part that names one counts."""
-    found = _SPLIT.findall(path.lower())
+    """The split that a file's path within its folder names; the last part that names one counts.
+
+    The hub's files name theirs exactly, and so there may be several of a kind (train_sft, train_gen).
+    """
+    kind = _kind_of(path)
+    if kind is not None and (shard := _SHARD.search(path)) and _kind_of(shard[1]) == kind:
+        return known_split(shard[1])
+    return kind
+
+
+def _kind_of(name: str) -> str | None:
+    found = _SPLIT.findall(name.lower())
     return _SPLITS[found[-1]] if found else None
 
 
-def _known_split(name: str) -> str:
+def known_split(name: str) -> str:
+    """The one name of a split that has several."""
     return _SPLITS.get(name.lower(), name)
 
 

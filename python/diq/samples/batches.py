@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from diq import _core
 from diq.base.progress import Progress
-from diq.base.sample import Sample
+from diq.base.sample import Message, Sample
 from diq.formats import Parsed, Reader
 from diq.formats.rows import BadRow
 from diq.samples.sources import Entry, SourceSummary, record_source
@@ -49,7 +49,8 @@ class _Batch:
         self.offsets: list[int] = []
         self.lines: list[int] = []
         self.canonical: list[str] = []
-        self.rejected: list[tuple[str, str] | None] = []
+        self.messages: list[str] = []
+        self.rejected: list[str | None] = []
         self.attributes: list[str | None] = []
 
     def add(self, row: Parsed | BadRow) -> None:
@@ -63,14 +64,17 @@ class _Batch:
     def _add_sample(self, row: Parsed) -> BadRow | None:
         sample = row.sample
         try:
-            text, pair, attributes = _texts(sample)
-        except (TypeError, UnicodeEncodeError):
-            # orjson refuses what UTF-8 cannot write
+            text, messages, rejected, attributes = _texts(sample)
+        except (TypeError, UnicodeEncodeError) as error:
+            # orjson refuses what UTF-8 cannot write, and numbers that nothing else would read back as they are
+            if "64-bit" in str(error):
+                return BadRow(row.line, "an integer of more than 64 bits in tools or their calls", "")
             return BadRow(row.line, "half of a surrogate pair (\\ud800 to \\udfff) in the text", "")
         self.offsets.append(self.n)
         self.lines.append(row.line)
         self.canonical.append(text)
-        self.rejected.append(pair)
+        self.messages.append(messages)
+        self.rejected.append(rejected)
         self.attributes.append(attributes)
         self.n_bytes += len(text)
         return None
@@ -102,11 +106,8 @@ class _Batch:
                 "position": pa.array([position + offset for offset in self.offsets], pa.int64()),
                 "line": pa.array(self.lines, pa.int64()),
                 "sample_id": pa.array(sample_ids, pa.string()),
-                "messages": pa.array(
-                    [pair[0] if pair else text for text, pair in zip(self.canonical, self.rejected, strict=True)],
-                    pa.large_string(),
-                ),
-                "rejected": pa.array([pair[1] if pair else None for pair in self.rejected], pa.large_string()),
+                "messages": pa.array(self.messages, pa.large_string()),
+                "rejected": pa.array(self.rejected, pa.large_string()),
                 "attributes": pa.array(self.attributes, pa.string()),
                 "repeated": pa.array(repeated, pa.bool_()),
             }
@@ -128,10 +129,10 @@ def _batches(rows: Reader) -> Iterator[_Batch]:
         yield batch
 
 
-def _texts(sample: Sample) -> tuple[str, tuple[str, str] | None, str | None]:
-    """Canonical text; messages and refused answer apart, for a pair; attributes.
+def _texts(sample: Sample) -> tuple[str, str, str | None, str | None]:
+    """Canonical text, which is hashed; what is stored: messages and refused answer, and attributes.
 
-    Equals ``sample.canonical()``, in a fifth of the time; a test holds the two together.
+    The first equals ``sample.canonical()``, in a fifth of the time; a test holds the two together.
     """
     attributes = None
     if sample.attributes:
@@ -141,8 +142,26 @@ def _texts(sample: Sample) -> tuple[str, tuple[str, str] | None, str | None]:
             # integers beyond 64 bits
             attributes = json.dumps(sample.attributes, ensure_ascii=False)
             attributes.encode()
-    messages = orjson.dumps(sample.messages, option=orjson.OPT_SORT_KEYS).decode()
-    if sample.rejected is None:
-        return messages, None, attributes
-    rejected = orjson.dumps(sample.rejected, option=orjson.OPT_SORT_KEYS).decode()
-    return f'{{"messages":{messages},"rejected":{rejected}}}', (messages, rejected), attributes
+    text = messages = orjson.dumps(sample.messages, option=orjson.OPT_SORT_KEYS).decode()
+    rejected = None
+    if sample.rejected is not None:
+        rejected = orjson.dumps(sample.rejected, option=orjson.OPT_SORT_KEYS).decode()
+        text = f'{{"messages":{messages},"rejected":{rejected}}}'
+    if _has_tools(sample.messages) or (sample.rejected and _has_tools(sample.rejected)):
+        # the same sample whatever the order, but a model reads tools and their arguments in the user's
+        messages = _in_order(sample.messages)
+        rejected = None if sample.rejected is None else _in_order(sample.rejected)
+    return text, messages, rejected, attributes
+
+
+def _has_tools(messages: list[Message]) -> bool:
+    # a plain loop: every row comes here, and to search its text would take longer
+    for one in messages:  # noqa: SIM110
+        if "tools" in one or "tool_calls" in one:
+            return True
+    return False
+
+
+def _in_order(messages: list[Message]) -> str:
+    """JSON of messages with sorted keys, and of what they hold with the keys as they came."""
+    return orjson.dumps([dict(sorted(one.items())) for one in messages]).decode()

@@ -131,12 +131,15 @@ def _understand(reader: Reader, found: SourceSummary, warnings: list[str]) -> No
     """Tell how the columns of a source were read, and what of their text is in no sample."""
     found.columns = dict(reader.roles)
     found.example = None if reader.example is None else reader.example.messages
-    unused = [name for name, role in reader.roles.items() if role == NOT_USED]
-    # a long text may come later than the first rows
-    unused += [name for name in reader.dropped if name not in reader.roles]
-    found.unused = {name: reader.dropped[name] for name in unused}
-    if unused:
-        names = ", ".join(f"`{name}`" for name in unused)
+    lost = reader.lost.counts
+    found.unused = {name: lost[name] for name in (*reader.roles, *lost) if lost[name]}
+    # a text may come later than the first rows
+    found.columns |= {name: NOT_USED for name in found.unused if name not in found.columns}
+    if found.unused:
+        names = ", ".join(
+            f"`{name}`" + (f" in {n:,} of {found.n_rows:,} rows" if 2 * n < found.n_rows else "")
+            for name, n in found.unused.items()
+        )
         warnings.append(
             f"`{found.path}`: no role of layout {found.layout} uses the text of {names}: "
             "--map ROLE=COLUMN,... takes columns by name, or leave it as it is"
@@ -146,5 +149,4 @@ def _understand(reader: Reader, found: SourceSummary, warnings: list[str]) -> No
             f"`{found.path}`: none of its {found.n_rows:,} rows is a sample in layout {found.layout} "
             f"(first of all: {next(iter(found.reasons), '')}): --format names another, --map its columns"
         )
-    if reader.layout.note:
-        warnings.append(f"`{found.path}`: {reader.layout.note}")
+    warnings += [f"`{found.path}`: {note}" for note in (*reader.notes, *reader.source.meter.notes)]

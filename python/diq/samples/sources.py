@@ -21,7 +21,7 @@ class SourceSummary:
     """What became of the rows of one source; ``n_rows`` is the sum of the other three.
 
     Of a source that was read by this call: ``columns`` is column to role, as seen in the first rows; ``unused`` counts
-    by column the rows with a long text in it that became nothing; ``example`` is the first sample, as messages;
+    by column the rows whose text in it is in no sample; ``example`` is the first sample, as messages;
     ``reasons`` counts the commonest reasons of its rejects.
     """
 

@@ -39,7 +39,7 @@ _MANY_TURNS = "the chosen and the refused dialogue differ in more than the last 
 
 
 class Texts:
-    """Samples as canonical JSON lines in a temporary file that vanishes with the process, and their hash.
+    """Samples as JSON lines in a temporary file that vanishes with the process, and the hash of their canonical JSON.
 
     Reading everything once makes the hash known before a model is loaded and frees the store; memory stays flat.
 
@@ -64,10 +64,11 @@ class Texts:
     def add(self, messages: Sequence[Message], rejected: Sequence[Message] | None) -> None:
         """Add one sample at the end."""
         sample = Sample(list(messages), list(rejected) if rejected and self.pairs else None)
-        line = sample.canonical().encode() + b"\n"
-        self._digest.update(line)
+        self._digest.update(sample.canonical().encode() + b"\n")
+        # tools and the arguments of calls are read in their own order, which canonical JSON has not
+        given = {"messages": sample.messages, "rejected": sample.rejected} if sample.rejected else sample.messages
         with saving_errors(Path(tempfile.gettempdir())):
-            self._file.write(line)
+            self._file.write(orjson.dumps(given) + b"\n")
         self.n += 1
 
     def fingerprint(self) -> str:

@@ -33,7 +33,7 @@ def rows(path: Path, meter: Meter) -> Iterator[Row | BadRow]:
         yield from json_lines.rows(path, meter)
         return
     with TextStream(path, meter) as stream:
-        reader = _Reader(stream)
+        reader = _Reader(stream, meter)
         opening = reader.peek()
         if opening == "[":
             yield from _array(reader)
@@ -98,9 +98,9 @@ def _object(reader: _Reader) -> Iterator[Row | BadRow]:
             # however many there are, one is held at a time
             for number, (one, raw) in enumerate(itertools.chain([head], elements), start=1):
                 yield _row(number, one, raw)
-            _only_rows(
-                reader, [key, *(name for name, one, _ in _pairs(reader) if name.lower() in _ROWS and _is_rows(one))]
-            )
+            beside = {name: one for name, one, _ in _pairs(reader)}
+            _only_rows(reader, [key, *(name for name, one in beside.items() if _may_be_rows(name, one))])
+            _tell_texts(reader, key, beside)
             return
         value, text = [one for one, _ in (*([] if head is None else [head]), *elements)], ""
     else:
@@ -122,7 +122,8 @@ def _object(reader: _Reader) -> Iterator[Row | BadRow]:
         rows = [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]
     elif lists:
         _only_rows(reader, lists)
-        rows = whole[lists[0]]
+        rows = whole.pop(lists[0])
+        _tell_texts(reader, lists[0], whole)
     else:
         # one object is one row
         rows = [whole]
@@ -146,6 +147,29 @@ def _is_row(value: Any) -> bool:
 
 def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_row, value))
+
+
+def _may_be_rows(name: str, value: Any) -> bool:
+    return name.lower() in _ROWS and _is_rows(value)
+
+
+# a fact about a file has a name of its own and is short
+_FACT_LENGTH = 256
+_TEXTS = frozenset(
+    ["system", "system_prompt", "system_message", "instruction", "prompt", "context", "tools", "functions"]
+)
+
+
+def _tell_texts(reader: _Reader, rows: str, beside: dict[str, Any]) -> None:
+    """Note what stands beside the list of rows and would be missed: text of a known name, or a long one."""
+    names = [
+        f"`{name}`"
+        for name, value in beside.items()
+        if value and (name.lower() in _TEXTS or (isinstance(value, str) and len(value) > _FACT_LENGTH))
+    ]
+    if names:
+        text = f"{', '.join(names)} beside the list `{rows}` is in no row; put it into each of them if it belongs there"
+        reader.meter.notes[text] = None
 
 
 def _only_rows(reader: _Reader, names: list[str]) -> None:
@@ -209,7 +233,8 @@ def _row(number: int, value: Any, text: str) -> Row | BadRow:
 class _Reader:
     """One JSON value after the other from a stream, with a buffer that grows only for a value that needs it."""
 
-    def __init__(self, stream: TextStream) -> None:
+    def __init__(self, stream: TextStream, meter: Meter) -> None:
+        self.meter = meter
         self.path = stream.path
         self._stream = stream
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape").decode

@@ -55,7 +55,7 @@ def choose(path: str, rows: Sequence[Values], wanted: Layout | None) -> Layout:
                 f"`{path}` has no column {wanted.missing(rows[0])} for layout {wanted.name}: it has {_columns(rows)}",
                 "check --map or --format",
             )
-        return wanted
+        return wanted.fitted(rows)
     best, most = None, 0
     for layout in LAYOUTS:
         fitting = sum(not layout.missing(row) for row in rows)
@@ -68,7 +68,7 @@ def choose(path: str, rows: Sequence[Values], wanted: Layout | None) -> Layout:
             f"`{path}` has columns {_columns(rows)}: no known layout",
             f"describe them with --map prompt=COLUMN,answer=COLUMN, or force one with --format ({', '.join(NAMES)})",
         )
-    return best
+    return best.fitted(rows)
 
 
 def _columns(rows: Sequence[Values]) -> str:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from diq.base.sample import Message
 from diq.formats.layouts.chat import dialogue, messages
 from diq.formats.layouts.layout import Values, answer_message, earlier_turns, layout, structured, text, turn
 
+# what a question beside its instruction is called; a `prompt` there is the whole of it, written out
+_BESIDE_INSTRUCTION = frozenset(["problem", "query", "question"])
+
 
 def _alpaca(row: Values) -> list[Message]:
     # input and context follow their instruction on a line of their own, as the common trainers join them
-    prompt = "\n".join(filter(None, (text(row, "instruction"), text(row, "input"), text(row, "context"))))
-    made = turn(prompt, text(row, "output", "response"), system=text(row, "system"))
+    parts = [text(row, "instruction"), text(row, "input"), text(row, "context", lists=True)]
+    for name in () if _BESIDE_INSTRUCTION.isdisjoint(row) else _BESIDE_INSTRUCTION.intersection(row):
+        asked = row[name]
+        if isinstance(asked, str) and asked.strip() and not any(asked.strip() in part for part in parts):
+            parts.insert(1, asked)
+    prompt = "\n".join(filter(None, parts))
+    made = turn(prompt, text(row, "output", "response"), system=text(row, "system", lists=True))
     return [*made[:-2], *earlier_turns(structured(row.get("history")) or ()), *made[-2:]]
+
+
+_ALPACA_TEXT = " ".join(("instruction", "input", "context", "system", "history", *_BESIDE_INSTRUCTION))
 
 
 def _finemed(row: Values) -> list[Message]:
@@ -28,11 +40,11 @@ def _completion(row: Values) -> list[Message]:
     return turn(text(row, "prompt"), text(row, "completion"))
 
 
-_QUESTION = (
+QUESTION = (
     "question", "query", "prompt", "problem", "input", "inputs",
     "Question", "Query", "Prompt", "Problem", "Input",
 )  # fmt: skip
-_ANSWER = (
+ANSWER = (
     "answer", "response", "output", "solution", "targets", "target", "completion",
     "Answer", "Response", "Output", "Solution", "Completion",
 )  # fmt: skip
@@ -40,15 +52,15 @@ _REASONING = ("reasoning", "rationale", "reasoning_content", "thinking", "Reason
 
 
 def _question_answer(row: Values) -> list[Message]:
-    asked = next((name for name in _QUESTION if row.get(name)), "")
+    asked = next((name for name in QUESTION if row.get(name)), "")
     if isinstance(turns := dialogue(row.get(asked)), list) and all(isinstance(one, dict) for one in turns):
         # the conversation up to the answer
-        answer = answer_message(text(row, *_ANSWER), text(row, *_REASONING))
+        answer = answer_message(text(row, *ANSWER), text(row, *_REASONING, lists=True))
         return [*messages(turns), answer]
-    question, given = text(row, *_QUESTION), text(row, "input")
+    question, given = text(row, *QUESTION), text(row, "input")
     if given and given != question:
         question = f"{question}\n{given}"
-    return turn(question, text(row, *_ANSWER), reasoning=text(row, *_REASONING))
+    return turn(question, text(row, *ANSWER), reasoning=text(row, *_REASONING, lists=True))
 
 
 def _worked(row: Values) -> list[Message]:
@@ -70,24 +82,36 @@ def _first_text(value: Any) -> str:
     return value
 
 
+def _has_several(rows: Sequence[Values]) -> str:
+    lists = [structured(row.get(name)) for row in rows for name in ("questions", "answers")]
+    nested = [
+        part for one in lists if isinstance(one, (list, tuple)) for part in one if isinstance(part, (list, tuple))
+    ]
+    if all(len(one) < 2 for one in (*lists, *nested) if isinstance(one, (list, tuple))):
+        return ""
+    return "the first question and the first answer of each row are used, no other wording and no other answer"
+
+
 LAYOUTS = (
     layout("finemed", "text instruction response complexity", _finemed, text="text instruction response"),
-    layout("alpaca", "instruction output", _alpaca, text="instruction input context output system history"),
-    layout("dolly", "instruction response", _alpaca, text="instruction context input response system history"),
+    layout("alpaca", "instruction output", _alpaca, text=f"{_ALPACA_TEXT} output"),
+    layout("dolly", "instruction response", _alpaca, text=f"{_ALPACA_TEXT} response"),
     layout("prompt_completion", "prompt completion", _completion, text="prompt completion"),
-    layout("question_lists", "questions answers", _lists, text="questions answers"),
+    layout("question_lists", "questions answers", _lists, text="questions answers", note=_has_several),
     layout(
         "worked_solution",
         "problem|question solution answer",
         _worked,
         text="problem question solution",
-        note="`solution` is taken as the answer and `answer` is an attribute; to have the solution as the reasoning: "
-        "--map prompt=problem,reasoning=solution,answer=answer",
+        note=lambda _: (
+            "`solution` is taken as the answer and `answer` is an attribute; to have the solution as the reasoning: "
+            "--map prompt=problem,reasoning=solution,answer=answer"
+        ),
     ),
     layout(
         "question_answer",
-        f"{'|'.join(_QUESTION)} {'|'.join(_ANSWER)}",
+        f"{'|'.join(QUESTION)} {'|'.join(ANSWER)}",
         _question_answer,
-        text=" ".join((*_QUESTION, *_ANSWER, *_REASONING)),
+        text=" ".join((*QUESTION, *ANSWER, *_REASONING)),
     ),
 )
