@@ -10,7 +10,7 @@ from diq.base.options import Field
 
 
 def option_words(known: Mapping[str, Field], options: Mapping[str, Any]) -> list[str]:
-    """Words behind the name of a command: what goes without a name first.
+    """Words behind the name of a command: what goes without a name first, unless it looks like an option.
 
     Args:
         known: the options of the command, by keyword; what is not among them is left out.
@@ -23,7 +23,7 @@ def option_words(known: Mapping[str, Field], options: Mapping[str, Any]) -> list
             first += _texts(value)
         elif key in known:
             rest += _words(known[key], value)
-    return [*first, *rest]
+    return [*rest, "--", *first] if any(one.startswith("-") for one in first) else [*first, *rest]
 
 
 def _words(one: Field, value: Any) -> Sequence[str]:
@@ -37,7 +37,9 @@ def _words(one: Field, value: Any) -> Sequence[str]:
         return [word for key, each in value.items() for word in (one.flag, f"{key}={each}")]
     if one.kind == "numbers":
         return [one.flag, *map(str, value)]
-    return [word for each in _texts(value) for word in (one.flag, each)]
+    # a value that begins with a hyphen would be taken for an option
+    pairs = ([f"{one.flag}={each}"] if each.startswith("-") else [one.flag, each] for each in _texts(value))
+    return [word for pair in pairs for word in pair]
 
 
 def _texts(value: Any) -> list[str]:
