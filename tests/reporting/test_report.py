@@ -19,6 +19,8 @@ from diq.cli.report import report as command
 from diq.cli.select import select
 from diq.plot import data
 from diq.plot.ground import grounded
+from diq.reporting.blocks import Listed, Samples, Section
+from diq.reporting.page import page
 from diq.store.store import Store
 
 CANARY = "window.canary=1"
@@ -228,6 +230,17 @@ def test_figures_are_written_for_a_paper(plain: Path, tmp_path: Path) -> None:
     assert sorted(Path(one).name for one in made.figures) == names
     assert {"pool-quadrants.svg", "pool-quadrants.pdf", "overlap.svg", "pool-tasks.pdf"} <= set(names)
     assert all((tmp_path / "f" / name).read_bytes()[:4] in (b"<svg", b"%PDF") for name in names)
+
+
+def test_tokens_are_coloured_by_what_they_add_and_stay_one_text() -> None:
+    tokens = [("<|user|>", None), ("Is", None), (" it", None), ("No", -1.0), (",", 0.0), (" <b>", 4.0), ("\n\n!", 0.25)]
+    sample = Listed([("rank", "1")], "id", "place", [{"role": "user", "content": "Is it"}], None, tokens)
+    made = page("t", "a", [Section("s", [Samples("t", "a", "pool", [sample])])])
+    (shown,) = re.findall(r'<div class="tokens" dir="auto">(.*?)</div>', made, re.DOTALL)
+    assert html.unescape(re.sub(r"<[^>]+>", "", shown)) == "".join(text for text, _ in tokens)
+    assert re.findall(r'<span(?: class="(..)")?(?: title="([^"]+)")?>', shown) == [
+        ("", ""), ("", ""), ("", ""), ("m2", "-1"), ("", "0"), ("p4", "4"), ("p1", "0.25")
+    ]  # fmt: skip
 
 
 # what is missing, and broken input -----------------------------------------------------------------------------------

@@ -229,17 +229,16 @@ def _samples(block: Samples, limit: int) -> Iterator[str]:
 def _tokens(tokens: Sequence[tuple[str, float | None]]) -> Iterator[str]:
     """Tokens in the colour of what each adds to the dot: blue adds, orange takes away; none of the prompt's has one."""
     largest = max((abs(term) for _, term in tokens if term is not None), default=0.0)
-    yield '<p class="role">tokens by what they add to the dot: blue adds, orange takes away</p>'
-    yield '<div class="tokens" dir="auto">'
+    spans = []
     for text, term in tokens:
-        if term is None or not largest:
-            yield f"<span>{marked(text)}</span>"
-            continue
         # four steps of each colour, on the square root: one token often carries most
-        step = min(4, int(4 * (abs(term) / largest) ** 0.5 + 0.5))
-        name = f' class="{"p" if term > 0 else "m"}{step}"' if step else ""
-        yield f'<span{name} title="{term:.3g}">{marked(text)}</span>'
-    yield "</div>"
+        step = 0 if term is None or not largest else min(4, int(4 * (abs(term) / largest) ** 0.5 + 0.5))
+        name = f' class="{"p" if (term or 0) > 0 else "m"}{step}"' if step else ""
+        value = "" if term is None else f' title="{term:.3g}"'
+        spans.append(f"<span{name}{value}>{marked(text)}</span>")
+    yield '<p class="role">tokens by what they add to the dot: blue adds, orange takes away</p>'
+    # in one piece: white space between them would be shown
+    yield f'<div class="tokens" dir="auto">{"".join(spans)}</div>'
 
 
 def check_installed() -> None:
