@@ -63,6 +63,7 @@ OPENS_A_STORE: dict[str, tuple[str, ...]] = {
     "training": ("train", "data"),
     "evaluation": ("evaluate", "rescore", "generations", "results"),
     "costs": ("cost", "lengths", "probe"),
+    "explorer": ("columns", "texts", "saving"),
     "recipes": ("run", "check", "state"),
 }
 

@@ -17,6 +17,8 @@ EXTRAS = {
     "openai": "judge",
     "scipy": "judge",
     "lm_eval": "eval",
+    "starlette": "explore",
+    "uvicorn": "explore",
 }
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "select": "Pick the part of a dataset that is worth training on.",
     "compare": "Show what selections share and how they differ.",
     "explain": "Show which answer tokens carry a sample's dot.",
+    "explore": "Look at scores and would-be selections in a browser.",
     "sql": "Query the store.",
     "train": "Fine-tune a model on a selection, supervised or by preference.",
     "evaluate": "Measure a model on the nine benchmarks.",
