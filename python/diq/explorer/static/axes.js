@@ -50,14 +50,14 @@ export function ticks(column, wanted) {
 function apart(edges, wanted) {
   const n = edges.length - 1;
   const candidates = [0];
-  for (let power = Math.ceil(Math.log10(Math.max(Math.abs(edges[0]), Math.abs(edges[n])))); candidates.length < 80; power -= 1) {
-    candidates.push(10 ** power, -(10 ** power));
+  for (let power = Math.ceil(Math.log10(Math.max(Math.abs(edges[0]), Math.abs(edges[n])))); candidates.length < 120; power -= 1) {
+    for (const first of [1, 3]) candidates.push(Number(`${first}e${power}`), Number(`-${first}e${power}`));
   }
   const found = [];
   for (const value of candidates) {
     if (value < edges[0] || value > edges[n]) continue;
     const share = place(edges, value);
-    if (found.every((one) => Math.abs(one.share - share) > 0.7 / wanted)) found.push({ value, share });
+    if (found.every((one) => Math.abs(one.share - share) > 0.6 / wanted)) found.push({ value, share });
   }
   return found.sort((one, other) => one.share - other.share);
 }

@@ -102,7 +102,9 @@ export class Histogram {
       context.strokeRect(left + 0.5, 1.5, Math.max(right - left - 1, 1), high);
     }
     const lacking = missing ? `${count(missing)} without` : "";
-    const range = brush ? `${number(brush.low ?? column.edges[0])} to ${number(brush.high ?? column.edges[n])}` : "";
+    // a strip is one number, any other bin goes up to the next
+    const end = column.kind === "strips" && brush ? column.edges[brush.last] : (brush?.high ?? column.edges[n]);
+    const range = brush ? `${number(brush.low ?? column.edges[0])} to ${number(end)}` : "";
     this.said.textContent = [range, lacking].filter(Boolean).join("; ");
     this.clear.hidden = !brush;
     this.canvas.setAttribute("aria-label", `brush of ${this.title}`);
@@ -173,7 +175,7 @@ export class Choices {
     this.buttons = names.map((name, i) => {
       const parts = [element("span", { className: "bar" }), element("span", { className: "bar part" })];
       const counted = element("span");
-      const button = element("button", { type: "button", className: "choice", title: plain(name) }, ...parts, element("span", { textContent: plain(tail(name, 34)) }), counted);
+      const button = element("button", { type: "button", className: "choice", title: plain(name) }, ...parts, element("span", { textContent: plain(tail(name, 30)) }), counted);
       button.addEventListener("click", () => {
         if (!this.pressed.delete(i)) this.pressed.add(i);
         change(this.pressed.size ? { values: [...this.pressed] } : null);

@@ -83,7 +83,7 @@ export class Samples {
     }
     if (key === "source") {
       const name = this.names.source[value];
-      return element("td", { className: "source", title: plain(name) }, visible(tail(name, 28)));
+      return element("td", { className: "source", title: plain(name) }, visible(tail(name.split("/").pop() || name, 28)));
     }
     if (key === "quadrant") {
       return value
