@@ -97,9 +97,9 @@ def make_axis(values: Floats, kind: Kind | None = None) -> Axis:
 def _is_heavy(sample: Floats, low: float, high: float) -> bool:
     if not len(sample):
         return False
-    first, third = np.quantile(sample, [0.25, 0.75])
-    middle = float(third / 4 - first / 4)
-    return (high / 4 - low / 4) > _HEAVY * middle if middle > 0 else True
+    # in quarters, as above
+    first, third = np.quantile(sample / 4, [0.25, 0.75])
+    return bool((high / 4 - low / 4) / _HEAVY > third - first)
 
 
 def _symlog(sample: Floats, low: float, high: float) -> Floats:
@@ -107,7 +107,11 @@ def _symlog(sample: Floats, low: float, high: float) -> Floats:
     largest = max(abs(low), abs(high))
     sizes = np.abs(sample[sample != 0])
     # the middle of the sizes is where the scale turns, unless they differ by more than a double divides
-    scale = max(float(np.median(sizes)) if len(sizes) else largest, largest * 1e-12, np.finfo(np.float64).tiny)
+    scale = max(
+        float(np.quantile(sizes, 0.5, method="lower")) if len(sizes) else largest,
+        largest * 1e-12,
+        np.finfo(np.float64).tiny,
+    )
     ends = np.arcsinh(low / scale), np.arcsinh(high / scale)
     with np.errstate(over="ignore"):
         return np.asarray(np.sinh(np.linspace(*ends, BINS + 1)) * scale)

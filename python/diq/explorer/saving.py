@@ -63,7 +63,7 @@ def save(session: Session, look: Look, name: str | None) -> dict[str, Any]:
         made = select(session.choice.data["name"], store=session.choice.store, **_options(session, look, name))
     ranking = shown.ranking
     same = (made.n, made.n_scored, made.thresholds) == (
-        len(ranking.rows),
+        len(shown.rows),
         ranking.n_scored,
         {"tau": ranking.tau, "median": ranking.median},
     )
@@ -159,7 +159,7 @@ def _of_names(session: Session, look: Look, ranking: str) -> Iterator[str]:
         outside = f"s.sample_id NOT IN (SELECT r.sample_id FROM {ranking} AS r)"
         yield f"({inside}\n  OR {outside})" if 0 in quadrants.values else inside
     if isinstance(selected, OneOf) and len(selected.values) < len(SELECTED_NAMES):
-        taken = f"(SELECT r.sample_id FROM {ranking} AS r WHERE r.rank < {session.would_be(look).n_target})"
+        taken = f"(SELECT r.sample_id FROM {ranking} AS r WHERE r.rank < {len(session.would_be(look).rows)})"
         if not selected.values:
             yield "false"
         else:

@@ -36,14 +36,14 @@ class WouldBe:
     """The selection that a look describes.
 
     Attributes:
-        ranking: of the table, as far as the ratio goes.
-        n_target: floor(N * ratio).
+        ranking: of the table, at least as far as the ratio goes.
+        rows: ``[k]`` of the table, best first; k = floor(N * ratio).
         selected: ``[n]`` 1 where a sample is in it.
         counts: samples of Q1 to Q4 in it.
     """
 
     ranking: _core.Ranking
-    n_target: int
+    rows: npt.NDArray[np.int64]
     selected: Bins
     counts: list[int]
 
@@ -230,19 +230,30 @@ class Session:
         """The selection that a look describes: what ``diq select`` would take."""
 
         def make() -> WouldBe:
-            table = self.table
-            ranking = rank(
-                self._influence(look.weights), table.level, percentile=look.percentile, ratio=look.ratio.text
-            )
+            table, ranking = self.table, self._ranking(look)
+            n_target = look.ratio.of(ranking.n_scored)
+            rows = ranking.rows[:n_target]
             selected = np.zeros(len(table), np.uint8)
-            selected[ranking.rows] = 1
-            counts, left = [], len(ranking.rows)
+            selected[rows] = 1
+            counts, left = [], len(rows)
             for count in ranking.counts:
                 counts.append(min(count, left))
                 left -= counts[-1]
-            return WouldBe(ranking, look.ratio.of(ranking.n_scored), selected, counts)
+            return WouldBe(ranking, rows, selected, counts)
 
         return self._kept(("selection", look.weights, look.percentile, look.ratio.text), make, keep=3)
+
+    def _ranking(self, look: Look) -> _core.Ranking:
+        """The order, at least as far as the ratio goes: every other ratio is a prefix of it."""
+        influence, level = self._influence(look.weights), self.table.level
+        key = ("ranking", look.weights, look.percentile)
+        ranking = self._kept(
+            key, lambda: rank(influence, level, percentile=look.percentile, ratio=look.ratio.text), keep=2
+        )
+        if len(ranking.rows) < look.ratio.of(ranking.n_scored):
+            # who asks for a larger part asks for more, and the whole order serves them all
+            ranking = self._cache[key] = rank(influence, level, percentile=look.percentile)
+        return ranking
 
     def compared(self, look: Look) -> Bins | None:
         """``[n]`` 1 where a sample is in the selection to compare with; None without one."""
@@ -329,8 +340,7 @@ class Session:
                 "tau": _finite(ranking.tau),
                 "median": _finite(ranking.median),
                 "quadrants": list(ranking.counts),
-                "n_target": made.n_target,
-                "n_selected": len(ranking.rows),
+                "n_selected": len(made.rows),
                 "selected": made.counts,
                 "ratio": look.ratio.text,
                 "passing": list(passing),
@@ -352,7 +362,7 @@ class Session:
 
     def _overlap(self, made: WouldBe, other: Bins) -> dict[str, int]:
         both = int(np.count_nonzero(made.selected & other))
-        mine, theirs = len(made.ranking.rows), int(np.count_nonzero(other))
+        mine, theirs = len(made.rows), int(np.count_nonzero(other))
         return {"both": both, "only_this": mine - both, "only_other": theirs - both}
 
     def page(self, look: Look, page: PageOf) -> list[dict[str, Any]]:

@@ -60,6 +60,24 @@ export function tail(text, length) {
 
 const FIRST = 4000;
 
+const BLOCK = 8000;
+
+/** A text in blocks of its own lines: a browser takes minutes to break a megabyte in one piece. */
+function blocks(text) {
+  const found = [];
+  for (let from = 0; from < text.length; ) {
+    let end = Math.min(from + BLOCK, text.length);
+    if (end < text.length) {
+      const line = text.lastIndexOf("\n", end - 1) + 1;
+      if (line > from) end = line;
+      else if (/[\ud800-\udbff]/.test(text[end - 1])) end -= 1;
+    }
+    found.push(element("div", { className: "block", dir: "auto" }, visible(text.slice(from, end))));
+    from = end;
+  }
+  return found;
+}
+
 /** A long text is cut, and a button shows all of it. */
 export function cut(text, into) {
   if (text.length <= FIRST) {
@@ -69,7 +87,7 @@ export function cut(text, into) {
   // no half of a pair
   const end = /[\ud800-\udbff]/.test(text[FIRST - 1]) ? FIRST - 1 : FIRST;
   const button = element("button", { type: "button", textContent: `show all ${count(text.length)} characters` });
-  button.addEventListener("click", () => into.replaceChildren(visible(text)));
+  button.addEventListener("click", () => into.replaceChildren(...blocks(text)));
   into.replaceChildren(visible(text.slice(0, end)), " … ", button);
 }
 
