@@ -43,7 +43,7 @@ def sample(session: Session, row: int) -> dict[str, Any]:
     data, position = session.choice.data, int(session.table.position[row])
     with session.storing, Store(session.choice.store, read_only=True, wait_s=_WAIT_S) as opened:
         found = sample_at(opened, data["name"], position)
-        places = opened.rows("samples/facts_of_position", dataset_id=data["dataset_id"], sample_id=found["sample_id"])
+        places = opened.rows("store/facts_of_position", dataset_id=data["dataset_id"], sample_id=found["sample_id"])
     return {
         "sample_id": found["sample_id"],
         "position": position,
