@@ -60,6 +60,26 @@ pub fn bin<T: Score>(values: &[T], cuts: &[f64]) -> Result<Vec<u8>, DiqError> {
     Ok(values.par_iter().with_min_len(BATCH).map(place).collect())
 }
 
+/// The least and the largest finite value, and whether all finite ones are whole numbers; `None` where none is finite.
+pub fn extent<T: Score>(values: &[T]) -> Option<(f64, f64, bool)> {
+    let of_part = |values: &[T]| {
+        let (mut low, mut high, mut whole) = (f64::INFINITY, f64::NEG_INFINITY, true);
+        for &value in values {
+            let number: f64 = value.into();
+            if number.is_finite() {
+                low = low.min(number);
+                high = high.max(number);
+                whole &= number.floor() == number;
+            }
+        }
+        (low, high, whole)
+    };
+    let both =
+        |one: (f64, f64, bool), other: (f64, f64, bool)| (one.0.min(other.0), one.1.max(other.1), one.2 & other.2);
+    let found = values.par_chunks(1 << 16).map(of_part).reduce_with(both)?;
+    (found.0 <= found.1).then_some(found)
+}
+
 /// Columns of bins, and of each which bins are let through.
 pub struct Filters<'a> {
     columns: Vec<&'a [u8]>,

@@ -513,6 +513,13 @@ fn bin_column<'py>(
     Ok(bins.into_pyarray(py))
 }
 
+#[pyfunction]
+fn extent(py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<Option<(f64, f64, bool)>> {
+    let values = borrowed::<f64, Ix1>("values", "a numpy array of float64", values)?;
+    let values = values.as_slice().map_err(|_| DiqError::Strided { argument: "values" })?;
+    Ok(py.detach(|| cross::extent(values)))
+}
+
 /// Borrowed columns of bins, and which bins are let through.
 struct Bins<'py> {
     columns: Vec<PyReadonlyArray1<'py, u8>>,
@@ -600,6 +607,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<IdIndex>()?;
     module.add_function(wrap_pyfunction!(bin_column, module)?)?;
     module.add_function(wrap_pyfunction!(crossfilter, module)?)?;
+    module.add_function(wrap_pyfunction!(extent, module)?)?;
     module.add_function(wrap_pyfunction!(page_rows, module)?)?;
     module.add_class::<NgramTable>()?;
     module.add_function(wrap_pyfunction!(sample_ids, module)?)?;

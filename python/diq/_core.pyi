@@ -18,6 +18,7 @@ __all__ = [
     "bin_column",
     "candidate_groups",
     "crossfilter",
+    "extent",
     "file_hash",
     "near_copies",
     "page_rows",
@@ -359,6 +360,17 @@ def bin_column(
     Raises:
         TypeError: an argument is not such an array.
         ValueError: an array is strided, or ``cuts`` are too many, descend or hold NaN.
+    """
+
+def extent(values: npt.NDArray[np.float64]) -> tuple[float, float, bool] | None:
+    """The least and the largest finite value, and whether all finite ones are whole; None where none is finite.
+
+    Args:
+        values: ``[n]`` float64, contiguous.
+
+    Raises:
+        TypeError: ``values`` is not such an array.
+        ValueError: ``values`` is strided.
     """
 
 def crossfilter(

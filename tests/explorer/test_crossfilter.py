@@ -68,6 +68,14 @@ def test_pages_are_those_of_a_sort(descending: bool, first: int) -> None:
         np.testing.assert_array_equal(found, order[first : first + 25])
 
 
+def test_extents_are_those_of_numpy() -> None:
+    values = np.random.default_rng(6).standard_normal(200_001)
+    assert _core.extent(values) == (values.min(), values.max(), False)
+    assert _core.extent(np.array([np.nan, 3.0, -np.inf, -2.0])) == (-2.0, 3.0, True)
+    assert _core.extent(np.array([np.nan, np.inf])) is None
+    assert _core.extent(np.array([])) is None
+
+
 def test_ids_find_their_rows() -> None:
     rng = np.random.default_rng(5)
     high, low = (rng.integers(0, 2**63, 50_000).astype(np.uint64) for _ in range(2))

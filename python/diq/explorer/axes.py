@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from diq import _core
+
 Floats = npt.NDArray[np.float64]
 Kind = Literal["linear", "symlog", "rank", "strips"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -69,12 +71,11 @@ def make_axis(values: Floats, kind: Kind | None = None) -> Axis:
     """
     sample = values[:: max(1, len(values) // _SAMPLE)]
     sample = sample[np.isfinite(sample)]
-    finite = np.isfinite(values)
-    if not finite.any():
+    found = _core.extent(values)
+    if found is None:
         return Axis("linear", np.array([0.0, 1.0]), ("linear",))
-    low = float(np.min(values, initial=np.inf, where=finite))
-    high = float(np.max(values, initial=-np.inf, where=finite))
-    whole = high - low < _MOST_STRIPS and bool(np.all(np.floor(values[finite]) == values[finite]))
+    low, high, whole = found
+    whole = whole and high - low < _MOST_STRIPS
     kinds: tuple[Kind, ...] = ("linear", "symlog", "rank", "strips") if whole else ("linear", "symlog", "rank")
     if kind not in kinds:
         kind = "strips" if whole else "symlog" if _is_heavy(sample, low, high) else "linear"
