@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from diq import _core
 from diq.base.errors import MissingScoresError, UsageError
@@ -22,6 +21,7 @@ from diq.store.store import Store, listed_runs
 Floats = npt.NDArray[np.float64]
 
 _MOST_SOURCES = 250
+_BATCH = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,44 +203,38 @@ def read_table(choice: Choice, progress: Progress | None = None) -> Table:
         del found, high, low
         n = len(position)
         tell(1)
-        levels = opened.arrow(
-            "explorer/levels_of_run", difficulty_run=choice.difficulty_run, difficulty=choice.difficulty
-        )
-        (level,) = _scattered(n, ids, levels, ("level",))
-        del levels
+        level, loss, answer_tokens = (np.full(n, np.nan) for _ in range(3))
+        read = {"difficulty_run": choice.difficulty_run, "difficulty": choice.difficulty}
+        _scatter(opened, ids, {"level": level}, "explorer/levels_of_run", **read)
         dots = {}
-        loss, answer_tokens = np.full(n, np.nan), np.full(n, np.nan)
         for done, one in enumerate(choice.sets):
             tell(2 + done)
-            scores = opened.arrow(
-                "explorer/dots_of_set", run_id=choice.influence_run, validation_set_id=one["validation_set_id"]
-            )
-            dot, of_loss, tokens = _scattered(n, ids, scores, ("dot", "loss", "answer_tokens"))
-            dots[one["name"]] = dot
-            # every set of a run has the same, but not always for the same samples
-            np.copyto(loss, of_loss, where=np.isnan(loss))
-            np.copyto(answer_tokens, tokens, where=np.isnan(answer_tokens))
+            dots[one["name"]] = dot = np.full(n, np.nan)
+            # loss and tokens are the same for every set of a run, but not every set has the same samples
+            lacking = np.isnan(loss).any() or np.isnan(answer_tokens).any()
+            columns = {"dot": dot} | ({"loss": loss, "answer_tokens": answer_tokens} if lacking else {})
+            read = {"run_id": choice.influence_run, "validation_set_id": one["validation_set_id"]}
+            _scatter(opened, ids, columns, "explorer/dots_of_set", **read)
         tell(steps)
     return Table(np.ascontiguousarray(position), level, dots, loss, answer_tokens, source, sources)
 
 
-def _scattered(n: int, ids: _core.IdIndex, found: pa.Table, names: tuple[str, ...]) -> list[Floats]:
-    """Columns of a result at the rows of its ids; NaN elsewhere, and where a value is not finite."""
-    rows = ids.rows(found.column("high").to_numpy(), found.column("low").to_numpy())
-    # scores of other datasets of the run
-    strange = rows < 0
-    kept = None if not strange.any() else ~strange
-    columns = []
-    for name in names:
-        values = found.column(name).to_numpy()
-        column = np.full(n, np.nan)
-        if kept is None:
-            column[rows] = values
-        else:
-            column[rows[kept]] = values[kept]
-        column[np.isinf(column)] = np.nan
-        columns.append(column)
-    return columns
+def _scatter(opened: Store, ids: _core.IdIndex, columns: Mapping[str, Floats], query: str, **params: Any) -> None:
+    """Write what a query finds to the rows of its ids; what is not finite stays as it was.
+
+    Batch by batch: whole results would be copied before they are used, and fresh memory costs more than the search.
+    """
+    with opened.batches(query, rows=_BATCH, **params) as batches:
+        for batch in batches:
+            rows = ids.rows(batch.column("high").to_numpy(), batch.column("low").to_numpy())
+            for name, column in columns.items():
+                values = batch.column(name).to_numpy(zero_copy_only=False)
+                # scores of other datasets of the run have no row
+                kept = np.isfinite(values) & (rows >= 0)
+                if kept.all():
+                    column[rows] = values
+                else:
+                    column[rows[kept]] = values[kept]
 
 
 def _sources(
