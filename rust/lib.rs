@@ -11,7 +11,9 @@
 //! | [`dot`] | dots of a mapped shard with a few vectors |
 //! | [`projection`] | random projections of gradients, their matrices made on the fly |
 //! | [`ngram`] | words that texts share: benchmark questions in training texts, near copies |
+//! | [`crossfilter`] | histograms of many columns under filters, in one pass |
 //! | [`hash`] | content hashes: sample ids and file hashes |
+//! | [`ids`] | which row a sample id belongs to |
 //! | [`error`] | everything that can go wrong |
 //!
 //! [`dot`] and [`projection`] run on the instructions of the processor at hand: `simd.rs` holds the registers that their
@@ -25,10 +27,12 @@
 compile_error!("diq-core reads little-endian files in place, and needs a little-endian processor");
 
 pub mod column;
+pub mod crossfilter;
 mod dense;
 pub mod dot;
 pub mod error;
 pub mod hash;
+pub mod ids;
 pub mod key;
 pub mod ngram;
 mod philox;

@@ -17,7 +17,7 @@ use crate::column;
 use crate::error::DiqError;
 use crate::key::Score;
 use crate::rank::{Cut, Ratio};
-use crate::{dot, hash, ngram, projection, quantile as quantiles, rank as ranks, shard};
+use crate::{crossfilter as cross, dot, hash, ids, ngram, projection, quantile as quantiles, rank as ranks, shard};
 
 impl From<DiqError> for PyErr {
     fn from(error: DiqError) -> PyErr {
@@ -462,10 +462,153 @@ fn near_copies<'py>(
     Ok(found.into_iter().map(|one| (one.row, one.kept, one.similarity)).collect())
 }
 
+#[pyclass(frozen, module = "diq._core")]
+struct IdIndex(ids::IdIndex);
+
+#[pymethods]
+impl IdIndex {
+    #[new]
+    fn new(py: Python<'_>, high: &Bound<'_, PyAny>, low: &Bound<'_, PyAny>) -> PyResult<IdIndex> {
+        let (high, low) = (borrowed::<u64, Ix1>("high", U64, high)?, borrowed::<u64, Ix1>("low", U64, low)?);
+        let high = high.as_slice().map_err(|_| DiqError::Strided { argument: "high" })?;
+        let low = low.as_slice().map_err(|_| DiqError::Strided { argument: "low" })?;
+        Ok(IdIndex(py.detach(|| ids::IdIndex::new(high, low))?))
+    }
+
+    fn rows<'py>(
+        &self,
+        py: Python<'py>,
+        high: &Bound<'py, PyAny>,
+        low: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        let (high, low) = (borrowed::<u64, Ix1>("high", U64, high)?, borrowed::<u64, Ix1>("low", U64, low)?);
+        let high = high.as_slice().map_err(|_| DiqError::Strided { argument: "high" })?;
+        let low = low.as_slice().map_err(|_| DiqError::Strided { argument: "low" })?;
+        Ok(py.detach(|| self.0.rows(high, low))?.into_pyarray(py))
+    }
+}
+
+const U8: &str = "a numpy array of uint8";
+
+#[pyfunction]
+fn bin_column<'py>(
+    py: Python<'py>,
+    values: &Bound<'py, PyAny>,
+    cuts: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyArray1<u8>>> {
+    let cuts = borrowed::<f64, Ix1>("cuts", "a numpy array of float64", cuts)?;
+    let cuts = cuts.as_slice().map_err(|_| DiqError::Strided { argument: "cuts" })?;
+    macro_rules! binned {
+        ($values:expr) => {{
+            let borrowed = $values;
+            let values = borrowed.as_slice().map_err(|_| DiqError::Strided { argument: "values" })?;
+            py.detach(|| cross::bin(values, cuts))?
+        }};
+    }
+    let bins = if values.cast::<PyArray1<f32>>().is_ok() {
+        binned!(borrowed::<f32, Ix1>("values", F32, values)?)
+    } else {
+        binned!(borrowed::<f64, Ix1>("values", "a numpy array of float32 or float64", values)?)
+    };
+    Ok(bins.into_pyarray(py))
+}
+
+#[pyfunction]
+fn extent(py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<Option<(f64, f64, bool)>> {
+    let values = borrowed::<f64, Ix1>("values", "a numpy array of float64", values)?;
+    let values = values.as_slice().map_err(|_| DiqError::Strided { argument: "values" })?;
+    Ok(py.detach(|| cross::extent(values)))
+}
+
+/// Borrowed columns of bins, and which bins are let through.
+struct Bins<'py> {
+    columns: Vec<PyReadonlyArray1<'py, u8>>,
+    allowed: PyReadonlyArray<'py, u8, Ix2>,
+}
+
+impl<'py> Bins<'py> {
+    fn new(columns: &[Bound<'py, PyAny>], allowed: &Bound<'py, PyAny>) -> Result<Bins<'py>, DiqError> {
+        let columns = columns.iter().map(|column| borrowed("columns", U8, column)).collect::<Result<_, _>>()?;
+        Ok(Bins { columns, allowed: borrowed("allowed", U8, allowed)? })
+    }
+
+    fn filters(&self) -> Result<cross::Filters<'_>, DiqError> {
+        let slices =
+            self.columns.iter().map(|one| one.as_slice().map_err(|_| DiqError::Strided { argument: "columns" }));
+        let allowed = self.allowed.as_slice().map_err(|_| DiqError::Strided { argument: "allowed" })?;
+        cross::Filters::new(slices.collect::<Result<_, _>>()?, allowed)
+    }
+}
+
+/// Histograms `[columns, 256, 4]`, plane `[256, 256, 4]`, and the passing rows of each class.
+type Crossed<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, (u32, u32, u32, u32));
+
+#[pyfunction]
+#[pyo3(signature = (columns, allowed, *, plane, classes))]
+fn crossfilter<'py>(
+    py: Python<'py>,
+    columns: Vec<Bound<'py, PyAny>>,
+    allowed: &Bound<'py, PyAny>,
+    plane: (usize, usize),
+    classes: &Bound<'py, PyAny>,
+) -> PyResult<Crossed<'py>> {
+    let bins = Bins::new(&columns, allowed)?;
+    let classes = borrowed::<u8, Ix1>("classes", U8, classes)?;
+    let classes = classes.as_slice().map_err(|_| DiqError::Strided { argument: "classes" })?;
+    let filters = bins.filters()?;
+    let counts = py.detach(|| cross::count(&filters, plane, classes))?;
+    Ok((
+        counts.histograms.into_pyarray(py).reshape([columns.len(), cross::BINS, cross::CLASSES])?.into_any(),
+        counts.plane.into_pyarray(py).reshape([cross::BINS, cross::BINS, cross::CLASSES])?.into_any(),
+        counts.passing.into(),
+    ))
+}
+
+#[pyfunction]
+#[pyo3(signature = (columns, allowed, *, column = None, values = None, descending = false, first = 0, count))]
+#[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
+fn page_rows<'py>(
+    py: Python<'py>,
+    columns: Vec<Bound<'py, PyAny>>,
+    allowed: &Bound<'py, PyAny>,
+    column: Option<usize>,
+    values: Option<&Bound<'py, PyAny>>,
+    descending: bool,
+    first: usize,
+    count: usize,
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let bins = Bins::new(&columns, allowed)?;
+    let filters = bins.filters()?;
+    macro_rules! page {
+        ($sort:expr) => {{
+            let sort = $sort;
+            py.detach(|| cross::page(&filters, sort, descending, first, count))?
+        }};
+    }
+    let rows = match (column, values) {
+        (None, _) => page!(cross::Sort::<f64>::Row),
+        (Some(column), None) => page!(cross::Sort::<f64>::Bins(column)),
+        (Some(column), Some(values)) if values.cast::<PyArray1<f32>>().is_ok() => {
+            let values = borrowed::<f32, Ix1>("values", F32, values)?;
+            page!(cross::Sort::Values(column, values.as_slice().map_err(|_| DiqError::Strided { argument: "values" })?))
+        }
+        (Some(column), Some(values)) => {
+            let values = borrowed::<f64, Ix1>("values", "a numpy array of float32 or float64", values)?;
+            page!(cross::Sort::Values(column, values.as_slice().map_err(|_| DiqError::Strided { argument: "values" })?))
+        }
+    };
+    Ok(rows.into_pyarray(py))
+}
+
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Ranking>()?;
+    module.add_class::<IdIndex>()?;
+    module.add_function(wrap_pyfunction!(bin_column, module)?)?;
+    module.add_function(wrap_pyfunction!(crossfilter, module)?)?;
+    module.add_function(wrap_pyfunction!(extent, module)?)?;
+    module.add_function(wrap_pyfunction!(page_rows, module)?)?;
     module.add_class::<NgramTable>()?;
     module.add_function(wrap_pyfunction!(sample_ids, module)?)?;
     module.add_function(wrap_pyfunction!(shingle_hashes, module)?)?;

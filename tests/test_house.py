@@ -65,6 +65,7 @@ OPENS_A_STORE: dict[str, tuple[str, ...]] = {
     "costs": ("cost", "lengths", "probe"),
     "plot": ("__init__", "data", "ground"),
     "reporting": ("contents", "notebook", "report"),
+    "explorer": ("columns", "texts", "saving"),
     "recipes": ("run", "check", "state"),
 }
 

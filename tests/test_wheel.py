@@ -27,7 +27,7 @@ def test_the_wheel_holds_everything_once(wheel: Path) -> None:
         names = archive.namelist()
     assert len(names) == len(set(names))
     for path in (ROOT / "python" / "diq").rglob("*"):
-        if path.suffix in (".py", ".sql", ".md", ".pyi", ".typed", ".yaml", ".csv"):
+        if path.suffix in (".py", ".sql", ".md", ".pyi", ".typed", ".yaml", ".csv", ".html", ".css", ".js"):
             assert str(path.relative_to(ROOT / "python")) in names
     assert any(name.startswith("diq/_core") and name.endswith(".so") for name in names)
     assert any(name.endswith("LICENSE") for name in names)

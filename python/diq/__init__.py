@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from diq.evaluation.evaluate import evaluate as evaluate
     from diq.evaluation.rescore import rescore as rescore
     from diq.evaluation.results import results as results
+    from diq.explorer.explore import explore as explore
     from diq.influence.check_index import check_index as check_index
     from diq.influence.explain import explain as explain
     from diq.influence.score import score_influence as score_influence
@@ -54,6 +55,7 @@ _WHERE = {
     "cost": "diq.costs.cost",
     "evaluate": "diq.evaluation.evaluate",
     "explain": "diq.influence.explain",
+    "explore": "diq.explorer.explore",
     "ingest": "diq.samples.ingest",
     "judge": "diq.judging.judge",
     "probe": "diq.costs.probe",

@@ -11,12 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "IdIndex",
     "NgramTable",
     "Ranking",
     "__version__",
+    "bin_column",
     "candidate_groups",
+    "crossfilter",
+    "extent",
     "file_hash",
     "near_copies",
+    "page_rows",
     "philox",
     "project_rademacher",
     "quantile",
@@ -340,3 +345,106 @@ def near_copies(
         TypeError: ``keys`` is not such an array.
         ValueError: ``keys`` does not fit ``texts``, or a number is out of range.
     """
+
+def bin_column(
+    values: npt.NDArray[np.float32] | npt.NDArray[np.float64], cuts: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint8]:
+    """The bin of each value: how many cuts are at or below it; 255 where it is NaN or infinite.
+
+    Equals ``np.searchsorted(cuts, values, side="right")`` where values are finite.
+
+    Args:
+        values: ``[n]`` float32 or float64, contiguous.
+        cuts: ``[m]`` float64, ascending, m at most 254.
+
+    Raises:
+        TypeError: an argument is not such an array.
+        ValueError: an array is strided, or ``cuts`` are too many, descend or hold NaN.
+    """
+
+def extent(values: npt.NDArray[np.float64]) -> tuple[float, float, bool] | None:
+    """The least and the largest finite value, and whether all finite ones are whole; None where none is finite.
+
+    Args:
+        values: ``[n]`` float64, contiguous.
+
+    Raises:
+        TypeError: ``values`` is not such an array.
+        ValueError: ``values`` is strided.
+    """
+
+def crossfilter(
+    columns: list[npt.NDArray[np.uint8]],
+    allowed: npt.NDArray[np.uint8],
+    *,
+    plane: tuple[int, int],
+    classes: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], tuple[int, int, int, int]]:
+    """Count the rows of every column under the filters of all the others, in one pass.
+
+    Args:
+        columns: 1 to 32 columns of bins, ``[n]`` each, contiguous.
+        allowed: ``[columns, 256]``, zero where a bin of a column is refused.
+        plane: numbers of two columns that are counted together as well.
+        classes: ``[n]``, 0 to 3 (the two lowest bits count): what each row is counted as.
+
+    Returns:
+        ``[columns, 256, 4]`` rows of each column, bin and class that all filters but the column's own let through;
+        ``[256, 256, 4]`` rows of each bin of the plane's second column, bin of its first column, and class, that all
+        filters but those of these two let through; rows of each class that all filters let through.
+
+    Raises:
+        TypeError: an argument is not of its type.
+        ValueError: lengths differ, an array is strided, or a number is out of range.
+    """
+
+def page_rows(
+    columns: list[npt.NDArray[np.uint8]],
+    allowed: npt.NDArray[np.uint8],
+    *,
+    column: int | None = None,
+    values: npt.NDArray[np.float32] | npt.NDArray[np.float64] | None = None,
+    descending: bool = False,
+    first: int = 0,
+    count: int,
+) -> npt.NDArray[np.int64]:
+    """A page of the rows that all filters let through, in order; equal rows are in the order of their numbers.
+
+    Args:
+        columns: as :func:`crossfilter`.
+        allowed: likewise.
+        column: number of the column whose bins decide the order; None: the number of the row does.
+        values: ``[n]`` what the bins of ``column`` were made of, which decides within a bin; None: nothing does.
+        descending: the largest first; the bin 255 (missing) is last in any case.
+        first: 0-based place of the first row of the page.
+        count: most rows to return.
+
+    Returns:
+        ``[k]`` row numbers.
+
+    Raises:
+        TypeError: an argument is not of its type.
+        ValueError: lengths differ, an array is strided, or a number is out of range.
+    """
+
+@final
+class IdIndex:
+    """Which row each of many 128-bit ids stands in; of equal ids the first row counts.
+
+    Args:
+        high: ``[n]`` uint64, contiguous: upper halves of the ids.
+        low: ``[n]`` likewise: lower halves.
+
+    Raises:
+        TypeError: an argument is not such an array.
+        ValueError: lengths differ, or an array is strided.
+    """
+
+    def __new__(cls, high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64]) -> IdIndex: ...
+    def rows(self, high: npt.NDArray[np.uint64], low: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """The row of each id, ``[m]``; -1 where there is none.
+
+        Raises:
+            TypeError: an argument is not such an array.
+            ValueError: lengths differ, or an array is strided.
+        """

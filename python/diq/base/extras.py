@@ -19,6 +19,8 @@ EXTRAS = {
     "lm_eval": "eval",
     "altair": "report",
     "vl_convert": "report",
+    "starlette": "explore",
+    "uvicorn": "explore",
 }
 
 

@@ -33,6 +33,9 @@ class Ratio:
             raise UsageError(f"the ratio `{text}` is not a number", hint) from None
         if not number.is_finite() or not 0 < number <= 1:
             raise UsageError(f"the ratio {text} is outside (0, 1]", hint)
+        if number.adjusted() < -18:
+            # no dataset has so many samples, and the exact fraction of 1e-999999999 fills memory
+            raise UsageError(f"the ratio {text} is below 1e-18", hint)
         numerator, denominator = number.as_integer_ratio()
         return cls(format(number.normalize(), "f"), numerator, denominator)
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "Show what selections share and how they differ.",
     "report": "Write one page that shows datasets, scores and selections.",
     "explain": "Show which answer tokens carry a sample's dot.",
+    "explore": "Look at scores and would-be selections in a browser.",
     "sql": "Query the store.",
     "train": "Fine-tune a model on a selection, supervised or by preference.",
     "evaluate": "Measure a model on the nine benchmarks.",

@@ -135,6 +135,37 @@ def takes_largest(sets: Sequence[Mapping[str, Any]]) -> bool:
     return any(one["method"] in _LARGEST for one in sets)
 
 
+def all_weights(sets: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Weights of all validation sets of a run where none was asked for (Eq. 3).
+
+    Args:
+        sets: rows of the query ``validation_sets_of_run``.
+    """
+    sizes = {one["name"]: one["n_samples"] for one in sets}
+    return settle_weights(dict.fromkeys(sizes, math.nan), sizes)
+
+
+def pool_dots(
+    dots: Mapping[str, Floats], sets: Sequence[Mapping[str, Any]], weights: Mapping[str, float] | None = None
+) -> Floats:
+    """Influence from the dots of each validation set: what :func:`read_influence` makes of the store, bit for bit.
+
+    Args:
+        dots: ``[n]`` of each validation set; NaN where a sample has no finite one.
+        sets: rows of the query ``validation_sets_of_run``.
+        weights: weight of each chosen set; None takes all of the run, by their number of samples.
+
+    Returns:
+        ``[n]``, NaN where a sample lacks a dot of a chosen set.
+    """
+    weights = all_weights(sets) if weights is None else weights
+    chosen = [one["name"] for one in sets if one["name"] in weights]
+    pool = _Pool(len(next(iter(dots.values()))), largest=takes_largest(sets))
+    for name in chosen:
+        pool.add(dots[name], weights[name])
+    return pool.pooled(sum(weights[name] for name in chosen))
+
+
 # reading -----------------------------------------------------------------------------------------------------------
 
 
@@ -316,9 +347,7 @@ class _Sets:
     @classmethod
     def of(cls, store: Store, dataset_id: int, run_id: int, weights: Mapping[str, float] | None) -> _Sets:
         sets = store.rows("store/validation_sets_of_run", run_id=run_id)
-        if weights is None:
-            sizes = {one["name"]: one["n_samples"] for one in sets}
-            weights = settle_weights(dict.fromkeys(sizes, math.nan), sizes)
+        weights = all_weights(sets) if weights is None else weights
         positions = store.arrow("store/positions_of_dataset", dataset_id=dataset_id).column("position").to_numpy()
         rows_of = np.zeros(int(positions.max(initial=-1)) + 1, np.int64)
         rows_of[positions] = np.arange(len(positions))

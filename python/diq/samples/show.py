@@ -64,7 +64,7 @@ def show(options: ShowOptions) -> ShownSample:
             found = sample_at(
                 opened, options.dataset, _first(opened, data) if options.position is None else options.position
             )
-        places = opened.rows("samples/facts_of_position", dataset_id=data["dataset_id"], sample_id=found["sample_id"])
+        places = opened.rows("store/facts_of_position", dataset_id=data["dataset_id"], sample_id=found["sample_id"])
     if not places:
         raise UsageError(
             f"the dataset `{options.dataset}` does not hold the sample {found['sample_id']}", "name another"

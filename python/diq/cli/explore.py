@@ -1,0 +1,28 @@
+"""``diq explore``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import diq
+from diq.cli.console import start_logging
+from diq.cli.options import keywords, options_of
+from diq.explorer.options import ExploreOptions
+
+
+@click.command(short_help="Look at scores and would-be selections in a browser.")
+@options_of(ExploreOptions)
+def explore(**given: Any) -> None:
+    """Open a local page over the scores of DATASET: difficulty and influence, brushed, sorted, read and selected.
+
+    The page is served to this machine alone, at an address with a token. Sliders show at once what a selection would
+    take; nothing is written until one is saved, and then by the `diq select` command that the page shows.
+
+    \b
+    Example:
+      diq explore pool --model Qwen/Qwen3-8B
+    """
+    start_logging()
+    diq.explore(**keywords(ExploreOptions, given))

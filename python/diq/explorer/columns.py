@@ -1,0 +1,268 @@
+"""What the page shows of a dataset: its scores as columns, read once, so that the store is free while people look."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diq import _core
+from diq.base.errors import MissingScoresError, UsageError
+from diq.base.progress import Progress
+from diq.influence.stored import ONLY_WHEN_MEANT
+from diq.selection.scores import Request, Runs, choose_runs
+from diq.store.store import Store, listed_runs
+
+Floats = npt.NDArray[np.float64]
+
+_MOST_SOURCES = 250
+_BATCH = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Whose scores the page is about.
+
+    Attributes:
+        store: the store file.
+        data: the dataset.
+        model: name of the model in the store.
+        source: folder or hub id that the model can be loaded from.
+        difficulty: dimension of the difficulty.
+        runs: the runs of dots and difficulty.
+        config: settings of the influence run, as it recorded them.
+        sets: rows of the query ``validation_sets_of_run``.
+        other_sets: validation sets of the store that the run has no dots of.
+    """
+
+    store: Path
+    data: dict[str, Any]
+    model: str
+    source: str
+    difficulty: str
+    runs: Runs
+    config: str
+    sets: list[dict[str, Any]]
+    other_sets: list[str]
+
+    @property
+    def influence_run(self) -> int:
+        """Number of the run of the dots."""
+        assert self.runs.influence is not None
+        return self.runs.influence
+
+    @property
+    def difficulty_run(self) -> int:
+        """Number of the run of the difficulty."""
+        assert self.runs.difficulty is not None
+        return self.runs.difficulty
+
+
+def choose(
+    path: Path,
+    dataset: str | None,
+    model: str | os.PathLike[str] | None,
+    difficulty: str,
+    run: int | None,
+    difficulty_run: int | None,
+) -> Choice:
+    """Find out whose scores are meant, as ``diq select`` does, and take the only ones where nothing was named.
+
+    Raises:
+        UsageError: an unknown name, or several to choose from.
+        MissingScoresError: there are no scores yet; the hint is the command that makes them.
+        StoreError: the store is missing or held by another process.
+    """
+    with Store(path, read_only=True) as opened:
+        scored = [one for one in opened.rows("explorer/list_scored") if one["state"] == "sealed"]
+        data = opened.dataset(_only_dataset(path, scored) if dataset is None else dataset)
+        if data["n_samples"] == 0:
+            raise UsageError(f"the dataset `{data['name']}` has no samples", "see `diq sql 'from rejects'`")
+        scored = [one for one in scored if one["dataset"] == data["name"]]
+        names = {one["name"]: one["source"] for one in opened.rows("store/list_models")}
+        if model is None:
+            name = _only_model(data, scored)
+            source = names.get(name, "")
+        else:
+            text = os.fspath(model)
+            tail = text.rstrip("/").rpartition("/")[2]
+            # a folder goes by its name in the store
+            name = tail if text not in names and tail in names else text
+            source = names.get(text, text)
+        request = Request.of(
+            "diq",
+            model=name,
+            encoder=None,
+            difficulty=difficulty,
+            percentile=0.5,
+            threshold=None,
+            influence="dot",
+            seed=0,
+        )
+        runs = choose_runs(opened, data, request, run, difficulty_run)
+        found = opened.row("store/get_run", run_id=runs.influence)
+        sets = opened.rows("store/validation_sets_of_run", run_id=runs.influence)
+        assert found is not None
+        known = {one["name"] for one in sets}
+        others = [one["name"] for one in opened.rows("store/list_validation_sets") if one["name"] not in known]
+    if not sets:
+        raise MissingScoresError(
+            f"run {runs.influence} of dataset `{data['name']}` has dots of no validation set",
+            f"run `diq score influence {data['name']} --model {name}`",
+        )
+    return Choice(path, data, name, source, difficulty, runs, found["config"], sets, others)
+
+
+def _only_dataset(path: Path, scored: list[dict[str, Any]]) -> str:
+    kinds: dict[str, set[str]] = {}
+    for one in scored:
+        kinds.setdefault(one["dataset"], set()).add(one["kind"])
+    both = [name for name, found in kinds.items() if len(found) == 2]
+    if len(both) == 1:
+        return both[0]
+    if both:
+        listed = ", ".join(f"`{name}`" for name in both)
+        raise UsageError(f"`{path}` holds several scored datasets: {listed}", "name one: `diq explore DATASET`")
+    there = "; ".join(f"`{name}` has {' and '.join(sorted(found))}" for name, found in kinds.items())
+    raise MissingScoresError(
+        f"no dataset of `{path}` has scores of both difficulty and influence: {there or 'none has any'}",
+        "run `diq score difficulty DATASET --model CLASSIFIER` and `diq score influence DATASET --model MODEL`",
+    )
+
+
+def _only_model(data: Mapping[str, Any], scored: list[dict[str, Any]]) -> str:
+    runs = [one for one in scored if one["kind"] == "influence"]
+    meant = [one for one in runs if one["method"] not in ONLY_WHEN_MEANT] or runs
+    names = list(dict.fromkeys(one["model"] for one in meant))
+    if len(names) == 1:
+        return str(names[0])
+    if names:
+        listed = ", ".join(f"`{name}`" for name in names)
+        raise UsageError(f"dataset `{data['name']}` has dots of several models: {listed}", "name one with --model")
+    others = listed_runs([one for one in scored if one["kind"] == "difficulty"])
+    there = f"; its difficulty is scored: run {others}" if others else ""
+    raise MissingScoresError(
+        f"no influence scores on dataset `{data['name']}`: found 0 of {data['n_samples']} samples{there}",
+        f"run `diq score influence {data['name']} --model MODEL`",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The scores of a dataset, one row a sample in the order of the positions; NaN where there is no finite score.
+
+    Attributes:
+        position: ``[n]`` int64, ascending.
+        level: ``[n]`` difficulty.
+        dots: ``[n]`` of each validation set.
+        loss: ``[n]`` nats.
+        answer_tokens: ``[n]``.
+        source: ``[n]`` uint8, which of ``sources`` a sample came from.
+        sources: paths, the last one for all others where there are very many.
+    """
+
+    position: npt.NDArray[np.int64]
+    level: Floats
+    dots: dict[str, Floats]
+    loss: Floats
+    answer_tokens: Floats
+    source: npt.NDArray[np.uint8]
+    sources: list[str]
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+def read_table(choice: Choice, progress: Progress | None = None) -> Table:
+    """Read the columns; the store is open no longer than that.
+
+    Raises:
+        StoreError: the store is missing or held by another process.
+    """
+    steps = len(choice.sets) + 2
+
+    def tell(done: int) -> None:
+        if progress:
+            progress("reading scores", done, steps)
+
+    dataset_id = choice.data["dataset_id"]
+    with Store(choice.store, read_only=True) as opened:
+        tell(0)
+        found = opened.arrow("explorer/samples_of_dataset", dataset_id=dataset_id)
+        position, high, low = (found.column(name).to_numpy() for name in ("position", "high", "low"))
+        source, sources = _sources(opened, dataset_id, found.column("source_id").to_numpy())
+        if not np.all(position[1:] > position[:-1]):
+            order = np.argsort(position)
+            position, high, low, source = position[order], high[order], low[order], source[order]
+        ids = _core.IdIndex(high, low)
+        del found, high, low
+        n = len(position)
+        tell(1)
+        level, loss, answer_tokens = (np.full(n, np.nan) for _ in range(3))
+        read = {"difficulty_run": choice.difficulty_run, "difficulty": choice.difficulty}
+        _scatter(opened, ids, {"level": level}, "explorer/levels_of_run", **read)
+        dots = {}
+        for done, one in enumerate(choice.sets):
+            tell(2 + done)
+            dots[one["name"]] = dot = np.full(n, np.nan)
+            # loss and tokens are the same for every set of a run, but not every set has the same samples
+            lacking = np.isnan(loss).any() or np.isnan(answer_tokens).any()
+            columns = {"dot": dot} | ({"loss": loss, "answer_tokens": answer_tokens} if lacking else {})
+            read = {"run_id": choice.influence_run, "validation_set_id": one["validation_set_id"]}
+            _scatter(opened, ids, columns, "explorer/dots_of_set", **read)
+        tell(steps)
+    return Table(np.ascontiguousarray(position), level, dots, loss, answer_tokens, source, sources)
+
+
+def _scatter(opened: Store, ids: _core.IdIndex, columns: Mapping[str, Floats], query: str, **params: Any) -> None:
+    """Write what a query finds to the rows of its ids; what is not finite stays as it was.
+
+    Batch by batch: whole results would be copied before they are used, and fresh memory costs more than the search.
+    """
+    with opened.batches(query, rows=_BATCH, **params) as batches:
+        for batch in batches:
+            rows = ids.rows(batch.column("high").to_numpy(), batch.column("low").to_numpy())
+            for name, column in columns.items():
+                values = batch.column(name).to_numpy(zero_copy_only=False)
+                # scores of other datasets of the run have no row
+                kept = np.isfinite(values) & (rows >= 0)
+                if kept.all():
+                    column[rows] = values
+                else:
+                    column[rows[kept]] = values[kept]
+
+
+def _sources(
+    opened: Store, dataset_id: int, source_ids: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Codes and paths of the sources."""
+    paths = {row["source_id"]: row["path"] for row in opened.rows("store/list_sources", dataset_id=dataset_id)}
+    lowest = int(source_ids.min(initial=0))
+    counts = np.bincount(source_ids - lowest)
+    present = np.flatnonzero(counts) + lowest
+    sources = [paths.get(int(one), f"source {one}") for one in present[:_MOST_SOURCES]]
+    codes = np.zeros(len(counts), np.uint8)
+    codes[present - lowest] = np.minimum(np.arange(len(present)), _MOST_SOURCES)
+    if len(present) > _MOST_SOURCES:
+        sources.append(f"{len(present) - _MOST_SOURCES} other sources")
+    return codes[source_ids - lowest], sources
+
+
+def positions_of(path: Path, selection_id: int) -> npt.NDArray[np.int64]:
+    """Positions of the samples of a stored selection, ``[k]``."""
+    with Store(path, read_only=True) as opened:
+        found = opened.arrow("explorer/positions_of_selection", selection_id=selection_id)
+    return np.asarray(found.column("position").to_numpy(), np.int64)
+
+
+def selections_of(choice: Choice) -> list[dict[str, Any]]:
+    """Stored selections of the dataset, latest first."""
+    with Store(choice.store, read_only=True) as opened:
+        rows = opened.rows("store/list_selections")
+    kept = ("selection_id", "name", "strategy", "ratio", "n", "replaced")
+    return [{name: one[name] for name in kept} for one in rows if one["dataset"] == choice.data["name"]]

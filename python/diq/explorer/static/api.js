@@ -1,0 +1,73 @@
+// Questions to the server that sent this page, and nowhere else.
+
+export class Refusal extends Error {
+  constructor(message, hint) {
+    super(message);
+    this.hint = hint || "";
+  }
+}
+
+async function checked(response) {
+  if (response.ok) return response;
+  let said = {};
+  try {
+    said = await response.json();
+  } catch {
+    // a refusal in plain words
+  }
+  throw new Refusal(said.error || `the server answered ${response.status}`, said.hint);
+}
+
+async function send(path, options) {
+  try {
+    return await checked(await fetch(path, { credentials: "same-origin", ...options }));
+  } catch (error) {
+    if (error instanceof Refusal) throw error;
+    throw new Refusal("the server does not answer", "start `diq explore` again, and open the address that it prints");
+  }
+}
+
+export async function facts() {
+  return (await send("/api/facts", {})).json();
+}
+
+function post(name, body) {
+  const headers = { "content-type": "application/json" };
+  return send(`/api/${name}`, { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+export async function ask(name, body) {
+  return (await post(name, body)).json();
+}
+
+export async function download(name, body) {
+  return (await post(name, body)).blob();
+}
+
+/** The facts of a view, and its counts. */
+export async function view(body) {
+  const buffer = await (await post("view", body)).arrayBuffer();
+  const size = new DataView(buffer).getUint32(0, true);
+  const told = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, size)));
+  return { told, counts: new Uint32Array(buffer, 4 + size) };
+}
+
+/** Calls `work` with the latest of many wishes: one at a time, and what came meanwhile only once. */
+export function latest(work) {
+  let wished = null;
+  let running = false;
+  return async function wish(value) {
+    wished = { value };
+    if (running) return;
+    running = true;
+    try {
+      while (wished) {
+        const { value: now } = wished;
+        wished = null;
+        await work(now);
+      }
+    } finally {
+      running = false;
+    }
+  };
+}
