@@ -51,7 +51,7 @@ ROOMS = (
 
 # the files that may open a store or ask it, by room: the stages, and what they read it through
 OPENS_A_STORE: dict[str, tuple[str, ...]] = {
-    "store": ("store", "sql", "queries"),
+    "store": ("store", "sql", "queries", "rows"),
     "samples": ("ingest", "sources", "batches", "validation", "ingest_scores", "find", "show"),
     "judging": ("ask", "judge"),
     "scoring": ("harness", "job"),

@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diq import _core
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.progress import Progress
 from diq.influence.stored import ONLY_WHEN_MEANT
 from diq.selection.scores import Request, Runs, choose_runs
+from diq.store.rows import SampleRows
 from diq.store.store import Store, listed_runs
 
 Floats = npt.NDArray[np.float64]
 
 _MOST_SOURCES = 250
-_BATCH = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,19 +192,11 @@ def read_table(choice: Choice, progress: Progress | None = None) -> Table:
     dataset_id = choice.data["dataset_id"]
     with Store(choice.store, read_only=True) as opened:
         tell(0)
-        found = opened.arrow("explorer/samples_of_dataset", dataset_id=dataset_id)
-        position, high, low = (found.column(name).to_numpy() for name in ("position", "high", "low"))
-        source, sources = _sources(opened, dataset_id, found.column("source_id").to_numpy())
-        if not np.all(position[1:] > position[:-1]):
-            order = np.argsort(position)
-            position, high, low, source = position[order], high[order], low[order], source[order]
-        ids = _core.IdIndex(high, low)
-        del found, high, low
-        n = len(position)
+        found = SampleRows(opened, dataset_id)
+        n, source, sources = len(found), *_sources(opened, dataset_id, found.source_id)
         tell(1)
         level, loss, answer_tokens = (np.full(n, np.nan) for _ in range(3))
-        read = {"difficulty_run": choice.difficulty_run, "difficulty": choice.difficulty}
-        _scatter(opened, ids, {"level": level}, "explorer/levels_of_run", **read)
+        found.scatter(opened, {choice.difficulty: level}, "store/levels_of_run", difficulty_run=choice.difficulty_run)
         dots = {}
         for done, one in enumerate(choice.sets):
             tell(2 + done)
@@ -214,27 +205,9 @@ def read_table(choice: Choice, progress: Progress | None = None) -> Table:
             lacking = np.isnan(loss).any() or np.isnan(answer_tokens).any()
             columns = {"dot": dot} | ({"loss": loss, "answer_tokens": answer_tokens} if lacking else {})
             read = {"run_id": choice.influence_run, "validation_set_id": one["validation_set_id"]}
-            _scatter(opened, ids, columns, "explorer/dots_of_set", **read)
+            found.scatter(opened, columns, "store/dots_of_set", **read)
         tell(steps)
-    return Table(np.ascontiguousarray(position), level, dots, loss, answer_tokens, source, sources)
-
-
-def _scatter(opened: Store, ids: _core.IdIndex, columns: Mapping[str, Floats], query: str, **params: Any) -> None:
-    """Write what a query finds to the rows of its ids; what is not finite stays as it was.
-
-    Batch by batch: whole results would be copied before they are used, and fresh memory costs more than the search.
-    """
-    with opened.batches(query, rows=_BATCH, **params) as batches:
-        for batch in batches:
-            rows = ids.rows(batch.column("high").to_numpy(), batch.column("low").to_numpy())
-            for name, column in columns.items():
-                values = batch.column(name).to_numpy(zero_copy_only=False)
-                # scores of other datasets of the run have no row
-                kept = np.isfinite(values) & (rows >= 0)
-                if kept.all():
-                    column[rows] = values
-                else:
-                    column[rows[kept]] = values[kept]
+    return Table(found.position, level, dots, loss, answer_tokens, source, sources)
 
 
 def _sources(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from diq.influence.meters import RATIOS
 from diq.influence.stored import standardised, takes_largest
 from diq.plot.ground import Ground
 from diq.selection.quadrants import QUADRANTS
+from diq.store.rows import SampleRows
 from diq.store.store import Store
 
 LEVEL_BINS, DOT_BINS = 48, 64
@@ -180,30 +182,71 @@ def levels(ground: Ground) -> Drawn:
     hint = "; ".join(ground.notes)
     if ground.difficulty_run is None:
         raise MissingScoresError(f"dataset `{ground.name}` has no difficulty to draw", hint)
-    if ground.ranked is None:
-        ground.store.run("plot/view_no_ranking")
-    found = ground.store.rows("plot/level_counts", dataset_id=ground.data["dataset_id"], run_id=ground.difficulty_run)
-    totals = {name: sum(one["n"] for one in found if one["dimension"] == name) for name in DIFFICULTY_DIMENSIONS}
-    rows = [{"dataset": ground.name, **one, "share": one["n"] / totals[one["dimension"]]} for one in found]
-    if not rows:
+    samples = _samples(ground)
+    quadrant, _ = _of_ranking(ground, samples)
+    counts: dict[str, Counter[tuple[int, int]]] = {name: Counter() for name in DIFFICULTY_DIMENSIONS}
+    found = samples.batches(ground.store, "store/levels_of_run", difficulty_run=ground.difficulty_run)
+    for rows, batch in found:
+        for name in DIFFICULTY_DIMENSIONS:
+            level = batch.column(name).to_numpy(zero_copy_only=False)
+            kept = np.isfinite(level) & (rows >= 0)
+            # halves up, so that a level of 2.5 is 3
+            whole = np.floor(level[kept] + 0.5).astype(np.int64)
+            for (place, value), n in _counted(quadrant[rows[kept]], whole):
+                counts[name][place, value] += n
+    drawn = []
+    for name in DIFFICULTY_DIMENSIONS:
+        total = counts[name].total()
+        for (place, value), n in sorted(counts[name].items(), key=lambda one: (one[0][1], one[0][0])):
+            facts = {"level": value, "quadrant": QUADRANTS[place - 1] if place else None, "n": n, "share": n / total}
+            drawn.append({"dataset": ground.name, "dimension": name, **facts})
+    if not drawn:
         raise MissingScoresError(f"dataset `{ground.name}` has no finite difficulty to draw", hint)
-    return Drawn(rows, {"dimensions": [name for name in DIFFICULTY_DIMENSIONS if totals[name]]})
+    return Drawn(drawn, {"dimensions": [name for name in DIFFICULTY_DIMENSIONS if counts[name]]})
+
+
+def _counted(one: Any, other: Any) -> list[tuple[tuple[int, int], int]]:
+    """How often each pair of two columns of whole numbers comes; the first is small."""
+    if not len(other):
+        return []
+    low, high = int(other.min()), int(other.max())
+    if high - low < 100_000:
+        width = high - low + 1
+        n = np.bincount(one.astype(np.int64) * width + (other - low))
+        return [((int(k // width), int(k % width) + low), int(n[k])) for k in np.flatnonzero(n)]
+    pairs, n = np.unique(np.stack([one.astype(np.int64), other]), axis=1, return_counts=True)
+    return [((int(a), int(b)), int(k)) for a, b, k in zip(*pairs, n, strict=True)]
+
+
+def _samples(ground: Ground) -> SampleRows:
+    """The samples of the dataset, read once."""
+    if ground.samples is None:
+        ground.samples = SampleRows(ground.store, ground.data["dataset_id"])
+    return ground.samples
+
+
+def _of_ranking(ground: Ground, samples: SampleRows) -> tuple[Any, Any]:
+    """Quadrant (1 to 4; 0: not ranked) and dot (NaN likewise) of each row."""
+    quadrant, dot = np.zeros(len(samples), np.uint8), np.full(len(samples), np.nan)
+    if ground.ranked is not None:
+        ends = np.cumsum(ground.ranked.counts)
+        with ground.store.batches("plot/ranked_rows", rows=1 << 20) as batches:
+            for batch in batches:
+                rows = samples.of_positions(batch.column("position").to_numpy())
+                dot[rows] = batch.column("dot").to_numpy(zero_copy_only=False)
+                quadrant[rows] = 1 + np.searchsorted(ends, batch.column("rank").to_numpy(), side="right")
+    return quadrant, dot
+
+
+def _taken(ground: Ground, samples: SampleRows) -> Any:
+    """Whether each row is in the selection."""
+    taken = np.zeros(len(samples), bool)
+    chosen = ground.store.arrow("plot/chosen_positions").column("position").to_numpy()
+    taken[samples.of_positions(chosen[np.isin(chosen, samples.position)])] = True
+    return taken
 
 
 # dots ----------------------------------------------------------------------------------------------------------------
-
-
-def scored(ground: Ground) -> list[dict[str, Any]]:
-    """Make the table ``scored`` unless it is there; gives the run's validation sets.
-
-    Raises:
-        MissingScoresError: there is no influence run.
-    """
-    run_id = ground.needs_dots()
-    if not ground.is_scored:
-        ground.store.run("plot/copy_scored", dataset_id=ground.data["dataset_id"], run_id=run_id)
-        ground.is_scored = True
-    return ground.store.rows("store/validation_sets_of_run", run_id=run_id)
 
 
 def dots(ground: Ground) -> Drawn:
@@ -219,7 +262,7 @@ def dots(ground: Ground) -> Drawn:
         ground.store.run("plot/set_run", run_id=run_id)
         ground.store.run("plot/view_dots")
     else:
-        scored(ground)
+        ground.store.run("plot/copy_scored", dataset_id=ground.data["dataset_id"], run_id=run_id)
         ground.store.run("plot/view_scored_dots")
     rows: list[dict[str, Any]] = []
     sets: dict[str, dict[str, Any]] = {}
@@ -252,25 +295,40 @@ def lengths(ground: Ground) -> Drawn:
     ``p25``, ``median``, ``p75``, ``p90`` of the dots. Facts: ``taken_share`` of all, ``scale`` and ``ticks``.
     """
     ground.needs_ranking()
-    first = scored(ground)[0]
-    found = ground.store.rows("plot/length_bins", validation_set_id=first["validation_set_id"])
-    if not found:
+    run_id = ground.needs_dots()
+    first = ground.store.rows("store/validation_sets_of_run", run_id=run_id)[0]
+    samples = _samples(ground)
+    _, dot = _of_ranking(ground, samples)
+    taken, tokens = _taken(ground, samples), np.full(len(samples), np.nan)
+    # any set will do: all of a run count the same tokens
+    read = {"run_id": run_id, "validation_set_id": first["validation_set_id"]}
+    samples.scatter(ground.store, {"answer_tokens": tokens}, "store/dots_of_set", **read)
+    kept = np.flatnonzero((tokens > 0) & np.isfinite(dot))
+    if not len(kept):
         raise MissingScoresError(
             f"the dots of dataset `{ground.name}` came without numbers of answer tokens",
             "`diq score influence` counts them",
         )
+    # a bin is a third of an octave
+    bins = np.floor(3 * np.log2(tokens[kept])).astype(np.uint8)
+    ordered = kept[np.argsort(bins, kind="stable")]
     names = ("p10", "p25", "median", "p75", "p90")
     has = ground.selection is not None
-    rows = [
-        {name: one[name] for name in ("low", "high", "n", "taken")}
-        | {"taken_share": one["taken"] / one["n"] if has else None}
-        | dict(zip(names, one["dots"], strict=True))
-        for one in found
-    ]
-    n, taken = (sum(one[name] for one in rows) for name in ("n", "taken"))
+    rows: list[dict[str, Any]] = []
+    for part in np.split(ordered, np.cumsum(np.bincount(bins))[:-1]):
+        if not len(part):
+            continue
+        n_taken = int(np.count_nonzero(taken[part]))
+        quantiles = np.quantile(dot[part], [0.1, 0.25, 0.5, 0.75, 0.9]).tolist()
+        rows.append(
+            {"low": int(tokens[part].min()), "high": int(tokens[part].max()), "n": len(part), "taken": n_taken}
+            | {"taken_share": n_taken / len(part) if has else None}
+            | dict(zip(names, quantiles, strict=True))
+        )
+    n, n_taken = (sum(one[name] for one in rows) for name in ("n", "taken"))
     middle = sorted(abs(one["median"]) for one in rows)[len(rows) // 2]
     axis = Axis.over(min(one["p10"] for one in rows), max(one["p90"] for one in rows), 1, middle or None)
-    return Drawn(rows, {"taken_share": taken / n if has else None, "scale": axis.scale, "ticks": axis.ticks()})
+    return Drawn(rows, {"taken_share": n_taken / n if has else None, "scale": axis.scale, "ticks": axis.ticks()})
 
 
 def halves(ground: Ground) -> Drawn:
@@ -324,28 +382,27 @@ def tasks(ground: Ground) -> Drawn:
         raise UsageError(
             "the tasks of a selection were asked for, and no selection", "name one: `diq status` lists them"
         )
-    sets = scored(ground)
+    run_id = ground.needs_dots()
+    sets = ground.store.rows("store/validation_sets_of_run", run_id=run_id)
     if len(sets) < 2:
         raise MissingScoresError(
             f"the dots of dataset `{ground.name}` are of one validation set, so there are no shares of tasks",
             "score with several: --validation-set A --validation-set B",
         )
-    chosen = ground.store.arrow("plot/chosen_positions").column("position").to_numpy()
-    largest = takes_largest(sets)
-    (end,) = ground.store.rows("plot/end_of_dataset", dataset_id=ground.data["dataset_id"])
-    n = end["position"]
+    samples = _samples(ground)
+    taken, largest, n = _taken(ground, samples), takes_largest(sets), len(samples)
     nearness, closest, seen = np.full(n, -np.inf), np.full(n, -1, np.int16), np.zeros(n, np.int16)
     for index, one in enumerate(sets):
-        found = ground.store.arrow("plot/dots_by_position", validation_set_id=one["validation_set_id"])
-        rows, values = found.column("position").to_numpy(), found.column("dot").to_numpy()
-        near = values if largest else standardised(values)
-        nearer = near > nearness[rows]
-        nearness[rows[nearer]], closest[rows[nearer]] = near[nearer], index
-        seen[rows] += 1
+        dot = np.full(n, np.nan)
+        read = {"run_id": run_id, "validation_set_id": one["validation_set_id"]}
+        samples.scatter(ground.store, {"dot": dot}, "store/dots_of_set", **read)
+        seen += np.isfinite(dot)
+        near = dot if largest else standardised(dot)
+        nearer = near > nearness
+        closest[nearer], nearness[nearer] = index, near[nearer]
     closest[seen < len(sets)] = -1
     counts = np.bincount(closest[closest >= 0], minlength=len(sets))
-    taken = closest[chosen[chosen < n]]
-    counts_taken = np.bincount(taken[taken >= 0], minlength=len(sets))
+    counts_taken = np.bincount(closest[taken & (closest >= 0)], minlength=len(sets))
     drawn = []
     for one, n_dataset, n_taken in zip(sets, counts.tolist(), counts_taken.tolist(), strict=True):
         share = n_taken / max(int(counts_taken.sum()), 1)

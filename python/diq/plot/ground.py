@@ -13,6 +13,7 @@ from diq.base import config
 from diq.base.errors import MissingScoresError, UsageError
 from diq.selection.ranking import make_ranking
 from diq.selection.scores import Request, Runs, choose_runs
+from diq.store.rows import SampleRows
 from diq.store.store import Store
 
 StoreLike = str | os.PathLike[str] | Store | None
@@ -58,7 +59,7 @@ class Ground:
         ranked: the ranking; None where a score is missing.
         selection: the selection's row with its ranking's; None without one.
         notes: what is missing or not as it was, a line each, with the command that mends it.
-        is_scored: whether the connection has the table ``scored``, of the influence run.
+        samples: the rows of the dataset, once a chart has needed them.
     """
 
     store: Store
@@ -70,7 +71,7 @@ class Ground:
     ranked: Ranked | None = None
     selection: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
-    is_scored: bool = False
+    samples: SampleRows | None = None
 
     @property
     def name(self) -> str:

@@ -1,2 +1,2 @@
 -- Keep DuckDB below what a laptop can spare, whatever the size of a dataset; the rest goes to temporary files.
-SET memory_limit = '1200MB'
+SET memory_limit = '500MB'

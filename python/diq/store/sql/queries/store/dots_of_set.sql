@@ -1,4 +1,4 @@
--- What one validation set of a run gave every sample, of whatever dataset; ids as in samples_of_dataset.
+-- What one validation set of a run gave every sample, of whatever dataset; ids as in sample_ids.
 -- Params:  $run_id BIGINT, $validation_set_id INTEGER
 -- Returns: high UBIGINT, low UBIGINT, dot DOUBLE, loss DOUBLE, answer_tokens DOUBLE
 SELECT
