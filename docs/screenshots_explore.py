@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from diq.explorer.columns import choose
 from diq.explorer.server import Server
 from diq.explorer.session import Session
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 SUBJECTS = ("chest pain", "a persistent cough", "raised blood pressure", "a new rash", "fatigue", "low back pain")
 ASKED = ("What is the likely cause of", "Which test comes first for", "How is it best to treat", "When is it urgent:")
 
@@ -53,11 +54,12 @@ def make_store(folder: Path, *, n: int = 20_000) -> Path:
         options = {"model": "demo-8b", "validation_set": task} if task else {}
         diq.ingest(path, dataset="pool", scores=True, store=store, **options)
     # what a scoring records beside the dots
-    with diq.Store(store) as opened:
-        opened.connection.execute(
-            "UPDATE influence_scores SET loss = 0.4 + abs(hash(sample_id) % 1000) / 700.0, "
-            "answer_tokens = CAST(20 + hash(sample_id) % 97 * (hash(sample_id) % 13) AS INTEGER)"
-        )
+    diq.sql(
+        "UPDATE influence_scores SET loss = 0.4 + abs(hash(sample_id) % 1000) / 700.0, "
+        "answer_tokens = CAST(20 + hash(sample_id) % 97 * (hash(sample_id) % 13) AS INTEGER)",
+        store=store,
+        write=True,
+    )
     diq.select("pool", ratio="0.05", model="demo-8b", strategy="influence", name="influence-5", store=store)
     return store
 
@@ -104,6 +106,8 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=20_000)
     options = parser.parse_args()
     options.to.mkdir(exist_ok=True)
+    target = options.to.resolve()
     with tempfile.TemporaryDirectory() as name:
-        made = make_store(Path(name), n=options.rows)
-        photograph(made, options.to)
+        # as a user names things, whatever machine this is
+        os.chdir(name)
+        photograph(make_store(Path(), n=options.rows), target)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
+from diq.base.command import option_words, shell
+from diq.base.options import fields_of
 from diq.explorer.requests import QUADRANT_NAMES, SELECTED_NAMES, Between, Look, OneOf
 from diq.explorer.session import Session, weight_texts
 from diq.influence.stored import takes_largest
+from diq.selection.options import SelectOptions
 from diq.selection.select import select
 from diq.store.store import Store
 
@@ -40,13 +42,9 @@ def _options(session: Session, look: Look, name: str | None) -> dict[str, Any]:
 
 def command(session: Session, look: Look, name: str | None = None) -> str:
     """The command that makes the would-be selection, quoted for a shell."""
-    words = ["diq", "select"]
-    for option, value in _options(session, look, name).items():
-        # in one word: a name that begins with a hyphen would be taken for an option
-        flag = f"--{option.replace('_', '-')}"
-        words += [f"{flag}={one}" for one in (value if isinstance(value, tuple) else (value,))]
-    words += [f"--store={session.choice.store}", "--", session.choice.data["name"]]
-    return shlex.join(words)
+    options = {"dataset": session.choice.data["name"], **_options(session, look, name)}
+    words = option_words(fields_of(SelectOptions), options)
+    return shell(["diq", "select", "--store", str(session.choice.store), *words])
 
 
 def save(session: Session, look: Look, name: str | None) -> dict[str, Any]:
