@@ -633,6 +633,35 @@ def _imports_need_no_search() -> None:
         gc.freeze()
 
 
+# what is left out is told, not forgotten; with several processes each of them leaves out the same -------------------
+
+_n_exhaustive = 0
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    global _n_exhaustive
+    _n_exhaustive += sum(one.get_closest_marker("exhaustive") is not None for one in items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["n_exhaustive"] = _n_exhaustive
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    global _n_exhaustive
+    _n_exhaustive = max(_n_exhaustive, getattr(node, "workeroutput", {}).get("n_exhaustive", 0))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _n_exhaustive:
+        terminalreporter.write_line(
+            f"{_n_exhaustive} tests marked exhaustive were deselected: `make test-all` runs them too"
+        )
+
+
 def pytest_unconfigure() -> None:
     # what is still frozen at the end cannot be taken down in order, and some libraries complain
     gc.unfreeze()
