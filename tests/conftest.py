@@ -483,6 +483,8 @@ def _speak(
     """The life of a process that is no child of a terminal."""
     import torch
 
+    # what the server loaded is never searched: the pages stay its own
+    gc.freeze()
     for number, (path, flags) in enumerate(zip(said, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
         opened = os.open(path, flags)
         os.dup2(opened, number)
@@ -545,6 +547,7 @@ def _call(
     """The life of a process that is to be killed."""
     import torch
 
+    gc.freeze()
     torch.set_num_threads(1)
     for name, value in patches.items():
         module, _, attribute = name.rpartition(".")

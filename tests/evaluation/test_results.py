@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from conftest import new_store
-from conftest import new_store
 from diq.base.errors import StoreError, UsageError
 from diq.evaluation.benchmarks import BENCHMARKS
 from diq.evaluation.groups import CLOSE, Group, Line
