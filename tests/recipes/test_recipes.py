@@ -742,8 +742,7 @@ SHIPPED = {
 OPTIONAL = ("validation_sample", "splits", "ratios", "epochs")
 
 
-# between them they run every verb: baselines and warm-up, a rater; the demo's recipe trains by preference. `make test-all`
-# runs the others too
+# between them they run every verb: baselines and warm-up, a rater; the demo's recipe trains by preference
 RUN = ("huatuo-llama31-8b", "ultramedical-rater")
 
 
