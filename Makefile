@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUST := $(wildcard rust/*.rs) Cargo.toml Cargo.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test test-rust test-python test-fast lint format docs bench peers wheel clean
+.PHONY: help setup browser demo test test-all test-rust test-python test-fast lint lint-python lint-rust format docs bench peers wheel clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -58,15 +58,24 @@ test-python: setup
 	@echo "==> pytest"
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=25
 
-test-fast: setup ## pytest without the tests that take seconds
-	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
+test-all: test-rust setup ## all of them, also those marked exhaustive
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal -m ''
 
-lint: setup ## ruff, mypy, stubtest, rustfmt, clippy
-	@echo "==> lint"
+test-fast: setup ## pytest without the tests that take seconds
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow and not exhaustive'
+
+lint: lint-python lint-rust ## ruff, mypy, stubtest, rustfmt, clippy
+
+lint-python: setup
+	@echo "==> ruff, mypy, stubtest"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m mypy.stubtest --mypy-config-file stubtest.ini diq._core
+
+# needs nothing of $(VENV), as test-rust
+lint-rust:
+	@echo "==> rustfmt, clippy"
 	@cargo fmt --check
 	@cargo clippy --quiet --all-targets --all-features -- -D warnings
 

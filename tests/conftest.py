@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -243,6 +244,19 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
     return path
 
 
+_made = tempfile.TemporaryDirectory(prefix="diq-tests-")
+
+
+def new_store(path: Path) -> Path:
+    """A store with nothing in it, as the first command makes it: a copy of one, which takes a tenth of the time."""
+    from diq.store.store import Store
+
+    template = Path(_made.name, "empty.duckdb")
+    if not template.exists():
+        Store(template, create=True).close()
+    return Path(shutil.copy(template, path))
+
+
 def ingest_rows(store: Path, rows: Sequence[Any], dataset: str = "pool", **options: Any) -> Path:
     """Ingest rows as a user does, from a new JSONL file beside the store (pool-0.jsonl, pool-1.jsonl); returns it.
 
@@ -255,6 +269,8 @@ def ingest_rows(store: Path, rows: Sequence[Any], dataset: str = "pool", **optio
 
     paths = (store.with_name(f"{dataset}-{i}.jsonl") for i in itertools.count())
     path = next(path for path in paths if not path.exists())
+    if not store.exists():
+        new_store(store)
     write_jsonl(path, [{"messages": row} if isinstance(row, list) else row for row in rows])
     ingest(path, dataset=dataset, store=store, **options)
     return path
@@ -324,7 +340,9 @@ def fill_store(
         f'[{{"content":"q {i} of {dataset}","role":"user"}},{{"content":"a","role":"assistant"}}]' for i in range(n)
     ]
     ids = _core.sample_ids(texts)
-    with Store(path, create=True) as store, store.transaction():
+    if not path.exists():
+        new_store(path)
+    with Store(path) as store, store.transaction():
         connection = store.connection
         ((number,),) = connection.execute("SELECT nextval('dataset_ids')").fetchall()
         connection.execute("INSERT INTO datasets VALUES (?, ?, 'training', TIMESTAMP '2026-01-01')", [number, dataset])
@@ -465,6 +483,8 @@ def _speak(
     """The life of a process that is no child of a terminal."""
     import torch
 
+    # what the server loaded is never searched: the pages stay its own
+    gc.freeze()
     for number, (path, flags) in enumerate(zip(said, (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY), strict=True)):
         opened = os.open(path, flags)
         os.dup2(opened, number)
@@ -527,6 +547,7 @@ def _call(
     """The life of a process that is to be killed."""
     import torch
 
+    gc.freeze()
     torch.set_num_threads(1)
     for name, value in patches.items():
         module, _, attribute = name.rpartition(".")
@@ -631,6 +652,35 @@ def _imports_need_no_search() -> None:
         _n_modules = len(sys.modules)
         gc.collect()
         gc.freeze()
+
+
+# what is left out is told, not forgotten; with several processes each of them leaves out the same -------------------
+
+_n_exhaustive = 0
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    global _n_exhaustive
+    _n_exhaustive += sum(one.get_closest_marker("exhaustive") is not None for one in items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["n_exhaustive"] = _n_exhaustive
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    global _n_exhaustive
+    _n_exhaustive = max(_n_exhaustive, getattr(node, "workeroutput", {}).get("n_exhaustive", 0))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _n_exhaustive:
+        terminalreporter.write_line(
+            f"{_n_exhaustive} tests marked exhaustive were deselected: `make test-all` runs them too"
+        )
 
 
 def pytest_unconfigure() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from conftest import new_store
 from diq.base.errors import StoreError, UsageError
 from diq.evaluation.benchmarks import BENCHMARKS
 from diq.evaluation.groups import CLOSE, Group, Line
@@ -24,24 +25,15 @@ from diq.evaluation.tables import csv_text, footnotes, latex, markdown
 from diq.store.store import Store
 
 BASE = "base-id"
-_EMPTY: list[bytes] = []
 PROTOCOL = {"template": "auto", "few_shot": 0, "temperature": 0.0}
 STANDARD = ("medqa", "medmcqa", "mmlu_pro")
-
-
-def empty_store(path: Path) -> bytes:
-    """A store without a row; made once, since making one takes longer than most tests."""
-    if not _EMPTY:
-        Store(path, create=True).close()
-        _EMPTY.append(path.read_bytes())
-    return _EMPTY[0]
 
 
 class Fill:
     """Writes trainings and evaluations into a real store, as `diq train` and `diq evaluate` record them."""
 
     def __init__(self, path: Path) -> None:
-        path.write_bytes(empty_store(path))
+        new_store(path)
         self.store: Store | None = None
         self._path = path
         self.clock = 0

@@ -387,7 +387,7 @@ def test_central_differences_converge_in_float64() -> None:
 
 
 def test_bfloat16_ranks_as_float32_does(case: Case) -> None:
-    training = random_tokens(200, 9)
+    training = random_tokens(100, 9)
     # a copy: rounding would stay in the buffers
     model = copy.deepcopy(case.model).bfloat16()
     found = scores(model, linear_weights(model), case.validation, training, batch=16)

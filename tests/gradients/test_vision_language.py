@@ -25,8 +25,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     return path
 
 
+# as others of the list are built
+ALIKE = ("qwen2_5_vl", "llava_next", "smolvlm", "mistral3", "internvl")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", list(CONFIGS), indirect=True)
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param(one, marks=pytest.mark.exhaustive if one in ALIKE else ()) for one in CONFIGS],
+    indirect=True,
+)
 def test_the_language_part_counts_alone_and_its_dots_are_exact(folder: Path) -> None:
     source = find_model(folder)
     inside = LANGUAGE.get(folder.name, "model.language_model.")

@@ -20,7 +20,7 @@ import duckdb
 import pytest
 
 from chat_server import ScriptedServer, Step, asked_question, completion, difficulty_reply
-from conftest import Forked, wait_until
+from conftest import Forked, new_store, wait_until
 from diq.base.errors import RunFailedError, StoreError, UsageError
 from diq.judging import ask as asking
 from diq.judging import chat
@@ -45,9 +45,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    path = tmp_path / "s.duckdb"
-    Store(path, create=True).close()
-    return path
+    return new_store(tmp_path / "s.duckdb")
 
 
 def levels(question: str) -> tuple[int, int, int]:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import Commit, run_killed
+from conftest import Commit, new_store, run_killed
 from diq import _core
 from diq.base.errors import InputError, StoreError, UsageError
 from diq.base.fingerprint import canonical_json
@@ -71,15 +70,14 @@ def counts(summary: IngestSummary) -> tuple[int, int, int, int]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
+    """A store with nothing in it."""
+    return new_store(tmp_path / "store.duckdb")
+
+
+@pytest.fixture
+def missing(tmp_path: Path) -> Path:
+    """The place of a store that is still to be made."""
     return tmp_path / "store.duckdb"
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with nothing in it; making one takes a third of a second, copying it none."""
-    path = tmp_path_factory.mktemp("empty") / "store.duckdb"
-    Store(path, create=True).close()
-    return path
 
 
 # samples --------------------------------------------------------------------------------------------------------------
@@ -287,7 +285,7 @@ def test_progress_comes_after_every_batch(tmp_path: Path, store: Path, monkeypat
 # broken input ---------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_of_a_call_remains_when_one_source_breaks(tmp_path: Path, store: Path) -> None:
+def test_nothing_of_a_call_remains_when_one_source_breaks(tmp_path: Path, missing: Path) -> None:
     import gzip
 
     good = jsonl(tmp_path / "good.jsonl", qa(50))
@@ -296,16 +294,16 @@ def test_nothing_of_a_call_remains_when_one_source_breaks(tmp_path: Path, store:
     bad = tmp_path / "bad.jsonl.gz"
     bad.write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"bad.jsonl.gz` is cut off"):
-        ingest([good, bad], dataset="d", store=store)
-    assert not store.exists()
-    ingest([good], dataset="d", store=store)
-    before = dump(store)
+        ingest([good, bad], dataset="d", store=missing)
+    assert not missing.exists()
+    ingest([good], dataset="d", store=missing)
+    before = dump(missing)
     with pytest.raises(InputError):
-        ingest([good, bad], dataset="e", store=store)
-    assert dump(store) == before
+        ingest([good, bad], dataset="e", store=missing)
+    assert dump(missing) == before
 
 
-def test_everything_is_checked_before_anything_is_written(tmp_path: Path, store: Path) -> None:
+def test_everything_is_checked_before_anything_is_written(tmp_path: Path, missing: Path) -> None:
     good = jsonl(tmp_path / "good.jsonl", qa(5))
     empty = tmp_path / "empty.jsonl"
     empty.touch()
@@ -316,8 +314,8 @@ def test_everything_is_checked_before_anything_is_written(tmp_path: Path, store:
         (unknown, "no known layout"),
     ):
         with pytest.raises(UsageError, match=message):
-            ingest([good, bad], dataset="d", store=store)
-        assert not store.exists()
+            ingest([good, bad], dataset="d", store=missing)
+        assert not missing.exists()
 
 
 @pytest.mark.parametrize(
@@ -338,15 +336,15 @@ def test_everything_is_checked_before_anything_is_written(tmp_path: Path, store:
         ({"store": "/nonexistent/folder/x.duckdb"}, "the folder of the store"),
     ],
 )
-def test_requests_that_are_wrong(tmp_path: Path, store: Path, options: dict[str, Any], message: str) -> None:
+def test_requests_that_are_wrong(tmp_path: Path, missing: Path, options: dict[str, Any], message: str) -> None:
     path = jsonl(tmp_path / "a.jsonl", qa(3))
     with pytest.raises(UsageError, match=message) as error:
-        ingest([path], **{"dataset": "d", "store": store, **options})
+        ingest([path], **{"dataset": "d", "store": missing, **options})
     assert error.value.exit_code == 2
-    assert not store.exists()
+    assert not missing.exists()
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path: Path, store: Path) -> None:
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, missing: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", qa(3))
 
     def meanwhile(*_: object) -> None:
@@ -354,8 +352,8 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, store: Path) -> No
             file.write("\n")
 
     with pytest.raises(InputError, match="changed while it was read"):
-        ingest([path], dataset="d", store=store, progress=meanwhile)
-    assert not store.exists()
+        ingest([path], dataset="d", store=missing, progress=meanwhile)
+    assert not missing.exists()
 
 
 def test_surrogates_are_rejects_not_crashes(tmp_path: Path, store: Path) -> None:
@@ -869,14 +867,14 @@ def test_the_text_that_is_hashed_is_the_canonical_json(
     ),
     st.integers(1, 5),
 )
-def test_every_row_is_a_sample_a_duplicate_or_a_reject(empty: Path, files: list[list[Any]], batch: int) -> None:
+def test_every_row_is_a_sample_a_duplicate_or_a_reject(files: list[list[Any]], batch: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         patch.setattr(BATCHES, "BATCH_ROWS", batch)
         # one good row, so that the layout is known
         good = {"question": "z", "answer": "z"}
         paths = [jsonl(folder / f"{i}.jsonl", [good, *data]) for i, data in enumerate(files)]
-        store = Path(shutil.copy(empty, folder / "store.duckdb"))
+        store = new_store(folder / "store.duckdb")
         found = counts(ingest(paths, dataset="d", store=store))
         lines = [row for data in files for row in [good, *data] if row != ""]
         assert found[0] == len(lines)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import diq
-from conftest import build_llama, build_tokenizer, save_model
+from conftest import build_llama, build_tokenizer, save_model, stdout_of
 from diq.base.errors import UsageError
+from diq.cli import diq as commands
 from diq.models.source import find_model
 from diq.models.tokens import Tokens, load_tokenization
 from models.chat_templates import SHAPES
@@ -99,9 +98,6 @@ def test_what_cannot_be_shown_is_said(store: Path, model: Path) -> None:
 
 
 def test_the_command(store: Path, model: Path) -> None:
-    code = "from diq.cli import main; main()"
-    words = [sys.executable, "-c", code, "show", "talk", "--model", str(model), "--store", str(store)]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "assistant  since when" in done.stdout
-    assert "⟦normal daily<|end|>\n⟧" in done.stdout
+    printed = stdout_of(commands, "show", "talk", "--model", model, "--store", store)
+    assert "assistant  since when" in printed
+    assert "⟦normal daily<|end|>\n⟧" in printed

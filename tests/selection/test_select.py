@@ -59,7 +59,7 @@ def written(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2, 6))])
 @pytest.mark.parametrize(("percentile", "threshold"), [(0.5, None), (0.0, None), (1.0, None), (0.37, None), (0.5, 3.0)])
 def test_rust_sql_and_the_slow_form_agree_row_by_row(
     tmp_path: Path, seed: int, percentile: float, threshold: float | None
@@ -457,7 +457,10 @@ def halved(seed: int, n: int, noise: float) -> tuple[dict[str, np.ndarray], dict
     return {name: one.mean(axis=1) for name, one in folds.items()}, folds, rng.integers(1, 6, n).astype(float)
 
 
-@pytest.mark.parametrize("strategy", ["diq", "influence", "q1", "q2", "q3", "q4"])
+ALIKE = [pytest.param(one, marks=pytest.mark.exhaustive) for one in ("q2", "q3")]
+
+
+@pytest.mark.parametrize("strategy", ["diq", "influence", "q1", "q4", *ALIKE])
 @pytest.mark.parametrize("influence", ["dot", "cosine"])
 def test_flips_are_the_selections_of_two_halves_by_the_book(tmp_path: Path, strategy: str, influence: str) -> None:
     n = 200

@@ -95,8 +95,11 @@ def build(path: Path, seed: int) -> Path:
     return path
 
 
-# one store is enough for a quick run
-@pytest.fixture(scope="module", params=[0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+# others are drawn alike
+SEEDS = [0, 1, *(pytest.param(seed, marks=[pytest.mark.slow, pytest.mark.exhaustive]) for seed in (2, 3))]
+
+
+@pytest.fixture(scope="module", params=SEEDS)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("views") / "s.duckdb", request.param)
 

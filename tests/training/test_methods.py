@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import random
 import resource
@@ -26,6 +27,7 @@ from diq.models.network import load_causal_lm
 from diq.models.source import find_adapter, find_model
 from diq.models.tokens import Tokenization, load_tokenizer
 from diq.store.store import Store
+from diq.training import worker as worker_module
 from diq.training.data import Texts, read_samples
 from diq.training.train import train as run
 from diq.training.trainer import DpoTrainer, SftTrainer
@@ -473,9 +475,47 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_nothing(
 # several processes -------------------------------------------------------------------------------------------------
 
 
+def work(plan: str, environment: dict[str, str], pipe: str | None) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    said = os.open(pipe or os.devnull, os.O_WRONLY)
+    os.dup2(said, 1)
+    os.close(said)
+    sys.argv = ["-c", plan]
+    torch.set_num_threads(1)
+    worker_module.main()
+
+
+class ForkedWorker:
+    """A training process as ``subprocess.Popen`` starts it, but from the loaded server."""
+
+    def __init__(self, command: list[str], *, env: dict[str, str], stdout: int, text: bool) -> None:
+        assert text
+        pipe = command[-1] + ".pipe" if stdout == subprocess.PIPE else None
+        if pipe:
+            os.mkfifo(pipe)
+        context = multiprocessing.get_context("forkserver")
+        self._process = context.Process(target=work, args=(command[-1], env, pipe))
+        self._process.start()
+        self.stdout = Path(pipe).open(encoding="utf-8") if pipe else None  # noqa: SIM115
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> None:
+        self._process.join()
+
+
 @pytest.mark.slow
 def test_two_processes_one_of_them_killed_train_what_one_does(
-    train: Any, selection: Path, tmp_path: Path, make_samples: Any
+    train: Any, selection: Path, tmp_path: Path, make_samples: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "s.duckdb"
     diq.ingest([str(selection)], dataset="plain", store=store)
@@ -499,6 +539,8 @@ def test_two_processes_one_of_them_killed_train_what_one_does(
     assert len(workers) == 2
     # nobody is left behind
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    # those that go on need not load the libraries once more
+    monkeypatch.setattr(worker_module.subprocess, "Popen", ForkedWorker)
     two = train("plain", progress=lambda *what: said.append(what), **options)
     assert (two.devices, two.micro_batch_size, two.steps) == (2, 1, one.steps)
     assert two.steps == 24
@@ -526,7 +568,9 @@ for time in range(2):
 """
 
 
+# the other launcher; the processes themselves are those of the test above
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_torchrun_starts_the_processes(train: Any, selection: Path, tmp_path: Path, tiny_llama_folder: Path) -> None:
     train(selection, output=tmp_path / "alone")
     (tmp_path / "twice.py").write_text(TWICE)

@@ -17,7 +17,7 @@ from models.vision_language import TEXT, build
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gemma3", "mllama", "llama4"])
+@pytest.mark.parametrize("family", ["gemma3", "mllama", pytest.param("llama4", marks=pytest.mark.exhaustive)])
 def test_an_adapter_goes_back_on_the_full_model(
     tmp_path: Path, make_samples: Callable[..., Any], caplog: pytest.LogCaptureFixture, family: str
 ) -> None:
