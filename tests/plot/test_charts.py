@@ -18,7 +18,7 @@ import pytest
 import diq
 from conftest import fill_store
 from diq import plot
-from diq.base.errors import MissingScoresError
+from diq.base.errors import MissingScoresError, UsageError
 from diq.plot.charts import QUADRANT_COLOURS
 from diq.store.store import Store, now
 
@@ -127,6 +127,11 @@ def test_what_is_missing_is_told_with_the_command(tmp_path: Path) -> None:
         plot.tasks(path)
     with pytest.raises(MissingScoresError, match="no finished training"):
         plot.losses(path)
+
+
+def test_a_scale_that_is_not_known_is_refused(path: Path) -> None:
+    with pytest.raises(UsageError, match="foo"):
+        plot.quadrants(path, scale="foo")  # type: ignore[arg-type]
 
 
 def test_without_the_extra_the_way_to_get_it_is_said(path: Path) -> None:

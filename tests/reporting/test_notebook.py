@@ -47,6 +47,18 @@ def test_tables_are_what_sql_says(store: diq.Store) -> None:
         store.scores("pol", "model")
     with pytest.raises(UsageError, match="no selection `none`"):
         store.selection("none")
+    for call in (lambda: store.scores("pool", "modl"), lambda: store.ranking("pool", "modl")):
+        with pytest.raises(UsageError, match="no model named `modl`") as raised:
+            call()
+        assert "did you mean `model`" in raised.value.hint
+    for percentile in (3.0, -0.3, float("nan")):
+        with pytest.raises(UsageError, match=r"outside \[0, 1\]"):
+            store.ranking("pool", "model", percentile=percentile)
+    with pytest.raises(UsageError):
+        store.ranking("pool", "model", difficulty="foo")  # type: ignore[arg-type]
+    assert [row["position"] for row in store.selection("tenth")] == store.selection("tenth").arrow()[
+        "position"
+    ].to_pylist()
 
 
 def test_any_library_reads_them(store: diq.Store) -> None:

@@ -308,3 +308,54 @@ def test_the_command_says_what_it_wrote(plain: Path, tmp_path: Path) -> None:
     assert (tmp_path / "r.html").read_text(encoding="utf-8").count("<details>") == 3
     done = invoke(command, "pool", "--store", str(plain), "-o", str(tmp_path / "r.html"), "--json")
     assert json.loads(done.output)["output"] == str(tmp_path / "r.html")
+
+
+def test_a_decontaminated_selection_is_told_as_it_was_asked_for(tmp_path: Path) -> None:
+    rows = [{"question": f"Which drug treats the {number}th kind of a long and rare disease of eyes?", "answer": "A."}
+            for number in range(30)]  # fmt: skip
+    path = tmp_path / "s.duckdb"
+    diq.ingest([write_jsonl(tmp_path / "a.jsonl", rows)], dataset="pool", store=path)
+    for name, first in (("exam", 3), ("other", 20)):
+        file = write_jsonl(tmp_path / f"{name}.jsonl", rows[first : first + 4])
+        diq.ingest([file], dataset=name, validation=True, sample=2, store=path)
+    scores = [{"position": number, "overall": number % 5, "dot": float(number)} for number in range(30)]
+    file = write_jsonl(tmp_path / "scores.jsonl", scores)
+    diq.ingest([file], dataset="pool", scores=True, model="model", validation_set="exam", store=path)
+    made = diq.select(
+        "pool", ratio="0.3", model="model", decontaminate=["exam"], dedupe="near", name="clean", store=path
+    )
+    diq.report(selection="clean", output=tmp_path / "r.html", store=path)
+    (commands,) = re.findall(r"<pre>(.*?)</pre>", own(tmp_path / "r.html"), re.DOTALL)
+    words = shlex.split(html.unescape(commands).splitlines()[0])
+    assert words.count("--decontaminate") == 1
+    done = invoke(select, *words[2:])
+    assert "read from the store" in done.output
+    assert diq.status(store=path).selections[0]["selection_id"] == made.selection_id
+
+
+def test_cosines_are_called_cosines(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "s.duckdb"
+    fill_store(path, dots={"a": rng.normal(size=60)}, difficulty=rng.uniform(1, 5, 60), norms=rng.uniform(1, 9, 60))
+    diq.select("pool", ratio="0.5", model="model", influence="cosine", name="cos", store=path)
+    made = diq.report(output=tmp_path / "r.html", store=path)
+    plane = specs_of((tmp_path / "r.html").read_text(encoding="utf-8"))["pool-quadrants"]
+    assert plane["layer"][0]["encoding"]["y"]["title"] == "influence: cosine with the validation gradient of model"
+    assert "the largest cosine first" in own(tmp_path / "r.html")
+    assert "The ranking is by cosine; these are of the dots." in made.notes
+
+
+def test_names_are_quoted_in_what_is_to_be_typed(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    name = "my 'pool' <x>"
+    diq.ingest([write_jsonl(tmp_path / "a.jsonl", [{"question": "Q?", "answer": "A."}])], dataset=name, store=path)
+    made = diq.report([name, name], output=tmp_path / "r.html", store=path)
+    assert made.sections.count(name) == 1
+    told = [one for note in made.notes for one in re.findall(r"`(diq (?:select|score)[^`]+)`", note)]
+    assert len(told) >= 3
+    assert all(name in shlex.split(one) for one in told), told
+
+
+def test_a_paper_that_is_not_there_is_refused(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no results table, dataset or model `nope`"):
+        diq.report("pool", published="nope", output=tmp_path / "r.html", store=plain)

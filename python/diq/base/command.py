@@ -48,9 +48,10 @@ def _texts(value: Any) -> list[str]:
 
 def shell(words: Sequence[str]) -> str:
     """Words as they are typed in a shell."""
-    return " ".join(map(_quoted, words))
+    return " ".join(map(quoted, words))
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
+    """A word as it is typed in a shell."""
     # a query is full of single quotes
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from typing import Any
 
 import click
@@ -26,3 +29,7 @@ def explore(**given: Any) -> None:
     """
     start_logging()
     diq.explore(**keywords(ExploreOptions, given))
+    if any(not one.daemon for one in threading.enumerate() if one is not threading.main_thread()):
+        # tokens that are being coloured would be waited for, and nobody looks at them any more
+        sys.stdout.flush()
+        os._exit(0)

@@ -108,7 +108,8 @@ def choose(
         sets = opened.rows("store/validation_sets_of_run", run_id=runs.influence)
         assert found is not None
         known = {one["name"] for one in sets}
-        others = [one["name"] for one in opened.rows("store/list_validation_sets") if one["name"] not in known]
+        others = [one["name"] for one in opened.rows("store/list_validation_sets")
+                  if one["name"] not in known and one["dataset_id"] is not None]  # fmt: skip
     if not sets:
         raise MissingScoresError(
             f"run {runs.influence} of dataset `{data['name']}` has dots of no validation set",

@@ -8,6 +8,7 @@ token comes in the address once, and then in a cookie that no other site's page 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import socket
 import threading
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import uvicorn
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -140,7 +142,8 @@ def _question(answer: Callable[[dict[str, Any]], Response]) -> Callable[[Request
 
     async def route(request: Request) -> Response:
         try:
-            return await run_in_threadpool(answer, await _read(request))
+            # who stops the page does not wait for an answer that is being made
+            return await to_thread.run_sync(answer, await _read(request), abandon_on_cancel=True)
         except DiqError as error:
             return _refused(error)
 
@@ -279,10 +282,17 @@ class Server:
     def run(self) -> None:
         """Read the scores and answer until the process is told to stop."""
         self._loading.start()
+        logger = logging.getLogger("uvicorn.error")
+        logger.addFilter(self._is_wanted)
         try:
             self._server.run(sockets=[self._socket])
         finally:
+            logger.removeFilter(self._is_wanted)
             self._socket.close()
+
+    def _is_wanted(self, _record: logging.LogRecord) -> bool:
+        # answers that are cut off by the end are no errors
+        return not self._server.should_exit
 
     def stop(self) -> None:
         """Have :meth:`run` return; from another thread."""

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diq import _core
+from diq.base.command import quoted, shell
 from diq.base.errors import DiqError, UsageError
 from diq.explorer.axes import Axis, Kind, make_axis
 from diq.explorer.columns import Choice, Floats, Table, positions_of, read_table, selections_of
@@ -136,12 +137,13 @@ class Session:
         """What is missing, with the command that makes it."""
         choice, n = self.choice, len(table)
         name, notes = choice.data["name"], []
-        influence = f"`diq score influence {name} --model {choice.model}`"
+        influence_words = ["diq", "score", "influence", name, "--model", choice.model]
+        influence = f"`{shell(influence_words)}`"
         without = np.isnan(table.level)
         if without.any():
             notes.append(
                 f"{np.count_nonzero(without):,} of {n:,} samples have no difficulty and are in no quadrant: "
-                f"`diq score difficulty {name} --model CLASSIFIER` makes it"
+                f"`diq score difficulty {quoted(name)} --model CLASSIFIER` makes it"
             )
         for one, dots in table.dots.items():
             missing = int(np.count_nonzero(np.isnan(dots)))
@@ -153,8 +155,8 @@ class Session:
             elif n > 1 and np.all(dots == dots[0]):
                 notes.append(f"all dots with the validation set `{one}` are {dots[0]:g}: they put nothing in order")
         notes += [
-            f"the validation set `{other}` has no dots in run {choice.influence_run}: {influence} "
-            f"--validation-set '{other}' makes them"
+            f"the validation set `{other}` has no dots in run {choice.influence_run}: `"
+            f"{shell([*influence_words, '--validation-set', other])}` makes them"
             for other in choice.other_sets
         ]
         return notes

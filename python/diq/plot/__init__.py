@@ -14,8 +14,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from diq.base import config
+from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError
 from diq.base.extras import missing_package
+from diq.base.text import check_choice
 from diq.plot import charts, data
 from diq.plot.ground import StoreLike, grounded, opened
 from diq.store.store import Store
@@ -60,6 +62,8 @@ def quadrants(
         MissingScoresError: difficulty or influence is missing; the hint has the command that makes it.
         UsageError: an unknown name, or several to choose from.
     """
+    check_choice("scale", scale, ("symlog", "linear"))
+    check_choice("difficulty", difficulty, DIFFICULTY_DIMENSIONS)
     with grounded(store, dataset, model, selection=selection, dimension=difficulty) as found:
         drawn = data.plane(found, is_linear=scale == "linear")
         return _chart(charts.quadrants(drawn, found.name, found.model, _name(found.selection)))

@@ -126,8 +126,15 @@ def quadrants(drawn: Drawn, name: str, model: str | None, selection: str | None)
         scale={"domain": [left, right], "nice": False, "zero": False},
         axis=axis,
     )
+    kind = facts["influence"]
     # the padding is for the names of the quadrants
-    y = _signed("dot", f"influence: dot with the validation gradient of {model}", facts, domain=[low, high], padding=20)
+    y = _signed(
+        "dot",
+        f"influence: {facts['influence']} with the validation gradient of {model}",
+        facts,
+        domain=[low, high],
+        padding=20,
+    )
     ends = {"x2": {"field": "level_end"}, "y2": {"field": "dot_end"}}
     tips = _tips(level="difficulty from|.3g", dot="influence from|.3g", n="samples|,", taken="selected|,")
     layers: list[Spec] = [
@@ -166,7 +173,7 @@ def quadrants(drawn: Drawn, name: str, model: str | None, selection: str | None)
                 "encoding": {"x": x, "y": y, "text": _name("text")},
             }
         )
-    lines = [f"{facts['n']:,} samples; dashed: tau = {facts['tau']:.4g} and the median dot, {facts['median']:.3g}"]
+    lines = [f"{facts['n']:,} samples; dashed: tau = {facts['tau']:.4g} and the median {kind}, {facts['median']:.3g}"]
     if selection is not None:
         lines.append(f"outlined: cells of which {selection} takes more than half")
     return _chart(f"Difficulty and influence of {name}", lines, layer=layers, width=_WIDTH, height=340)
@@ -251,10 +258,10 @@ def length_bias(drawn: Drawn, name: str, selection: str | None) -> Spec:
     facts = drawn.facts
     rows = [{**one, "end": one["high"] + 1} for one in drawn.rows]
     x = _number("low", "answer tokens", scale={"type": "log", "nice": False}, axis={"format": "~s"})
-    tips = _tips(low="tokens from|,", high="to|,", n="samples|,", median="median dot|.3g", taken="selected|,")
+    tips = _tips(low="tokens from|,", high="to|,", n="samples|,", median="median|.3g", taken="selected|,")
 
     def span(low: str, high: str, opacity: float) -> Spec:
-        places = {"x": x, "x2": {"field": "end"}, "y": _signed(low, "dot", facts), "y2": {"field": high}}
+        places = {"x": x, "x2": {"field": "end"}, "y": _signed(low, facts["influence"], facts), "y2": {"field": high}}
         return {
             "mark": {"type": "rect", "color": _BLUE, "opacity": opacity, "stroke": None},
             "encoding": {**places, "tooltip": tips},
@@ -262,7 +269,12 @@ def length_bias(drawn: Drawn, name: str, selection: str | None) -> Spec:
 
     middle = {
         "mark": {"type": "rule", "color": _INK, "strokeWidth": 2},
-        "encoding": {"x": x, "x2": {"field": "end"}, "y": _signed("median", "dot", facts), "tooltip": tips},
+        "encoding": {
+            "x": x,
+            "x2": {"field": "end"},
+            "y": _signed("median", facts["influence"], facts),
+            "tooltip": tips,
+        },
     }
     layers = [span("p10", "p90", 0.25), span("p25", "p75", 0.45), middle]
     parts: list[Spec] = [{"layer": layers, "width": _WIDTH, "height": 180}]
@@ -315,7 +327,7 @@ def stability(drawn: Drawn, name: str) -> Spec:
     ]
     subtitle = [
         "two halves of the validation samples rank the same data: the nearer to the diagonal, the less is chance;",
-        "dashed: where Q1, Q2 and Q3 end. A dot on the other side of the median moves a sample by two quadrants",
+        f"dashed: where Q1, Q2 and Q3 end. A {facts['influence']} across the median moves by two quadrants",
     ]
     flips = "; ".join(f"{_percent(share)} at {100 * float(text):g} %" for text, share in facts["flips"].items())
     if flips:

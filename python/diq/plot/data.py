@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import Ratio
@@ -62,7 +63,7 @@ class Axis:
         one = cls(0.0, 1.0, bins, scale if scale else None)
         first, last = one.scaled(low), one.scaled(high)
         if first == last:
-            margin = max(abs(first), 1e-12) / 2
+            margin = abs(first) / 2 or 1.0
             first, last = first - margin, last + margin
         return cls(first, (last - first) / bins, bins, one.scale)
 
@@ -131,6 +132,7 @@ def plane(ground: Ground, *, is_linear: bool = False) -> Drawn:
         "n": ranked.n,
         "n_unscored": ranked.n_unscored,
         "dimension": ground.dimension,
+        "influence": ranked.influence,
         "scale": dots.scale,
         "ticks": dots.ticks(),
         "is_whole": bounds["is_whole"],
@@ -271,8 +273,8 @@ def dots(ground: Ground) -> Drawn:
         (found,) = ground.store.rows("plot/dot_bounds", **set_id)
         if not found["n"]:
             ground.notes.append(
-                f"no dots with validation set `{one['name']}`: run `diq score influence {ground.name} --model "
-                f"{ground.model} --validation-set {one['name']}`"
+                f"no dots with validation set `{one['name']}`: run `diq score influence {quoted(ground.name)} --model "
+                f"{quoted(str(ground.model))} --validation-set {quoted(one['name'])}`"
             )
             continue
         axis = Axis.over(found["low"], found["high"], HISTOGRAM_BINS, found["scale"])
@@ -294,7 +296,7 @@ def lengths(ground: Ground) -> Drawn:
     Rows: ``low``, ``high`` (answer tokens), ``n``, ``taken``, ``taken_share`` (None without a selection), ``p10``,
     ``p25``, ``median``, ``p75``, ``p90`` of the dots. Facts: ``taken_share`` of all, ``scale`` and ``ticks``.
     """
-    ground.needs_ranking()
+    ranked = ground.needs_ranking()
     run_id = ground.needs_dots()
     first = ground.store.rows("store/validation_sets_of_run", run_id=run_id)[0]
     samples = _samples(ground)
@@ -328,7 +330,15 @@ def lengths(ground: Ground) -> Drawn:
     n, n_taken = (sum(one[name] for one in rows) for name in ("n", "taken"))
     middle = sorted(abs(one["median"]) for one in rows)[len(rows) // 2]
     axis = Axis.over(min(one["p10"] for one in rows), max(one["p90"] for one in rows), 1, middle or None)
-    return Drawn(rows, {"taken_share": n_taken / n if has else None, "scale": axis.scale, "ticks": axis.ticks()})
+    return Drawn(
+        rows,
+        {
+            "taken_share": n_taken / n if has else None,
+            "scale": axis.scale,
+            "ticks": axis.ticks(),
+            "influence": ranked.influence,
+        },
+    )
 
 
 def halves(ground: Ground) -> Drawn:
@@ -345,7 +355,7 @@ def halves(ground: Ground) -> Drawn:
     if ranked.half_sizes is None or ranked.half_counts is None:
         raise MissingScoresError(
             f"the dots of dataset `{ground.name}` have no folds, so nothing is known of their stability",
-            f"`diq score influence {ground.name} --model {ground.model} --folds 2` gives them",
+            f"`diq score influence {quoted(ground.name)} --model {quoted(str(ground.model))} --folds 2` gives them",
         )
     found = ground.store.rows("plot/half_cells", n=ranked.n, bins=HALF_BINS)
     step = 1 / HALF_BINS
@@ -365,7 +375,7 @@ def halves(ground: Ground) -> Drawn:
             (row,) = ground.store.rows("plot/half_flips", n=n)
             flips[text] = 1 - row["common"] / max(row["one"], row["other"])
     ends = [[sum(counts[: k + 1]) / ranked.n for k in range(3)] for counts in ranked.half_counts]
-    return Drawn(rows, {"flips": flips, "half_sizes": ranked.half_sizes, "ends": ends})
+    return Drawn(rows, {"flips": flips, "half_sizes": ranked.half_sizes, "ends": ends, "influence": ranked.influence})
 
 
 def tasks(ground: Ground) -> Drawn:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diq.base import config
+from diq.base.command import quoted
 from diq.base.errors import MissingScoresError, UsageError
 from diq.selection.ranking import make_ranking
 from diq.selection.scores import Request, Runs, choose_runs
@@ -33,6 +34,7 @@ class Ranked:
         n_unscored: samples without one of them.
         half_sizes: validation samples of the two halves; None without folds.
         half_counts: samples of Q1 to Q4 in the rankings by each half; None likewise.
+        influence: ``dot`` or ``cosine``: what ``median`` and the column dot of ``ranked`` are of.
     """
 
     ranking_id: int | None
@@ -43,6 +45,7 @@ class Ranked:
     n_unscored: int
     half_sizes: tuple[int, int] | None
     half_counts: tuple[tuple[int, ...], tuple[int, ...]] | None
+    influence: str = "dot"
 
 
 @dataclass(slots=True)
@@ -183,7 +186,7 @@ def _find_runs(ground: Ground, run: int | None, difficulty_run: int | None) -> N
         run = run or chosen["influence_run"]
         difficulty_run = difficulty_run or chosen["difficulty_run"]
     if ground.model is None:
-        ground.notes.append(f"no influence scores: run `diq score influence {ground.name} --model MODEL`")
+        ground.notes.append(f"no influence scores: run `diq score influence {quoted(ground.name)} --model MODEL`")
     else:
         ground.influence_run = _run(ground, Request("influence", model=ground.model, influence="dot"), run, None)
     request = Request(ground.dimension, difficulty=ground.dimension)
@@ -255,4 +258,5 @@ def _ranked(row: dict[str, Any]) -> Ranked:
         n_unscored=row["n_unscored"],
         half_sizes=tuple(row["half_sizes"]) if row["half_sizes"] else None,
         half_counts=(tuple(row["even_counts"]), tuple(row["odd_counts"])) if row["even_counts"] else None,
+        influence=json.loads(row["config"])["influence"] if row.get("config") else "dot",
     )

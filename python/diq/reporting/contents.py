@@ -55,7 +55,11 @@ def sections(store: Store, options: ReportOptions) -> Iterator[Section]:
         UsageError: unknown names, or nothing to report on.
     """
     chosen = _selections(store, options)
-    datasets = list(options.datasets) or list(dict.fromkeys(one["dataset"] for one in chosen)) or _trained_on(store)
+    datasets = (
+        list(dict.fromkeys(options.datasets))
+        or list(dict.fromkeys(one["dataset"] for one in chosen))
+        or _trained_on(store)
+    )
     report = options.progress or (lambda *_: None)
     made: list[Section] = []
     runs: set[int] = set()
@@ -116,7 +120,10 @@ def _of_dataset(
             words.blocks += _selection_words(store, one["selection_id"])
         if not chosen:
             words.blocks.append(
-                Words(f"Nothing is selected yet: `diq select {name} --ratio 0.1` makes a selection.", is_note=True)
+                Words(
+                    f"Nothing is selected yet: `{shell(['diq', 'select', name])} --ratio 0.1` makes a selection.",
+                    is_note=True,
+                )
             )
         pictures = Section(f"Charts of {name}", list(_charts(ground, report)))
         meters = _meters(ground)
@@ -150,7 +157,8 @@ def _selection_words(store: Store, selection_id: int) -> list[Words]:
     strategy = row["selection_strategy"]
     asked = f"{100 * float(row['ratio']):g} % were asked for"
     text = f"Selection `{row['name']}` keeps {row['n']:,} of {n_scored:,} scored samples ({asked}): "
-    text += f"{_STRATEGIES.get(strategy, strategy)}."
+    kind = json.loads(row["config"])["influence"] or "dot"
+    text += f"{_STRATEGIES.get(strategy, strategy).replace('dot', kind)}."
     if row["quadrant_counts"] is not None:
         config = json.loads(row["config"])
         cut = "" if config["percentile"] is None else f" (its {100 * config['percentile']:g} % quantile)"
@@ -192,13 +200,13 @@ def _charts(ground: Ground, report: Progress) -> Iterator[Figure | Words]:
     }
     if selection is None:
         del parts["tasks"]
-    told_already = set(ground.notes)
+    told_already = "; ".join(ground.notes)
     for done, (key, draw) in enumerate(parts.items(), start=1):
         try:
             yield Figure(f"{name}-{key}", draw())
         except MissingScoresError as error:
             # what a chart lacks, the notes of the dataset have said, unless it is the chart's own
-            if not error.hint or error.hint not in "; ".join(told_already):
+            if not error.hint or error.hint not in told_already:
                 yield Words(f"{error.message}: {error.hint}." if error.hint else f"{error.message}.", is_note=True)
         report(f"charts of {name}", done, len(parts))
 
@@ -214,6 +222,10 @@ def _meters(ground: Ground) -> Section | None:
             Words("`diq status --scores` measures datasets of this size; it reads and sorts every dot.")
         )
         return section
+    if ground.ranked is not None and ground.ranked.influence != "dot":
+        section.blocks.append(
+            Words(f"The ranking is by {ground.ranked.influence}; these are of the dots.", is_note=True)
+        )
     found = measure(read_dots(ground.store, dataset_id=ground.data["dataset_id"], run_id=run_id)).to_dict()
     section.blocks.append(Table(f"run {run_id}, model {ground.model}", ("meter", "value"), told(found)))
     if rows := told_tasks(found):
@@ -350,6 +362,8 @@ def _models(store: Store, options: ReportOptions) -> list[Section]:
     try:
         found = results(store=options.store_file, published=options.published)
     except UsageError as error:
+        if options.published is not None:
+            raise
         section.blocks.append(Words(f"{error.message}: {error.hint}.", is_note=True))
         return [section]
     if (spec := charts.ratios(found)) is not None:
@@ -438,7 +452,9 @@ def _guards(store: Store, runs: Sequence[int]) -> dict[str, Any]:
     for one in store.rows("reporting/runs_by_number", run_ids=list(runs)):
         config = json.loads(one["config"])
         if one["method"] == "decontaminate":
-            found["decontaminate"] = config["benchmarks"]
+            # the names that were given; every validation set of the store is looked for beside them
+            details = json.loads(one["result"] or "{}").get("details", {})
+            found["decontaminate"] = details.get("asked") or config["benchmarks"][:1]
             found["decontaminate_share"] = config["min_share"]
         else:
             found["dedupe"] = one["method"]

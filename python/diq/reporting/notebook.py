@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from diq import plot
 from diq.base import config
-from diq.base.config import Dimension
+from diq.base.config import DIFFICULTY_DIMENSIONS, Dimension
+from diq.base.errors import UsageError
 from diq.base.sample import Message
 from diq.base.summary import Summary
+from diq.base.text import check_choice, did_you_mean
 from diq.reporting.markup import escaped, marked
 from diq.samples.find import find_sample, sample_at
 from diq.selection.status import Status, status
+from diq.store import queries
 from diq.store import store as stores
 
 if TYPE_CHECKING:
@@ -56,6 +59,9 @@ class Rows:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self._table.__arrow_c_stream__(requested_schema)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.to_dicts())
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -165,12 +171,10 @@ class Store:
             difficulty_run: difficulty run, where there are several.
 
         Raises:
-            UsageError: an unknown dataset.
+            UsageError: an unknown name, several runs to choose from, or a value out of range.
         """
-        with self._open() as opened:
-            opened.dataset(dataset)
-            params = {"dataset": dataset, "model": model, "run": run, "difficulty_run": difficulty_run}
-            return Rows(opened.arrow("reporting/scores", **params))
+        params = {"dataset": dataset, "model": model, "run": run, "difficulty_run": difficulty_run}
+        return self._of_macro("reporting/scores", params)
 
     def ranking(
         self,
@@ -184,20 +188,38 @@ class Store:
         run: int | None = None,
         difficulty_run: int | None = None,
     ) -> Rows:
-        """The order of Algorithm 1, best first: the macro ``diq_ranking``, whose parameters these are."""
+        """The order of Algorithm 1, best first: the macro ``diq_ranking``, whose parameters these are.
+
+        Raises:
+            UsageError: as for `scores`.
+        """
+        if not 0 <= percentile <= 1:
+            raise UsageError(f"the percentile {percentile} is outside [0, 1]", "give 0.5 for the median")
+        check_choice("difficulty", difficulty, DIFFICULTY_DIMENSIONS)
+        check_choice("influence", influence, ("dot", "cosine"))
+        params = {
+            "dataset": dataset,
+            "model": model,
+            "difficulty": difficulty,
+            "percentile": percentile,
+            "threshold": threshold,
+            "influence": influence,
+            "run": run,
+            "difficulty_run": difficulty_run,
+        }
+        return self._of_macro("reporting/ranking", params)
+
+    def _of_macro(self, query: str, params: Mapping[str, Any]) -> Rows:
+        """The answer of a macro; what it refuses is told in one line."""
         with self._open() as opened:
-            opened.dataset(dataset)
-            params = {
-                "dataset": dataset,
-                "model": model,
-                "difficulty": difficulty,
-                "percentile": percentile,
-                "threshold": threshold,
-                "influence": influence,
-                "run": run,
-                "difficulty_run": difficulty_run,
-            }
-            return Rows(opened.arrow("reporting/ranking", **params))
+            opened.dataset(params["dataset"])
+            known = [row["name"] for row in opened.rows("store/list_models")]
+        if params["model"] not in known:
+            raise UsageError(
+                f"no model named `{params['model']}` in `{self.path}`",
+                did_you_mean(params["model"], known) or "run `diq score influence` first",
+            )
+        return self.sql(queries.query(query), dict(params))
 
     def selection(self, name: str | int) -> Rows:
         """The samples of a selection, best first.

@@ -146,7 +146,7 @@ def find_exclusions(
             "questions": benchmarks.digest(),
         }
         find = functools.partial(_find_overlaps, benchmarks=benchmarks, ngram=ngram, min_share=min_share)
-        found.append(_guard(store, dataset, "decontaminate", settings, find, report))
+        found.append(_guard(store, dataset, "decontaminate", settings, find, report, asked=decontaminate))
     return found
 
 
@@ -211,8 +211,20 @@ def _digest(store: Store, dataset_id: int) -> str:
     return str(row["digest"])
 
 
-def _guard(store: Path, dataset: str, method: str, settings: Mapping[str, Any], find: Any, report: Progress) -> Guard:
-    """The guard's run on the data as they are: found, or made in one transaction."""
+def _guard(
+    store: Path,
+    dataset: str,
+    method: str,
+    settings: Mapping[str, Any],
+    find: Any,
+    report: Progress,
+    *,
+    asked: Sequence[str] = (),
+) -> Guard:
+    """The guard's run on the data as they are: found, or made in one transaction.
+
+    What was asked for in words is kept beside what it came to, so that the command can be told again.
+    """
     with Store(store, read_only=True, wait_s=WAIT_S) as opened:
         row = opened.dataset(dataset)
         data = _Data(store, row["dataset_id"], row["n_samples"], _digest(opened, row["dataset_id"]), method, report)
@@ -224,6 +236,7 @@ def _guard(store: Path, dataset: str, method: str, settings: Mapping[str, Any], 
     exclusions, counts = find(data)
     details = {
         **settings,
+        **({"asked": list(asked)} if asked else {}),
         "n_samples": data.n_samples,
         **counts,
         "examples": [{"position": one.position, "reason": one.reason} for one in exclusions[:_EXAMPLES]],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import did_you_mean
@@ -116,9 +117,9 @@ def choose_runs(
     if strategy in DOT_STRATEGIES:
         if model is None:
             raise UsageError(f"the strategy `{strategy}` needs a model", "give --model NAME; `diq status` lists them")
-        _check_model(store, model, f"diq score influence {name} --model {model}")
+        _check_model(store, model, f"diq score influence {quoted(name)} --model {quoted(model)}")
         less = strategy == LESS
-        command = f"diq score influence {name} --model {model}" + (" --method less" if less else "")
+        command = f"diq score influence {quoted(name)} --model {quoted(model)}" + (" --method less" if less else "")
         candidates = store.rows("store/candidate_runs", kind="influence", dataset_id=data["dataset_id"], model=model)
         # cosines of less and predictions of a rater are no dots: they are taken only when nothing else is there
         others = [one for one in candidates if one["method"] not in ONLY_WHEN_MEANT]
@@ -132,7 +133,7 @@ def choose_runs(
         _warn_of_namesakes(store, model, influence)
     if strategy in DIFFICULTY_STRATEGIES:
         candidates = store.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
-        command = f"diq score difficulty {name} --model CLASSIFIER"
+        command = f"diq score difficulty {quoted(name)} --model CLASSIFIER"
         difficulty = _one_run(
             store,
             candidates,
@@ -147,7 +148,7 @@ def choose_runs(
         owner, option, example = (
             (model, "--model", "MODEL") if strategy == "perplexity" else (request.encoder, "--encoder", "ENCODER")
         )
-        command = f"diq score {strategy} {name} {option} {owner or example}"
+        command = f"diq score {strategy} {quoted(name)} {option} {quoted(owner) if owner else example}"
         if owner is not None:
             _check_model(store, owner, command)
         candidates = store.rows("store/candidate_runs", kind=strategy, dataset_id=data["dataset_id"], model=owner)

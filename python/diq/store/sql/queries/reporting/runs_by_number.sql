@@ -8,6 +8,7 @@ SELECT
     m.source AS model_source,
     CAST(r.config AS VARCHAR) AS config,
     CAST(r.environment AS VARCHAR) AS environment,
+    CAST(r.result AS VARCHAR) AS result,
     r.created_at
 FROM runs AS r
 LEFT JOIN models AS m ON m.model_id = r.model_id
