@@ -144,7 +144,8 @@ def test_sliders_show_what_a_selection_becomes_and_saving_makes_it(
     tab.locator("#save button").click()
     tab.wait_for_selector("#saved pre")
     command = tab.locator("#saved pre").inner_text()
-    assert command.startswith("diq select '--model=mo<b>del' --ratio=0.3")
+    assert command.startswith("diq select --store ")
+    assert " --model 'mo<b>del' --ratio 0.3 " in command
     assert "--difficulty-percentile=0.9" in command
     with Store(path, read_only=True) as opened:
         number = opened.selection("by hand")["selection_id"]
