@@ -146,7 +146,7 @@ def test_sliders_show_what_a_selection_becomes_and_saving_makes_it(
     command = tab.locator("#saved pre").inner_text()
     assert command.startswith("diq select --store ")
     assert " --model 'mo<b>del' --ratio 0.3 " in command
-    assert "--difficulty-percentile=0.9" in command
+    assert "--difficulty-percentile 0.9" in command
     with Store(path, read_only=True) as opened:
         number = opened.selection("by hand")["selection_id"]
         read = "SELECT position FROM selection_samples WHERE selection_id = ? ORDER BY position"
