@@ -64,7 +64,7 @@ OPENS_A_STORE: dict[str, tuple[str, ...]] = {
     "evaluation": ("evaluate", "rescore", "generations", "results"),
     "costs": ("cost", "lengths", "probe"),
     "plot": ("__init__", "data", "ground"),
-    "reporting": ("contents", "notebook", "report"),
+    "reporting": ("contents", "notebook"),
     "explorer": ("columns", "texts", "saving"),
     "recipes": ("run", "check", "state"),
 }

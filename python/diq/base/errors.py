@@ -28,6 +28,11 @@ class DiqError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def told(self) -> str:
+        """Message and hint on one line, as they are told among others."""
+        return f"{self.message}: {self.hint}" if self.hint else self.message
+
     def __str__(self) -> str:
         return as_keywords(f"{self.message}\nhint: {self.hint}" if self.hint else self.message)
 

@@ -50,6 +50,19 @@ def short(value: Any, *, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def cell(value: Any) -> str:
+    """A value of a table as people read it: thousands separators, four significant digits."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, with the next where it ends in a colon, or its type where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -14,7 +14,7 @@ import click
 from diq.base.bar import bar
 from diq.base.progress import NotedProgress
 from diq.base.sample import Message
-from diq.base.text import short
+from diq.base.text import cell, short
 
 
 def print_json(value: Any) -> None:
@@ -47,19 +47,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         grid.add_row(*(Text(cell(value)) for value in row))
     # a pipe has no width of its own; a table that is cut off there would lose data
     Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False).print(grid)
-
-
-def cell(value: Any) -> str:
-    """A value as people read it: thousands separators, four significant digits."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
 
 
 class _Stderr(logging.Handler):

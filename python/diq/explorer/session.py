@@ -266,12 +266,7 @@ class Session:
             assert look.compare is not None
             with self.storing:
                 positions = positions_of(self.choice.store, look.compare)
-            table = self.table
-            chosen = np.zeros(len(table), np.uint8)
-            rows = np.searchsorted(table.position, positions)
-            rows = rows[(rows < len(table)) & (table.position[np.minimum(rows, len(table) - 1)] == positions)]
-            chosen[rows] = 1
-            return chosen
+            return np.isin(self.table.position, positions).astype(np.uint8)
 
         return self._kept(("compare", look.compare), make, keep=2)
 

@@ -185,16 +185,14 @@ def read_dots(store: Store, *, dataset_id: int, run_id: int, weights: Mapping[st
     # a standard error needs the same folds everywhere, halves do not
     n_folds = sets.chosen[0].n_folds if sets.halved and len({one.n_folds for one in sets.chosen}) == 1 else 0
     dot, every_fold, halves = sets.pool(n), sets.pool((n, n_folds)), (sets.pool(n), sets.pool(n))
-    answer_tokens, nearness = np.full(n, np.nan), np.full(n, -np.inf)
-    closest, seen = np.full(n, -1, np.int16), np.zeros(n, np.int16)
-    for index, (one, rows, found) in enumerate(sets.read(store, "influence/dots_of_validation_set")):
+    answer_tokens, seen = np.full(n, np.nan), np.zeros(n, np.int16)
+    closest = Closest(n, largest=sets.largest)
+    for one, rows, found in sets.read(store, "influence/dots_of_validation_set"):
         seen[rows] += 1
         answer_tokens[rows] = found.column("answer_tokens").cast(pa.float64()).to_numpy()
         dots = _scattered(n, rows, found.column("dot").to_numpy())
         dot.add(dots, one.weight)
-        near = dots if sets.largest else standardised(dots)
-        nearer = near > nearness
-        closest[nearer], nearness[nearer] = index, near[nearer]
+        closest.add(dots)
         if sets.halved:
             folds = _scattered((n, one.n_folds), rows, one.fold_columns(found.column("fold_dots")))
             for pool, half in zip(halves, one.halves, strict=True):
@@ -202,7 +200,6 @@ def read_dots(store: Store, *, dataset_id: int, run_id: int, weights: Mapping[st
             if n_folds:
                 every_fold.add(folds, one.weight)
     pooled = dot.pooled(sets.total) if sets.chosen else np.full(n, np.nan)
-    closest[~np.isfinite(pooled)] = -1
     return Dots(
         dot=pooled,
         answer_tokens=answer_tokens,
@@ -210,7 +207,7 @@ def read_dots(store: Store, *, dataset_id: int, run_id: int, weights: Mapping[st
         halves=(halves[0].pooled(sets.total), halves[1].pooled(sets.total)) if sets.halved else None,
         half_sizes=sets.half_sizes,
         tasks=[one.name for one in sets.chosen],
-        closest=closest,
+        closest=closest.where(np.isfinite(pooled)),
         n_missing=int(np.count_nonzero(seen < max(len(sets.chosen), 1))),
     )
 
@@ -382,6 +379,30 @@ class _Sets:
             yield one, self.rows_of[found.column("position").to_numpy()], found
 
 
+class Closest:
+    """The task that each sample is closest to: the rule of the macro ``diq_closest``, one task after another.
+
+    Args:
+        n: samples.
+        largest: dots are compared as they are; else in standard deviations above the mean of their task.
+    """
+
+    def __init__(self, n: int, *, largest: bool) -> None:
+        self._largest = largest
+        self._nearness, self._closest, self._tasks = np.full(n, -np.inf), np.full(n, -1, np.int16), 0
+
+    def add(self, dots: Floats) -> None:
+        """Compare with the next task: ``[n]`` dots, NaN where there is none. Of equals the first counts."""
+        near = dots if self._largest else _standardised(dots)
+        nearer = near > self._nearness
+        self._closest[nearer], self._nearness[nearer] = self._tasks, near[nearer]
+        self._tasks += 1
+
+    def where(self, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.int16]:
+        """``[n]`` number of the closest task, in the order in which they were added; -1 where a dot is not known."""
+        return np.where(known, self._closest, np.int16(-1))
+
+
 class _Pool:
     """A column added up over validation sets, in their order: the same sums, bit for bit, as the macro's."""
 
@@ -409,7 +430,7 @@ def _scattered(shape: int | tuple[int, int], rows: npt.NDArray[np.int64], values
     return column
 
 
-def standardised(dots: Floats) -> Floats:
+def _standardised(dots: Floats) -> Floats:
     """Dots of one task in standard deviations above its mean, so that tasks of any gradient norm can be compared."""
     finite = dots[np.isfinite(dots)]
     with np.errstate(over="ignore", invalid="ignore"):

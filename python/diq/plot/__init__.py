@@ -9,8 +9,7 @@ Needs ``pip install 'diq[report]'``.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from diq.base import config
@@ -260,14 +259,8 @@ def _name(selection: dict[str, Any] | None) -> str | None:
 
 
 def _chart(spec: charts.Spec) -> alt.Chart:
-    with _altair() as alt:
-        return alt.Chart.from_dict(spec)  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def _altair() -> Iterator[Any]:
     try:
         import altair
     except ModuleNotFoundError as error:
         raise missing_package("diq.plot", error) or error from error
-    yield altair
+    return altair.Chart.from_dict(spec)

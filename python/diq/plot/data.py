@@ -16,7 +16,7 @@ from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import Ratio
 from diq.influence.meters import RATIOS
-from diq.influence.stored import standardised, takes_largest
+from diq.influence.stored import Closest, takes_largest
 from diq.plot.ground import Ground
 from diq.selection.quadrants import QUADRANTS
 from diq.store.rows import SampleRows
@@ -242,10 +242,7 @@ def _of_ranking(ground: Ground, samples: SampleRows) -> tuple[Any, Any]:
 
 def _taken(ground: Ground, samples: SampleRows) -> Any:
     """Whether each row is in the selection."""
-    taken = np.zeros(len(samples), bool)
-    chosen = ground.store.arrow("plot/chosen_positions").column("position").to_numpy()
-    taken[samples.of_positions(chosen[np.isin(chosen, samples.position)])] = True
-    return taken
+    return np.isin(samples.position, ground.store.arrow("plot/chosen_positions").column("position").to_numpy())
 
 
 # dots ----------------------------------------------------------------------------------------------------------------
@@ -400,19 +397,16 @@ def tasks(ground: Ground) -> Drawn:
             "score with several: --validation-set A --validation-set B",
         )
     samples = _samples(ground)
-    taken, largest, n = _taken(ground, samples), takes_largest(sets), len(samples)
-    nearness, closest, seen = np.full(n, -np.inf), np.full(n, -1, np.int16), np.zeros(n, np.int16)
-    for index, one in enumerate(sets):
-        dot = np.full(n, np.nan)
+    tasks_of, is_known = Closest(len(samples), largest=takes_largest(sets)), np.ones(len(samples), bool)
+    for one in sets:
+        dot = np.full(len(samples), np.nan)
         read = {"run_id": run_id, "validation_set_id": one["validation_set_id"]}
         samples.scatter(ground.store, {"dot": dot}, "store/dots_of_set", **read)
-        seen += np.isfinite(dot)
-        near = dot if largest else standardised(dot)
-        nearer = near > nearness
-        closest[nearer], nearness[nearer] = index, near[nearer]
-    closest[seen < len(sets)] = -1
-    counts = np.bincount(closest[closest >= 0], minlength=len(sets))
-    counts_taken = np.bincount(closest[taken & (closest >= 0)], minlength=len(sets))
+        is_known &= np.isfinite(dot)
+        tasks_of.add(dot)
+    closest = tasks_of.where(is_known)
+    counts = np.bincount(closest[is_known], minlength=len(sets))
+    counts_taken = np.bincount(closest[is_known & _taken(ground, samples)], minlength=len(sets))
     drawn = []
     for one, n_dataset, n_taken in zip(sets, counts.tolist(), counts_taken.tolist(), strict=True):
         share = n_taken / max(int(counts_taken.sum()), 1)

@@ -107,7 +107,7 @@ def opened(store: StoreLike) -> Iterator[Store]:
         yield store
         return
     with Store(config.store_path(store), read_only=True) as found:
-        found.run("store/limit_memory_of_reader")
+        found.run("plot/limit_memory")
         yield found
 
 
@@ -158,12 +158,22 @@ def grounded(
         yield ground
 
 
-def _only_dataset(store: Store) -> str:
+def training_datasets(store: Store) -> list[str]:
+    """Names of the datasets that are selected from.
+
+    Raises:
+        UsageError: there is none.
+    """
     names = [one["name"] for one in store.rows("store/list_datasets") if one["kind"] == "training"]
-    if len(names) == 1:
-        return str(names[0])
     if not names:
         raise UsageError(f"there is no dataset in `{store.path}`", "run `diq ingest` first")
+    return names
+
+
+def _only_dataset(store: Store) -> str:
+    names = training_datasets(store)
+    if len(names) == 1:
+        return names[0]
     raise UsageError(f"`{store.path}` has several datasets: {', '.join(names)}", "name one")
 
 
@@ -197,7 +207,7 @@ def _run(ground: Ground, request: Request, asked: int | None, asked_difficulty: 
     try:
         runs = choose_runs(ground.store, ground.data, request, asked, asked_difficulty)
     except MissingScoresError as error:
-        ground.notes.append(f"{error.message}: {error.hint}" if error.hint else error.message)
+        ground.notes.append(error.told)
         return None
     return runs.influence if request.influence else runs.difficulty
 
@@ -235,7 +245,7 @@ def _show_ranking(ground: Ground) -> None:
     try:
         made = make_ranking(store, ground.data, request, runs, None)
     except MissingScoresError as error:
-        ground.notes.append(f"{error.message}: {error.hint}" if error.hint else error.message)
+        ground.notes.append(error.told)
         return
     store.insert("plot/copy_ranked", made.rows)
     store.run("plot/view_ranked_copy")

@@ -223,10 +223,12 @@ class _Story:
         """The page on the selections that were trained on; where the extra for it is missing, that is said."""
         chosen = [name for name, one in self.summary.selections.items() if str(one["ratio"]) == TRAINED]
         output = place / "report.html"
-        inside = self.summary.folder is not None
         words = [word for name in chosen for word in ("--selection", name)]
+        line = shell(["diq", "report", "pool", "--model", MODEL, *words])
+        # elsewhere the command would write another file
+        inside = self.summary.folder is not None
         if inside:
-            self.narrator.command(shell(["diq", "report", "pool", "--model", MODEL, *words]))
+            self.narrator.command(line)
         try:
             made = write_report(
                 "pool",
@@ -241,7 +243,7 @@ class _Story:
             return
         self.summary.report = made.output
         if inside:
-            self.summary.commands.append(shell(["diq", "report", "pool", "--model", MODEL, *words]))
+            self.summary.commands.append(line)
         self.narrator.say(f"Wrote {made.output}: open it in a browser; it needs no network.")
 
     def _step(self, report: StepReport) -> Step:

@@ -18,7 +18,7 @@ from diq.evaluation.tables import HEADS, footnotes, percent, title
 from diq.influence.meters import measure, told, told_tasks
 from diq.influence.stored import read_dots
 from diq.plot import charts, data
-from diq.plot.ground import Ground, grounded
+from diq.plot.ground import Ground, grounded, training_datasets
 from diq.reporting.blocks import Commands, Figure, Listed, Samples, Section, Table, Words
 from diq.reporting.options import ReportOptions
 from diq.selection.compare import compare
@@ -58,7 +58,7 @@ def sections(store: Store, options: ReportOptions) -> Iterator[Section]:
     datasets = (
         list(dict.fromkeys(options.datasets))
         or list(dict.fromkeys(one["dataset"] for one in chosen))
-        or _trained_on(store)
+        or training_datasets(store)
     )
     report = options.progress or (lambda *_: None)
     made: list[Section] = []
@@ -75,11 +75,10 @@ def sections(store: Store, options: ReportOptions) -> Iterator[Section]:
 
 
 def _selections(store: Store, options: ReportOptions) -> list[dict[str, Any]]:
-    known = store.rows("store/list_selections")
+    """The selections to show, each with its ranking: read once, since that looks whether scores have changed."""
     if options.selection:
         numbers = [store.selection(str(one))["selection_id"] for one in options.selection]
-        by_number = {one["selection_id"]: one for one in known}
-        found = [by_number[one] for one in dict.fromkeys(numbers)]
+        found = [_with_ranking(store, one) for one in dict.fromkeys(numbers)]
         if options.datasets and (other := next((one for one in found if one["dataset"] not in options.datasets), None)):
             raise UsageError(
                 f"the selection `{other['name']}` is of dataset `{other['dataset']}`, which was not asked for",
@@ -87,17 +86,16 @@ def _selections(store: Store, options: ReportOptions) -> list[dict[str, Any]]:
             )
         return found
     latest: dict[str, dict[str, Any]] = {}
-    for one in known:
+    for one in store.rows("store/list_selections"):
         if not options.datasets or one["dataset"] in options.datasets:
             latest.setdefault(one["dataset"], one)
-    return list(latest.values())
+    return [_with_ranking(store, one["selection_id"]) for one in latest.values()]
 
 
-def _trained_on(store: Store) -> list[str]:
-    names = [one["name"] for one in store.rows("store/list_datasets") if one["kind"] == "training"]
-    if not names:
-        raise UsageError(f"there is no dataset in `{store.path}`", "run `diq ingest` first")
-    return names
+def _with_ranking(store: Store, selection_id: int) -> dict[str, Any]:
+    found = store.row("store/ranking_of_selection", selection_id=selection_id)
+    assert found is not None
+    return found
 
 
 # a dataset -----------------------------------------------------------------------------------------------------------
@@ -117,7 +115,7 @@ def _of_dataset(
         runs |= {one for one in (ground.influence_run, ground.difficulty_run) if one is not None}
         words = Section(name, [Words(_dataset_words(store, ground))])
         for one in chosen:
-            words.blocks += _selection_words(store, one["selection_id"])
+            words.blocks += _selection_words(store, one)
         if not chosen:
             words.blocks.append(
                 Words(
@@ -130,10 +128,7 @@ def _of_dataset(
         notes = [Words(f"{note[:1].upper()}{note[1:]}.", is_note=True) for note in dict.fromkeys(ground.notes)]
         words.blocks += notes
         found = [words, pictures, *([meters] if meters else [])]
-        for one in chosen:
-            row = store.row("store/ranking_of_selection", selection_id=one["selection_id"])
-            assert row is not None
-            found.append(_samples(ground, row, options, report))
+        found += [_samples(ground, one, options, report) for one in chosen]
     return found
 
 
@@ -149,18 +144,16 @@ def _dataset_words(store: Store, ground: Ground) -> str:
     return f"{text}. {have}{left}."
 
 
-def _selection_words(store: Store, selection_id: int) -> list[Words]:
+def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
     """What was asked and what came out of a selection."""
-    row = store.row("store/ranking_of_selection", selection_id=selection_id)
-    assert row is not None
+    config = json.loads(row["config"])
     n_scored = row["n_scored"]
     strategy = row["selection_strategy"]
     asked = f"{100 * float(row['ratio']):g} % were asked for"
     text = f"Selection `{row['name']}` keeps {row['n']:,} of {n_scored:,} scored samples ({asked}): "
-    kind = json.loads(row["config"])["influence"] or "dot"
+    kind = config["influence"] or "dot"
     text += f"{_STRATEGIES.get(strategy, strategy).replace('dot', kind)}."
     if row["quadrant_counts"] is not None:
-        config = json.loads(row["config"])
         cut = "" if config["percentile"] is None else f" (its {100 * config['percentile']:g} % quantile)"
         text += (
             f" Hard means {config['difficulty']} difficulty of at least tau = {row['tau']:.4g}{cut}; "
@@ -207,7 +200,7 @@ def _charts(ground: Ground, report: Progress) -> Iterator[Figure | Words]:
         except MissingScoresError as error:
             # what a chart lacks, the notes of the dataset have said, unless it is the chart's own
             if not error.hint or error.hint not in told_already:
-                yield Words(f"{error.message}: {error.hint}." if error.hint else f"{error.message}.", is_note=True)
+                yield Words(f"{error.told}.", is_note=True)
         report(f"charts of {name}", done, len(parts))
 
 
@@ -364,7 +357,7 @@ def _models(store: Store, options: ReportOptions) -> list[Section]:
     except UsageError as error:
         if options.published is not None:
             raise
-        section.blocks.append(Words(f"{error.message}: {error.hint}.", is_note=True))
+        section.blocks.append(Words(f"{error.told}.", is_note=True))
         return [section]
     if (spec := charts.ratios(found)) is not None:
         section.blocks.append(Figure("ratios", spec))
@@ -393,9 +386,7 @@ def _result_table(group: Group) -> Table:
 def _reproduce(store: Store, options: ReportOptions, chosen: Sequence[dict[str, Any]], runs: set[int]) -> Section:
     section = Section("To make it again")
     lines = []
-    for one in chosen:
-        row = store.row("store/ranking_of_selection", selection_id=one["selection_id"])
-        assert row is not None
+    for row in chosen:
         runs |= {row[name] for name in ("influence_run", "difficulty_run", "score_run") if row[name] is not None}
         runs |= set(row["guard_runs"] or ())
         lines.append(select_command(store, row))

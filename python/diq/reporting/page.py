@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diq.base.command import shell
-from diq.base.errors import UsageError
-from diq.base.extras import missing_package
+from diq.base.text import cell
 from diq.reporting.blocks import Block, Commands, Figure, Listed, Samples, Section, Table, Words
 from diq.reporting.markup import cut, escaped, marked
 
@@ -34,9 +33,6 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
         title: of the page.
         about: a line below it: the store, the date, the version.
         sections: what it shows.
-
-    Raises:
-        UsageError: the extra `report` is not installed.
     """
     style = (_STATIC / "report.css").read_text(encoding="utf-8")
     has_charts = any(isinstance(block, Figure) for section in sections for block in section.blocks)
@@ -82,10 +78,8 @@ def _hash(text: str) -> str:
 
 @cache
 def _vega() -> str:
-    try:
-        import vl_convert
-    except ModuleNotFoundError as error:
-        raise missing_package("diq report", error) or error from error
+    import vl_convert
+
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # no text of the library ends the script element that it stands in
     return bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--")
@@ -146,7 +140,7 @@ def _table(table: Table) -> Iterator[str]:
 
     def cells(tag: str, row: Sequence[Any]) -> str:
         return "".join(
-            f"<{tag}{' class=number' if number else ''}>{escaped(_cell(one))}</{tag}>"
+            f"<{tag}{' class=number' if number else ''}>{escaped(cell(one))}</{tag}>"
             for one, number in zip(row, is_number, strict=True)
         )
 
@@ -157,16 +151,6 @@ def _table(table: Table) -> Iterator[str]:
     yield "</tbody></table></div>"
     for note in table.notes:
         yield f'<p class="quiet">{escaped(note)}</p>'
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # samples -------------------------------------------------------------------------------------------------------------
@@ -239,16 +223,3 @@ def _tokens(tokens: Sequence[tuple[str, float | None]]) -> Iterator[str]:
     yield '<p class="role">tokens by what they add to the dot: blue adds, orange takes away</p>'
     # in one piece: white space between them would be shown
     yield f'<div class="tokens" dir="auto">{"".join(spans)}</div>'
-
-
-def check_installed() -> None:
-    """Refuse to begin where the library that draws is missing.
-
-    Raises:
-        UsageError: the extra `report` is not installed.
-    """
-    try:
-        import vl_convert  # noqa: F401
-    except ModuleNotFoundError as error:
-        told: UsageError | None = missing_package("diq report", error)
-        raise told or error from error

@@ -12,11 +12,12 @@ from diq.base.errors import UsageError
 from diq.base.files import check_file, check_folder, disk_errors, write_text
 from diq.base.options import verb
 from diq.base.summary import Summary
+from diq.plot.ground import opened
 from diq.reporting import contents
 from diq.reporting.blocks import Figure, Section, Words
 from diq.reporting.options import ReportOptions
-from diq.reporting.page import check_installed, page
-from diq.store.store import Store, now
+from diq.reporting.page import page
+from diq.store.store import now
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -49,7 +50,9 @@ def report(options: ReportOptions) -> Report:
         StoreError: the store is missing or held by another process.
         RunFailedError: the page could not be written.
     """
-    check_installed()
+    # told at once where it is missing, not behind the minutes of counting
+    import vl_convert  # noqa: F401
+
     output = Path(options.output)
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"the output `{output}` is no .html file", "name one such as report.html")
@@ -58,9 +61,8 @@ def report(options: ReportOptions) -> Report:
     check_file(output, store=options.store_file)
     if options.figures is not None:
         check_folder(Path(options.figures))
-    with Store(options.store_file, read_only=True) as opened:
-        opened.run("store/limit_memory_of_reader")
-        made = list(contents.sections(opened, options))
+    with opened(options.store_file) as store:
+        made = list(contents.sections(store, options))
     title = "DIQ report: " + ", ".join(options.datasets or [one.title for one in made[:1]])
     about = f"store {options.store_file}, {now():%Y-%m-%d %H:%M} UTC, diq {version('diq')}"
     text = page(title, about, made)

@@ -109,18 +109,23 @@ export class Plane {
     };
   }
 
+  /** The cells that hold samples: number, samples in all four classes, row from below, column. */
+  *#filled(nx, ny) {
+    const { counts } = this;
+    for (let i = 0; i < nx * ny; i += 1) {
+      const n = counts[4 * i] + counts[4 * i + 1] + counts[4 * i + 2] + counts[4 * i + 3];
+      if (n) yield [i, n, Math.floor(i / nx), i % nx];
+    }
+  }
+
   #cells(context, tone, nx, ny, wide, high) {
-    const { counts, image } = this;
+    const { image } = this;
     image.width = nx;
     image.height = ny;
     const pen = image.getContext("2d");
     const pixels = pen.createImageData(nx, ny);
-    for (let row = 0; row < ny; row += 1) {
-      for (let column = 0; column < nx; column += 1) {
-        const i = row * nx + column;
-        const n = counts[4 * i] + counts[4 * i + 1] + counts[4 * i + 2] + counts[4 * i + 3];
-        if (n) pixels.data.set(tone(i, n), ((ny - 1 - row) * nx + column) * 4);
-      }
+    for (const [i, n, row, column] of this.#filled(nx, ny)) {
+      pixels.data.set(tone(i, n), ((ny - 1 - row) * nx + column) * 4);
     }
     pen.putImageData(pixels, 0, 0);
     context.imageSmoothingEnabled = false;
@@ -129,27 +134,19 @@ export class Plane {
 
   /** A lane for each difficulty, and in it as much width as there are samples at that height. */
   #strips(context, tone, nx, ny, wide, high, most) {
-    const { counts } = this;
     const [lane, tall] = [wide / nx, high / ny];
-    for (let i = 0; i < nx * ny; i += 1) {
-      const n = counts[4 * i] + counts[4 * i + 1] + counts[4 * i + 2] + counts[4 * i + 3];
-      if (!n) continue;
+    for (const [i, n, row, column] of this.#filled(nx, ny)) {
       const [red, green, blue, alpha] = tone(i, n);
       const broad = Math.max(lane * 0.9 * Math.sqrt(n / most), 1.5);
-      const [row, column] = [Math.floor(i / nx), i % nx];
       context.fillStyle = `rgb(${red} ${green} ${blue} / ${alpha / 255})`;
       context.fillRect(LEFT + (column + 0.5) * lane - broad / 2, TOP + high - (row + 1) * tall, broad, tall + 0.5);
     }
   }
 
   #dots(context, tone, nx, ny, wide, high) {
-    const { counts } = this;
     const [lane, tall] = [wide / nx, high / ny];
-    for (let i = 0; i < nx * ny; i += 1) {
-      const n = counts[4 * i] + counts[4 * i + 1] + counts[4 * i + 2] + counts[4 * i + 3];
-      if (!n) continue;
+    for (const [i, n, row, column] of this.#filled(nx, ny)) {
       const [red, green, blue, alpha] = tone(i, n);
-      const [row, column] = [Math.floor(i / nx), i % nx];
       context.fillStyle = `rgb(${red} ${green} ${blue} / ${Math.max(alpha / 255, 0.6)})`;
       for (let k = 0; k < n; k += 1) {
         const aside = this.x.kind === "strips" ? 0.1 + 0.8 * scattered(i, k) : 0.5;

@@ -1,11 +1,9 @@
--- The dots of a run on a dataset by position, for this connection alone: one join over long ids in place of one a chart.
+-- The dots of a run on one of its datasets, for this connection alone.
 -- Params: $dataset_id INTEGER, $run_id BIGINT
 CREATE OR REPLACE TEMP TABLE scored AS
 SELECT
-    s.position::UINTEGER AS position,
     i.validation_set_id::USMALLINT AS validation_set_id,
     CASE WHEN isfinite(i.dot) THEN i.dot END AS dot,
-    i.answer_tokens,
     -- the squared standard error of the mean of the folds
     CASE WHEN len(i.fold_dots) > 1 THEN list_var_samp(i.fold_dots) / len(i.fold_dots) END AS squared_error
 FROM influence_scores AS i
