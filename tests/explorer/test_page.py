@@ -47,12 +47,11 @@ def until(tab: Any, condition: str) -> None:
         tab.wait_for_timeout(10)
 
 
-def after(tab: Any, act: Callable[[], None], what: str = "paged") -> None:
+def after(tab: Any, act: Callable[[], None]) -> None:
     """Act, and wait until the page has shown what came of it last."""
-    before = int(tab.evaluate(f"document.body.dataset.{what}"))
+    before = int(tab.evaluate("document.body.dataset.paged"))
     act()
-    until(tab, f"Number(document.body.dataset.{what}) > {before}")
-    tab.wait_for_load_state("networkidle")
+    until(tab, f"Number(document.body.dataset.paged) > {before} && document.body.ariaBusy === 'false'")
 
 
 def drag(tab: Any, selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:

@@ -249,7 +249,7 @@ def test_every_printed_command_works_in_the_folder(
     kept = tmp_path / "copy"
     monkeypatch.chdir(kept)
     monkeypatch.delenv("DIQ_STORE", raising=False)
-    assert len(first.commands) == 20
+    assert len(first.commands) == 21
     assert len(first.examples) >= 4
     before = models_in(kept)
     for line in (*first.commands, *first.examples):

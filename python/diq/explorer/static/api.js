@@ -52,14 +52,17 @@ export async function view(body) {
   return { told, counts: new Uint32Array(buffer, 4 + size) };
 }
 
+let running = 0;
+
 /** Calls `work` with the latest of many wishes: one at a time, and what came meanwhile only once. */
 export function latest(work) {
   let wished = null;
-  let running = false;
+  let busy = false;
   return async function wish(value) {
     wished = { value };
-    if (running) return;
-    running = true;
+    if (busy) return;
+    busy = true;
+    answering(1);
     try {
       while (wished) {
         const { value: now } = wished;
@@ -67,7 +70,14 @@ export function latest(work) {
         await work(now);
       }
     } finally {
-      running = false;
+      busy = false;
+      answering(-1);
     }
   };
+}
+
+/** Says to whoever listens or waits whether what is shown is about to change. */
+function answering(one) {
+  running += one;
+  document.body.setAttribute("aria-busy", String(running > 0));
 }
