@@ -27,6 +27,9 @@ pub const MOST_COLUMNS: usize = 32;
 const BATCH: usize = 2048;
 /// Counters of one histogram.
 const HISTOGRAM: usize = BINS * CLASSES;
+/// Histograms of a column that its rows are counted in by turns: a counter that was just written is not ready for the
+/// next row, and a column of five values would wait for one again and again.
+const LANES: usize = 4;
 /// Counters of a plane.
 const PLANE: usize = BINS * BINS * CLASSES;
 
@@ -203,10 +206,18 @@ pub fn count(filters: &Filters, plane: (usize, usize), classes: &[u8]) -> Result
 }
 
 fn count_block(filters: &Filters, plane: (usize, usize), classes: &[u8], block: Range<usize>) -> Counts {
-    let mut counts = Counts::zero(filters.columns.len());
-    let of_plane = !(1u32 << plane.0 | 1 << plane.1);
+    let mut tally = Tally {
+        plane,
+        counts: Counts::zero(filters.columns.len()),
+        lanes: vec![[0; HISTOGRAM]; filters.columns.len() * LANES],
+    };
+    let of_plane = tally.of_plane();
     let (mut batch, mut near) = ([0; BATCH], [0u16; BATCH]);
     for rows in batches(block) {
+        if filters.active.is_empty() {
+            tally.add(filters, classes, &rows, 0..rows.len(), |_| 0);
+            continue;
+        }
         let refusals = filters.refusals(&rows, &mut batch);
         // most rows count nowhere once a filter is narrow: those that two columns refuse, unless both are the plane's
         let mut n_near = 0;
@@ -214,27 +225,67 @@ fn count_block(filters: &Filters, plane: (usize, usize), classes: &[u8], block: 
             near[n_near] = i as u16;
             n_near += usize::from(bits & bits.wrapping_sub(1) == 0 || bits & of_plane == 0);
         }
-        let near = &near[..n_near];
-        let classes = &classes[rows.clone()];
-        for (column, histogram) in counts.histograms.chunks_exact_mut(HISTOGRAM).enumerate() {
-            let histogram: &mut [u32; HISTOGRAM] = histogram.try_into().expect("chunks are whole");
-            let (bins, others) = (&filters.columns[column][rows.clone()], !(1u32 << column));
-            for &i in near {
-                let i = usize::from(i);
-                let class = usize::from(classes[i] & 3);
-                histogram[usize::from(bins[i]) * CLASSES + class] += u32::from(refusals[i] & others == 0);
+        let near = near[..n_near].iter().map(|&i| usize::from(i));
+        tally.add(filters, classes, &rows, near, |i| refusals[i]);
+    }
+    tally.total()
+}
+
+/// Counts of the rows of a block so far.
+struct Tally {
+    plane: (usize, usize),
+    counts: Counts,
+    /// [`LANES`] histograms of each column.
+    lanes: Vec<[u32; HISTOGRAM]>,
+}
+
+impl Tally {
+    /// The bits of all columns but those of the plane.
+    fn of_plane(&self) -> u32 {
+        !(1 << self.plane.0 | 1 << self.plane.1)
+    }
+
+    /// Counts the rows `at` of a batch; `refused`: the columns that refuse each, as bits.
+    #[inline(always)]
+    fn add(
+        &mut self,
+        filters: &Filters,
+        classes: &[u8],
+        batch: &Range<usize>,
+        at: impl Iterator<Item = usize> + Clone,
+        refused: impl Fn(usize) -> u32,
+    ) {
+        let classes = &classes[batch.clone()];
+        let class = |i: usize| usize::from(classes[i] & 3);
+        for (column, lanes) in self.lanes.chunks_exact_mut(LANES).enumerate() {
+            let (bins, others) = (&filters.columns[column][batch.clone()], !(1u32 << column));
+            for (turn, i) in at.clone().enumerate() {
+                lanes[turn % LANES][usize::from(bins[i]) * CLASSES + class(i)] += u32::from(refused(i) & others == 0);
             }
         }
-        let (x, y) = (&filters.columns[plane.0][rows.clone()], &filters.columns[plane.1][rows.clone()]);
-        for &i in near {
-            let i = usize::from(i);
-            let class = usize::from(classes[i] & 3);
-            let cell = (usize::from(y[i]) * BINS + usize::from(x[i])) * CLASSES + class;
-            counts.plane[cell] += u32::from(refusals[i] & of_plane == 0);
-            counts.passing[class] += u32::from(refusals[i] == 0);
+        let (x, y) = (&filters.columns[self.plane.0][batch.clone()], &filters.columns[self.plane.1][batch.clone()]);
+        let of_plane = self.of_plane();
+        // 16 bits for each class: a batch is shorter than they count
+        let mut passing = 0u64;
+        for i in at {
+            let cell = (usize::from(y[i]) * BINS + usize::from(x[i])) * CLASSES + class(i);
+            self.counts.plane[cell] += u32::from(refused(i) & of_plane == 0);
+            passing += u64::from(refused(i) == 0) << (16 * class(i));
+        }
+        for (class, count) in self.counts.passing.iter_mut().enumerate() {
+            *count += (passing >> (16 * class) & 0xFFFF) as u32;
         }
     }
-    counts
+
+    fn total(mut self) -> Counts {
+        let histograms = self.counts.histograms.chunks_exact_mut(HISTOGRAM);
+        for (histogram, lanes) in histograms.zip(self.lanes.chunks_exact(LANES)) {
+            for (i, count) in histogram.iter_mut().enumerate() {
+                *count = lanes.iter().map(|lane| lane[i]).sum();
+            }
+        }
+        self.counts
+    }
 }
 
 /// What rows are put in order by; equal rows are in the order of their numbers.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,9 @@ ONLY_WHEN_MEANT = frozenset({LESS, RATER})
 """Methods whose runs are taken when they are named, or when there is no other run."""
 
 _LARGEST = frozenset({LESS, "max"})
+
+# rows that are pooled together: their columns stay in the cache meanwhile
+_BLOCK = 1 << 16
 
 
 def no_dot_reason(loss: float, answer_tokens: int, dots: Sequence[float]) -> str | None:
@@ -160,10 +165,20 @@ def pool_dots(
     """
     weights = all_weights(sets) if weights is None else weights
     chosen = [one["name"] for one in sets if one["name"] in weights]
-    pool = _Pool(len(next(iter(dots.values()))), largest=takes_largest(sets))
-    for name in chosen:
-        pool.add(dots[name], weights[name])
-    return pool.pooled(sum(weights[name] for name in chosen))
+    n, largest, total = len(next(iter(dots.values()))), takes_largest(sets), sum(weights[name] for name in chosen)
+    influence = np.empty(n)
+
+    def pool_block(start: int) -> None:
+        rows = slice(start, min(start + _BLOCK, n))
+        pool = _Pool(rows.stop - start, largest=largest)
+        for name in chosen:
+            pool.add(dots[name][rows], weights[name])
+        influence[rows] = pool.pooled(total)
+
+    # somebody waits for it with a slider in hand
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(pool_block, range(0, n, _BLOCK)))
+    return influence
 
 
 # reading -----------------------------------------------------------------------------------------------------------
