@@ -1,8 +1,8 @@
 """The page of `diq explore` in a browser: how long until the first view, and until a brush or a slider is answered.
 
-Claim: on 10 million scored rows the first view of an opened page takes 3 s, and a brush or a slider 300 ms (medians).
-A real Chromium does what a hand does, and the time goes from the event to the frame that shows the answer. What the
-page counts is compared with numpy before any time is taken.
+Claim: on 10 million scored rows there is a view 3 s after the command is typed (of a part of the samples, until all are
+read), and a brush or a slider is answered in 300 ms (medians). A real Chromium does what a hand does, and the time goes
+from the event to the frame that shows the answer. What the page counts is compared with numpy before any time is taken.
 Run: `python benches/bench_explorer.py --rows 10`.
 """
 
@@ -12,6 +12,8 @@ import argparse
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -54,7 +56,9 @@ ACT = """async ([act, value]) => {
     slider.value = value;
     slider.dispatchEvent(new Event("input", { bubbles: true }));
   }
-  while (shown() === before) await new Promise(requestAnimationFrame);
+  // told, not polled: a page that is asked in every frame takes the processor from the server
+  const answered = { attributes: true, attributeFilter: ["data-shown"] };
+  if (shown() === before) await new Promise((done) => new MutationObserver(done).observe(document.body, answered));
   return performance.now() - start;
 }"""
 
@@ -68,6 +72,28 @@ def check(session: Session) -> None:
     table = session.table
     expected = int(np.count_nonzero((table.level >= 2) & (table.level < 5)))
     assert sum(facts["passing"]) == expected, (facts["passing"], expected)
+
+
+def start(path: Path) -> None:
+    """Seconds from the start of the command to the first view, and to that of all samples."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        began = time.perf_counter()
+        words = [sys.executable, "-m", "diq", "explore", "pool", "--store", str(path), "--no-browser"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as command:
+            assert command.stdout is not None
+            address = next(word for line in command.stdout for word in line.split() if word.startswith("http://"))
+            page.goto(address)
+            page.wait_for_selector("body[data-shown]")
+            first, status = time.perf_counter() - began, page.locator("#status").inner_text()
+            while "until all" in page.locator("#status").inner_text():
+                time.sleep(0.02)
+            print(f"first view after the start of the command: {first:.1f} s ({status})")
+            print(f"view of all samples: {time.perf_counter() - began:.1f} s")
+            command.terminate()
+        browser.close()
 
 
 def measure(address: str, times: int) -> dict[str, list[float]]:
@@ -112,20 +138,14 @@ def main() -> None:
         path = options.store or Path(folder) / "store.duckdb"
         if not path.exists():
             build(path, rows=int(options.rows * 1e6), sets=options.sets, folds=False)
-        start = time.perf_counter()
+        print(f"{options.rows:g} M rows, {options.sets} validation sets, {os.cpu_count()} cores, {now():%Y-%m-%d}; ", end="")
+        print(f"load {os.getloadavg()[0]:.1f}")
+        start(path)
         server = Server(Session(choose(path, "pool", "model", "overall", None, None)))
         thread = threading.Thread(target=server.run)
         thread.start()
-        while server.session.facts()["state"] == "reading":
+        while server.session.facts().get("reading"):
             time.sleep(0.02)
-        reading = time.perf_counter() - start
-        n = len(server.session.table)
-        print(
-            f"{n:,} rows, {len(server.session.sets)} validation sets, {os.cpu_count()} cores, {now():%Y-%m-%d}; ",
-            end="",
-        )
-        print(f"load {os.getloadavg()[0]:.1f}")
-        print(f"reading the scores when the command starts: {reading:.1f} s")
         try:
             check(server.session)
             for name, ms in measure(server.address, options.times).items():

@@ -14,7 +14,7 @@ const EMPTY: u32 = u32::MAX;
 const PARTITION_BITS: u32 = 14;
 /// Most partitions, as a power of two: more could not be written to side by side.
 const MOST_BITS: u32 = 9;
-/// Records that a thread sorts by partition at once: few enough for every thread to have some.
+/// Ids that a thread sorts by partition at once: few enough for every thread to have some.
 const CHUNK: usize = 1 << 18;
 /// Ids that are looked for in the order of the dataset before they are searched.
 const RUN: usize = 1 << 10;
@@ -29,11 +29,8 @@ struct Record {
     number: u32,
 }
 
-/// Records sorted by partition, and where each partition starts.
-struct Sorted {
-    records: Vec<Record>,
-    starts: Vec<u32>,
-}
+/// Numbers sorted by partition, and where each partition starts.
+type Sorted = (Vec<u32>, Vec<u32>);
 
 /// The rows of a column of ids.
 pub struct IdIndex {
@@ -66,11 +63,12 @@ impl IdIndex {
             .into_par_iter()
             .map(|chunk| {
                 let rows = chunk * CHUNK..((chunk + 1) * CHUNK).min(n);
-                sort(rows.map(|row| Record { id: ids[row], number: row as u32 }).collect(), bits)
+                let rows: Vec<u32> = rows.map(|row| row as u32).collect();
+                sort(&rows, |row| ids[row as usize], bits)
             })
             .collect();
         let made: Vec<(Vec<Record>, bool)> =
-            (0..1usize << bits).into_par_iter().map(|partition| table(&chunks, partition, bits)).collect();
+            (0..1usize << bits).into_par_iter().map(|partition| table(&chunks, &ids, partition, bits)).collect();
         let distinct = made.iter().all(|&(_, distinct)| distinct);
         Ok(IdIndex { ids, bits, tables: made.into_iter().map(|(table, _)| table).collect(), distinct })
     }
@@ -94,10 +92,11 @@ impl IdIndex {
                 for start in (0..rows.len()).step_by(RUN) {
                     let end = (start + RUN).min(rows.len());
                     let ordered = self.run(&mut rows[start..end], &high[start..end], &low[start..end]);
-                    searched.extend((start + ordered..end).map(|i| Record { id: (high[i], low[i]), number: i as u32 }));
+                    searched.extend((start + ordered..end).map(|i| i as u32));
                 }
-                for Record { id, number } in sort(searched, self.bits).records {
-                    rows[number as usize] = answer(self.find(id));
+                let id = |i: u32| (high[i as usize], low[i as usize]);
+                for i in sort(&searched, id, self.bits).0 {
+                    rows[i as usize] = answer(self.find(id(i)));
                 }
             },
         );
@@ -138,39 +137,40 @@ fn slot(table: &[Record], id: Id, hash: u64, bits: u32) -> usize {
     slot
 }
 
-/// Sorts records by partition; those of one stay in their order.
-fn sort(records: Vec<Record>, bits: u32) -> Sorted {
+/// Sorts numbers by the partition of their ids, those of one in their order; and tells where each partition starts.
+///
+/// Only the numbers move: their ids are read where they are, near enough to be in the cache, and memory that is touched
+/// for the first time costs more than that.
+fn sort(numbers: &[u32], id: impl Fn(u32) -> Id, bits: u32) -> Sorted {
     let mut starts = vec![0u32; (1 << bits) + 1];
-    for record in &records {
-        starts[partition(hash(record.id), bits) + 1] += 1;
+    for &number in numbers {
+        starts[partition(hash(id(number)), bits) + 1] += 1;
     }
     for i in 1..starts.len() {
         starts[i] += starts[i - 1];
     }
     let mut next = starts.clone();
-    let mut sorted = vec![Record { id: (0, 0), number: EMPTY }; records.len()];
-    for record in records {
-        let place = &mut next[partition(hash(record.id), bits)];
-        sorted[*place as usize] = record;
+    let mut sorted = vec![0; numbers.len()];
+    for &number in numbers {
+        let place = &mut next[partition(hash(id(number)), bits)];
+        sorted[*place as usize] = number;
         *place += 1;
     }
-    Sorted { records: sorted, starts }
+    (sorted, starts)
 }
 
 /// The table of a partition, and whether its ids are distinct.
-fn table(chunks: &[Sorted], partition: usize, bits: u32) -> (Vec<Record>, bool) {
-    let parts = chunks.iter().map(|chunk| {
-        let (start, end) = (chunk.starts[partition], chunk.starts[partition + 1]);
-        &chunk.records[start as usize..end as usize]
-    });
-    let n: usize = parts.clone().map(<[Record]>::len).sum();
+fn table(chunks: &[Sorted], ids: &[Id], partition: usize, bits: u32) -> (Vec<Record>, bool) {
+    let parts = chunks.iter().map(|(rows, starts)| &rows[starts[partition] as usize..starts[partition + 1] as usize]);
+    let n: usize = parts.clone().map(<[u32]>::len).sum();
     let mut table = vec![Record { id: (0, 0), number: EMPTY }; (n * 3 / 2 + 2).next_power_of_two()];
     let mut distinct = true;
-    for &record in parts.flatten() {
-        let slot = slot(&table, record.id, hash(record.id), bits);
+    for &row in parts.flatten() {
+        let id = ids[row as usize];
+        let slot = slot(&table, id, hash(id), bits);
         // rows ascend, so the first one stays
         if table[slot].number == EMPTY {
-            table[slot] = record;
+            table[slot] = Record { id, number: row };
         } else {
             distinct = false;
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,9 @@ def make_store(store: Path, texts: list[str], *, seed: int = 0, **columns: Any) 
 
 
 class Page:
-    """A server over a store, and a client that has its token."""
+    """A server over a store, and a client that has its token; ``wait`` until all samples are read."""
 
-    def __init__(self, store: Path, **given: Any) -> None:
+    def __init__(self, store: Path, *, wait: bool = True, **given: Any) -> None:
         from diq.explorer.columns import choose
         from diq.explorer.server import Server
         from diq.explorer.session import Session
@@ -69,8 +70,17 @@ class Page:
         self._thread.start()
         self.origin = f"http://127.0.0.1:{self.server.port}"
         self.client = httpx.Client(base_url=self.origin, headers={"x-diq-token": self.server.token}, timeout=60)
-        while self.client.get("/api/facts").json()["state"] == "reading":
-            pass
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until all samples are read, or cannot be."""
+        while self.facts().get("reading"):
+            time.sleep(0.01)
+
+    def facts(self) -> dict[str, Any]:
+        """What the page is told before it asks."""
+        return self.client.get("/api/facts").json()  # type: ignore[no-any-return]
 
     def ask(self, name: str, /, **body: Any) -> Any:
         """The answer to a question that is not refused."""
@@ -132,3 +142,20 @@ def serve() -> Iterator[Callable[..., Page]]:
     yield make
     for one in opened:
         one.close()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Has pages over hundreds of samples show a part first, and read the others when the event is set."""
+    from diq.explorer import session
+
+    opened, read = threading.Event(), session.read_table
+
+    def gated(choice: Any, progress: Any = None, *, part: float = 1.0) -> Any:
+        if part == 1.0:
+            opened.wait()
+        return read(choice, progress, part=part)
+
+    monkeypatch.setattr(session, "_FIRST_LOOK", 60)
+    monkeypatch.setattr(session, "read_table", gated)
+    return opened

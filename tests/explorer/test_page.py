@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,9 @@ def visit(browser: Any) -> Iterator[Open]:
 
 def until(tab: Any, condition: str) -> None:
     """Wait for a condition; the policy of the page forbids what playwright's own waiting does (eval)."""
+    deadline = time.monotonic() + 60
     while not tab.evaluate(condition):
+        assert time.monotonic() < deadline, condition
         tab.wait_for_timeout(10)
 
 
@@ -111,6 +115,26 @@ def test_brushes_link_all_views(pool: Path, serve: Serve, visit: Open) -> None:
     assert passing(tab) == np.sum(table.source == 1)
     after(tab, lambda: strip.press("ArrowRight"))
     assert 0 < passing(tab) < np.sum(table.source == 1)
+
+
+def test_a_part_gives_way_to_all_samples_under_the_same_brush(
+    pool: Path, serve: Serve, visit: Open, gate: threading.Event
+) -> None:
+    page = serve(pool, wait=False)
+    tab = visit(page)
+    part = len(page.session.table)
+    assert passing(tab) == part
+    assert f"{part} of 600 samples until all are read" in tab.locator("#status").inner_text()
+    assert tab.locator("#progress").is_visible()
+    strip = tab.locator('[data-column="difficulty"] canvas')
+    box = strip.bounding_box()
+    after(tab, lambda: strip.click(position={"x": box["width"] * 0.5, "y": 20}))
+    assert passing(tab) == np.sum(page.session.table.level == 3)
+    after(tab, gate.set)
+    assert passing(tab) == np.sum(page.session.table.level == 3)
+    assert len(page.session.table) == 600
+    assert "600 samples" in tab.locator("#status").inner_text()
+    assert tab.locator("#progress").is_hidden()
 
 
 def test_sliders_show_what_a_selection_becomes_and_saving_makes_it(

@@ -123,6 +123,39 @@ def test_a_view_counts_what_numpy_counts(pool: Path, serve: Serve) -> None:
     assert "15 of 600 samples have no difficulty" in notes
 
 
+def test_a_part_is_looked_at_until_all_samples_are_read(pool: Path, serve: Serve, gate: threading.Event) -> None:
+    page = serve(pool, wait=False)
+    while page.facts()["state"] == "reading":
+        pass
+    facts, whole = page.facts(), read_table(page.session.choice)
+    part = page.session.table
+    assert facts["reading"]
+    assert (facts["n"], facts["n_samples"]) == (len(part), 600)
+    # ids are hashes, so a tenth of them is about a tenth of the samples, from both sources
+    assert 30 < len(part) < 100
+    assert facts["names"]["source"] == whole.sources
+    assert set(part.source.tolist()) == {0, 1}
+    rows = whole.rows_of(part.position.tolist())
+    np.testing.assert_array_equal(part.level, whole.level[rows])
+    for task in TASKS:
+        np.testing.assert_array_equal(part.dots[task], whole.dots[task][rows])
+    asked = {"filters": {"difficulty": {"low": 2.0, "high": 5.0}}}
+    assert sum(page.view(**asked)[0]["passing"]) == np.sum((part.level >= 2) & (part.level < 5))
+    position = int(part.position[-1])
+    assert page.ask("sample", positions=[position])["position"] == position
+    absent = next(i for i in range(600) if i not in part.position)
+    assert f"no sample at position {absent}" in page.refusal("sample", positions=[absent])
+    for made in ("save", "export", "filter"):
+        assert f"{len(part)} of 600 samples are read" in page.refusal(made)
+    gate.set()
+    page.wait()
+    assert page.facts()["n"] == 600
+    assert sum(page.view(**asked)[0]["passing"]) == np.sum((whole.level >= 2) & (whole.level < 5))
+    # what was named before still means the same sample
+    assert page.ask("sample", positions=[position])["scores"]["loss"] == page.ask("table", first=position)["rows"][0]["loss"]
+    assert page.ask("filter")["sql"]
+
+
 def test_the_table_sorts_and_pages(pool: Path, serve: Serve) -> None:
     page = serve(pool)
     values = page.session.table.dots["medqa"]
@@ -135,9 +168,9 @@ def test_the_table_sorts_and_pages(pool: Path, serve: Serve) -> None:
     assert page.ask("table", first=2**32, count=1)["rows"] == []
     rows = page.ask("table", filters={"quadrant": {"values": [0]}}, count=200)["rows"]
     assert {row["quadrant"] for row in rows} == {0}
-    starts = page.ask("starts", rows=[4, 2])["starts"]
+    starts = page.ask("starts", positions=[4, 2])["starts"]
     assert starts == {"2": "question 2 about topic 2", "4": "question 4 about topic 4"}
-    sample = page.ask("sample", rows=[301])
+    sample = page.ask("sample", positions=[301])
     assert sample["messages"][0]["content"] == "question 301 about topic 0"
     assert sample["places"][0]["line"] == 2
 
@@ -268,9 +301,9 @@ def test_small_and_strange_pools_have_a_view(
 
 
 def test_token_colours_say_what_they_lack(pool: Path, serve: Serve) -> None:
-    assert "start the page with the model itself" in serve(pool).refusal("tokens", rows=[0])
+    assert "start the page with the model itself" in serve(pool).refusal("tokens", positions=[0])
     # the scores of this store came without the samples of their validation sets
-    assert "has no samples in the store" in serve(pool, model="/nowhere/mo<b>del").refusal("tokens", rows=[0])
+    assert "has no samples in the store" in serve(pool, model="/nowhere/mo<b>del").refusal("tokens", positions=[0])
 
 
 def test_a_store_that_a_writer_holds_is_told_and_then_read(
@@ -284,9 +317,9 @@ def test_a_store_that_a_writer_holds_is_told_and_then_read(
     page = serve(path)
     # the page is up, so the store is free for a writer
     with Store(path, wait_s=0):
-        assert "is held by" in page.refusal("sample", rows=[0])
+        assert "is held by" in page.refusal("sample", positions=[0])
         assert sum(page.view()[0]["passing"]) == 600
-    assert page.ask("sample", rows=[0])["position"] == 0
+    assert page.ask("sample", positions=[0])["position"] == 0
 
 
 # what is refused ---------------------------------------------------------------------------------------------------
@@ -325,15 +358,15 @@ def test_wrong_questions_are_told(pool: Path, serve: Serve, body: dict[str, Any]
     assert told in serve(pool).refusal("view", **body)
 
 
-def test_wrong_pages_rows_and_names_are_told(pool: Path, serve: Serve) -> None:
+def test_wrong_pages_positions_and_names_are_told(pool: Path, serve: Serve) -> None:
     page = serve(pool)
     assert "names no column" in page.refusal("table", sort="x")
     assert "whole number" in page.refusal("table", first=-1)
     assert "whole number" in page.refusal("table", count=10**6)
     assert "true or false" in page.refusal("table", descending=1)
-    assert "whole number from 0 to 599" in page.refusal("sample", rows=[600])
-    assert "one row" in page.refusal("sample", rows=[1, 2])
-    assert "a list of at most" in page.refusal("starts", rows="all")
+    assert "no sample at position 600" in page.refusal("sample", positions=[600])
+    assert "one position" in page.refusal("sample", positions=[1, 2])
+    assert "a list of at most" in page.refusal("starts", positions="all")
     assert "reads as a number" in page.refusal("save", name="12")
     assert "selects none" in page.refusal("save", ratio="0.0001")
     client = page.client
@@ -453,7 +486,7 @@ def test_a_page_can_ask_many_things_at_once(pool: Path, serve: Serve) -> None:
     def ask(i: int) -> None:
         with httpx.Client(base_url=page.origin, headers={"x-diq-token": page.server.token}, timeout=60) as client:
             answers.append(client.post("/api/view", json={"percentile": i / 20}).status_code)
-            answers.append(client.post("/api/sample", json={"rows": [i]}).status_code)
+            answers.append(client.post("/api/sample", json={"positions": [i]}).status_code)
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(12)]
     for one in threads:

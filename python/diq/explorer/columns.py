@@ -177,9 +177,27 @@ class Table:
     def __len__(self) -> int:
         return len(self.position)
 
+    def rows_of(self, positions: list[int]) -> npt.NDArray[np.int64]:
+        """Rows of samples.
 
-def read_table(choice: Choice, progress: Progress | None = None) -> Table:
+        Raises:
+            UsageError: there is no sample at a position.
+        """
+        wanted = np.array(positions, np.int64)
+        rows = np.searchsorted(self.position, wanted)
+        unknown = wanted[self.position[np.minimum(rows, len(self) - 1)] != wanted]
+        if len(unknown):
+            raise UsageError(f"there is no sample at position {unknown[0]}", "reload the page")
+        return rows
+
+
+def read_table(choice: Choice, progress: Progress | None = None, *, part: float = 1.0) -> Table:
     """Read the columns; the store is open no longer than that.
+
+    Args:
+        choice: whose scores.
+        progress: is told what is being read.
+        part: share of the samples.
 
     Raises:
         StoreError: the store is missing or held by another process.
@@ -193,7 +211,7 @@ def read_table(choice: Choice, progress: Progress | None = None) -> Table:
     dataset_id = choice.data["dataset_id"]
     with Store(choice.store, read_only=True) as opened:
         tell(0)
-        found = SampleRows(opened, dataset_id)
+        found = SampleRows(opened, dataset_id, part=part)
         n, source, sources = len(found), *_sources(opened, dataset_id, found.source_id)
         tell(1)
         level, loss, answer_tokens = (np.full(n, np.nan) for _ in range(3))
@@ -216,14 +234,15 @@ def _sources(
 ) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Codes and paths of the sources."""
     paths = {row["source_id"]: row["path"] for row in opened.rows("store/list_sources", dataset_id=dataset_id)}
-    lowest = int(source_ids.min(initial=0))
+    lowest = min(paths, default=int(source_ids.min(initial=0)))
     counts = np.bincount(source_ids - lowest)
-    present = np.flatnonzero(counts) + lowest
-    sources = [paths.get(int(one), f"source {one}") for one in present[:_MOST_SOURCES]]
-    codes = np.zeros(len(counts), np.uint8)
-    codes[present - lowest] = np.minimum(np.arange(len(present)), _MOST_SOURCES)
-    if len(present) > _MOST_SOURCES:
-        sources.append(f"{len(present) - _MOST_SOURCES} other sources")
+    # all of the dataset, so that a part of its samples has the same ones
+    listed = np.array(sorted({*paths, *(np.flatnonzero(counts) + lowest).tolist()}), np.int64)
+    sources = [paths.get(int(one), f"source {one}") for one in listed[:_MOST_SOURCES]]
+    codes = np.zeros(int(listed[-1]) - lowest + 1 if len(listed) else 0, np.uint8)
+    codes[listed - lowest] = np.minimum(np.arange(len(listed)), _MOST_SOURCES)
+    if len(listed) > _MOST_SOURCES:
+        sources.append(f"{len(listed) - _MOST_SOURCES} other sources")
     return codes[source_ids - lowest], sources
 
 

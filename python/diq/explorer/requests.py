@@ -119,16 +119,16 @@ def read_page(body: Mapping[str, Any], columns: Collection[str]) -> PageOf:
     )
 
 
-def read_rows(body: Mapping[str, Any], n: int) -> list[int]:
-    """The rows that a request names.
+def read_positions(body: Mapping[str, Any]) -> list[int]:
+    """The positions of the samples that a request names.
 
     Raises:
         UsageError: as :func:`read_look`.
     """
-    rows = body.get("rows")
-    if not isinstance(rows, list) or len(rows) > MOST_ROWS:
-        raise _wrong("rows", rows, f"a list of at most {MOST_ROWS} rows")
-    return [whole({"rows": one}, "rows", 0, most=n - 1) for one in rows]
+    positions = body.get("positions")
+    if not isinstance(positions, list) or len(positions) > MOST_ROWS:
+        raise _wrong("positions", positions, f"a list of at most {MOST_ROWS} positions")
+    return [whole({"positions": one}, "positions", 0) for one in positions]
 
 
 def read_name(body: Mapping[str, Any]) -> str | None:

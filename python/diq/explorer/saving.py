@@ -54,8 +54,10 @@ def save(session: Session, look: Look, name: str | None) -> dict[str, Any]:
         What was recorded, the command, and whether it is what the page showed (scores may have changed since).
 
     Raises:
+        UsageError: the page does not show all samples yet.
         DiqError: as ``diq.select``.
     """
+    session.check_whole()
     shown = session.would_be(look)
     with session.storing:
         made = select(session.choice.data["name"], store=session.choice.store, **_options(session, look, name))
@@ -78,17 +80,17 @@ def save(session: Session, look: Look, name: str | None) -> dict[str, Any]:
 
 def exported(session: Session, look: Look) -> Iterator[bytes]:
     """The brushed samples as lines of JSON: id, conversation and scores, in the order of the dataset."""
-    table, rows = session.table, session.passing(look)
-    sources = table.sources
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
+    sources = session.table.sources
+    positions = session.table.position[session.passing(look)].tolist()
+    for start in range(0, len(positions), _BATCH):
+        part = positions[start : start + _BATCH]
         with session.storing, Store(session.choice.store, read_only=True) as opened:
             texts = opened.rows(
                 "explorer/exported_samples",
                 dataset_id=session.choice.data["dataset_id"],
-                positions=table.position[part].tolist(),
+                positions=part,
             )
-        scores = {one["position"]: one for one in session.described_rows(look, part)}
+        scores = {one["position"]: one for one in session.described(look, part)}
         lines = []
         for text in texts:
             found = scores[text["position"]]

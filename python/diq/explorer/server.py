@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diq.base.errors import DiqError, RunFailedError, UsageError
 from diq.explorer import saving, texts
-from diq.explorer.requests import Look, read_look, read_name, read_page, read_rows
+from diq.explorer.requests import Look, read_look, read_name, read_page, read_positions
 from diq.explorer.session import Session
 
 HOST = "127.0.0.1"
@@ -165,27 +165,28 @@ def _routes(session: Session) -> list[Route]:
         return _answer({"rows": session.page(look, read_page(body, [*session.numbers, *session.names]))})
 
     def starts(body: dict[str, Any]) -> Response:
-        found = texts.starts(session, read_rows(body, len(session.table)))
-        return _answer({"starts": {str(row): text for row, text in found.items()}})
+        found = texts.starts(session, read_positions(body))
+        return _answer({"starts": {str(position): text for position, text in found.items()}})
 
-    def one_row(body: dict[str, Any]) -> int:
-        rows = read_rows(body, len(session.table))
-        if len(rows) != 1:
-            raise UsageError("name one row")
-        return rows[0]
+    def one_position(body: dict[str, Any]) -> int:
+        positions = read_positions(body)
+        if len(positions) != 1:
+            raise UsageError("name one position")
+        return positions[0]
 
     def sample(body: dict[str, Any]) -> Response:
-        row = one_row(body)
-        scores = session.described_rows(look_of(body), np.array([row], np.int64))[0]
-        return _answer(texts.sample(session, row) | {"scores": scores})
+        position = one_position(body)
+        scores = session.described(look_of(body), [position])[0]
+        return _answer(texts.sample(session, position) | {"scores": scores})
 
     def tokens(body: dict[str, Any]) -> Response:
-        return _answer(texts.tokens(session, one_row(body), look_of(body)))
+        return _answer(texts.tokens(session, one_position(body), look_of(body)))
 
     def selections(_: dict[str, Any]) -> Response:
         return _answer({"selections": session.selections()})
 
     def filtered(body: dict[str, Any]) -> Response:
+        session.check_whole()
         look = look_of(body)
         return _answer({"sql": saving.as_sql(session, look), "command": saving.command(session, look, read_name(body))})
 
@@ -193,6 +194,7 @@ def _routes(session: Session) -> list[Route]:
         return _answer(saving.save(session, look_of(body), read_name(body)))
 
     def export(body: dict[str, Any]) -> Response:
+        session.check_whole()
         lines = saving.exported(session, look_of(body))
         headers = {"content-disposition": 'attachment; filename="brushed.jsonl"'}
         return StreamingResponse(_lazily(lines), media_type="application/x-ndjson", headers=headers)

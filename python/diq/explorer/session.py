@@ -27,6 +27,9 @@ from diq.selection.quadrants import rank
 Bins = npt.NDArray[np.uint8]
 Made = TypeVar("Made")
 
+# samples that are looked at while the others are being read, where there are many times as many
+_FIRST_LOOK = 1 << 18
+_MANY_TIMES = 8
 # columns of bins that are kept: those of three looks at ten tasks
 _MOST_BINS = 40
 _TASK = "task:"
@@ -60,10 +63,11 @@ class Session:
         self.choice = choice
         self._table: Table | None = None
         self._failure: DiqError | None = None
-        self._progress = ("opening the store", 0, 0)
+        self._progress: tuple[str, int, int] | None = ("opening the store", 0, 0)
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
         self._computing = threading.Lock()
-        # this process opens the store one way at a time: DuckDB takes no readers beside a writer of its own
+        # this process opens the store one way at a time: DuckDB takes no readers beside a writer of its own. Loading needs
+        # no lock, since nothing is saved before it is done
         self.storing = threading.Lock()
 
     # loading ---------------------------------------------------------------------------------------------------------
@@ -71,8 +75,13 @@ class Session:
     def load(self) -> None:
         """Read the table; for a thread of its own, since the page is up meanwhile."""
         try:
-            with self.storing:
-                self._table = read_table(self.choice, self._tell)
+            part = _FIRST_LOOK / max(1, self.choice.data["n_samples"])
+            if part * _MANY_TIMES < 1:
+                self._table = read_table(self.choice, part=part)
+            whole = read_table(self.choice, self._tell)
+            with self._computing:
+                self._table, self._progress = whole, None
+                self._cache.clear()
         except DiqError as error:
             self._failure = error
         except Exception as error:
@@ -97,6 +106,18 @@ class Session:
 
     # what there is ---------------------------------------------------------------------------------------------------
 
+    def check_whole(self) -> None:
+        """Refuse what is made of all samples.
+
+        Raises:
+            UsageError: they are not all read yet.
+        """
+        if self._progress is not None:
+            raise UsageError(
+                f"{len(self.table):,} of {self.choice.data['n_samples']:,} samples are read: this needs all of them",
+                "wait a moment",
+            )
+
     def facts(self) -> dict[str, Any]:
         """What the page needs before it can ask: columns, validation sets, sources; or how far the reading is."""
         choice = self.choice
@@ -110,15 +131,19 @@ class Session:
         }
         if self._failure is not None:
             return shown | {"state": "failed", "error": self._failure.message, "hint": self._failure.hint}
-        if self._table is None:
-            what, done, total = self._progress
-            return shown | {"state": "reading", "what": what, "done": done, "total": total}
-        table = self._table
+        # in this order: once there is no progress, the table is the whole one
+        progress, table = self._progress, self._table
+        reading = None if progress is None else dict(zip(("what", "done", "total"), progress, strict=True))
+        if table is None:
+            return shown | {"state": "reading", "reading": reading}
         weights = all_weights(choice.sets)
         mean = sum(weights.values()) / len(weights) or 1.0
         return shown | {
             "state": "ready",
+            # some samples are there before all are
+            "reading": reading,
             "n": len(table),
+            "n_samples": choice.data["n_samples"],
             "largest": takes_largest(choice.sets),
             # of the mean weight, so that sliders start about 1
             "sets": [
@@ -130,7 +155,7 @@ class Session:
                 "quadrant": list(QUADRANT_NAMES),
                 "selected": list(SELECTED_NAMES),
             },
-            "notes": self._notes(table),
+            "notes": [] if reading else self._notes(table),
         }
 
     def _notes(self, table: Table) -> list[str]:
@@ -386,15 +411,18 @@ class Session:
             columns, allowed = self.filtered(look)
             return _core.page_rows(columns, allowed, count=len(self.table))
 
-    def described_rows(self, look: Look, rows: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
-        """Scores of some rows."""
+    def described(self, look: Look, positions: list[int]) -> list[dict[str, Any]]:
+        """Scores of some samples.
+
+        Raises:
+            UsageError: there is no sample at a position.
+        """
         with self._computing:
-            return self._rows(look, rows)
+            return self._rows(look, self.table.rows_of(positions))
 
     def _rows(self, look: Look, rows: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
         table, made, other = self.table, self.would_be(look), self.compared(look)
         columns: Mapping[str, list[Any]] = {
-            "row": rows.tolist(),
             "position": table.position[rows].tolist(),
             **{name: [_finite(one) for one in self.values(name, look)[rows].tolist()] for name in self.numbers},
             "source": table.source[rows].tolist(),

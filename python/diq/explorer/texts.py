@@ -24,23 +24,21 @@ _WAIT_S = 3.0
 _explaining = threading.Lock()
 
 
-def starts(session: Session, rows: list[int]) -> dict[int, str]:
-    """The start of the question of each row, for the table."""
-    table = session.table
-    positions = {int(table.position[row]): row for row in rows}
+def starts(session: Session, positions: list[int]) -> dict[int, str]:
+    """The start of the question of each sample, for the table."""
     with session.storing, Store(session.choice.store, read_only=True, wait_s=_WAIT_S) as opened:
         found = opened.rows(
             "explorer/starts_of_texts",
             dataset_id=session.choice.data["dataset_id"],
-            positions=list(positions),
+            positions=positions,
             characters=_START,
         )
-    return {positions[one["position"]]: one["start"] for one in found}
+    return {one["position"]: one["start"] for one in found}
 
 
-def sample(session: Session, row: int) -> dict[str, Any]:
+def sample(session: Session, position: int) -> dict[str, Any]:
     """One sample: its conversation, and where it was read."""
-    data, position = session.choice.data, int(session.table.position[row])
+    data = session.choice.data
     with session.storing, Store(session.choice.store, read_only=True, wait_s=_WAIT_S) as opened:
         found = sample_at(opened, data["name"], position)
         places = opened.rows("store/facts_of_position", dataset_id=data["dataset_id"], sample_id=found["sample_id"])
@@ -61,7 +59,7 @@ def sample(session: Session, row: int) -> dict[str, Any]:
     }
 
 
-def tokens(session: Session, row: int, look: Look) -> dict[str, Any]:
+def tokens(session: Session, position: int, look: Look) -> dict[str, Any]:
     """The dot of a sample, token by token, under the settings of its run as far as one sample has them.
 
     Raises:
@@ -86,7 +84,6 @@ def tokens(session: Session, row: int, look: Look) -> dict[str, Any]:
             f"{name}={orjson.dumps(value).decode()}" for name, value in config.get("template_variables", {}).items()
         ),
     }
-    position = int(session.table.position[row])
     with _explaining:
         try:
             # torch is only needed here
@@ -108,10 +105,9 @@ def tokens(session: Session, row: int, look: Look) -> dict[str, Any]:
                 f"token colours need the model: {error.message}",
                 error.hint or f"start the page with its folder: `diq explore {choice.data['name']} --model FOLDER`",
             ) from error
-    stored = session.values("influence", look)[row]
     return {
         "dot": found.dot,
-        "stored": None if stored != stored else float(stored),
+        "stored": session.described(look, [position])[0]["influence"],
         "model": found.model,
         "tokens": [[one.text, one.is_answer, one.loss_term, one.term] for one in found.tokens],
     }

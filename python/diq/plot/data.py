@@ -187,10 +187,11 @@ def levels(ground: Ground) -> Drawn:
     samples = _samples(ground)
     quadrant, _ = _of_ranking(ground, samples)
     counts: dict[str, Counter[tuple[int, int]]] = {name: Counter() for name in DIFFICULTY_DIMENSIONS}
-    found = samples.batches(ground.store, "store/levels_of_run", difficulty_run=ground.difficulty_run)
-    for rows, batch in found:
-        for name in DIFFICULTY_DIMENSIONS:
-            level = batch.column(name).to_numpy(zero_copy_only=False)
+    found = samples.batches(
+        ground.store, DIFFICULTY_DIMENSIONS, "store/levels_of_run", difficulty_run=ground.difficulty_run
+    )
+    for rows, levels in found:
+        for name, level in levels.items():
             kept = np.isfinite(level) & (rows >= 0)
             # halves up, so that a level of 2.5 is 3
             whole = np.floor(level[kept] + 0.5).astype(np.int64)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,9 @@ import numpy.typing as npt
 from diq import _core
 from diq.store.store import Store
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_BATCH = 1 << 20
+# rows that are looked for together: a batch of DuckDB's own size is too short for several threads, and probes each part
+# of the index too seldom for it to stay in the cache
+_TOGETHER = 1 << 21
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -23,13 +23,19 @@ Rows = npt.NDArray[np.int64]
 class SampleRows:
     """The samples of a dataset as rows in the order of their positions.
 
+    Args:
+        store: an open store.
+        dataset_id: dataset.
+        part: share of the samples to take, by their ids, which are hashes: always the same ones.
+
     Attributes:
         position: ``[n]`` ascending.
         source_id: ``[n]``.
     """
 
-    def __init__(self, store: Store, dataset_id: int) -> None:
-        found = store.arrow("store/sample_ids", dataset_id=dataset_id)
+    def __init__(self, store: Store, dataset_id: int, *, part: float = 1.0) -> None:
+        self._last_id = uuid.UUID(int=min(int(part * 2**128), 2**128 - 1))
+        found = store.arrow("store/sample_ids", dataset_id=dataset_id, last_id=self._last_id)
         names = ("position", "source_id", "high", "low")
         position, source_id, high, low = (found.column(name).to_numpy() for name in names)
         # the columns are copies, and the index needs room
@@ -49,23 +55,43 @@ class SampleRows:
         """The row of each position, all of which are the dataset's: ``[m]``."""
         return position if self._is_gapless else np.searchsorted(self.position, position)
 
-    def batches(self, store: Store, query: str, **params: Any) -> Iterator[tuple[Rows, pa.RecordBatch]]:
-        """What a query finds by ``high`` and ``low`` half of the id, batch by batch, with its rows; -1: of none.
+    def batches(
+        self, store: Store, names: Sequence[str], query: str, **params: Any
+    ) -> Iterator[tuple[Rows, Mapping[str, Floats]]]:
+        """Columns that a query finds by ``high`` and ``low`` half of the id up to ``last_id``, part by part, with rows.
 
-        Batch by batch: whole results would be copied before they are used, and fresh memory costs more than the search.
+        Every part is written where the one before was, since fresh memory costs more than the search: it is the
+        caller's until the next one.
+
+        Yields:
+            ``[m]`` rows, -1 for ids of no sample of the dataset, and ``[m]`` of each name, NaN for null.
         """
-        with store.batches(query, rows=_BATCH, **params) as found:
+        high, low = np.empty(_TOGETHER, np.uint64), np.empty(_TOGETHER, np.uint64)
+        columns = {name: np.empty(_TOGETHER) for name in names}
+        n = 0
+        with store.batches(query, rows=_TOGETHER, last_id=self._last_id, **params) as found:
             for batch in found:
-                yield self._ids.rows(batch.column("high").to_numpy(), batch.column("low").to_numpy()), batch
+                start = 0
+                while start < len(batch):
+                    piece = batch.slice(start, _TOGETHER - n)
+                    into = slice(n, n + len(piece))
+                    high[into], low[into] = piece.column("high").to_numpy(), piece.column("low").to_numpy()
+                    for name, column in columns.items():
+                        column[into] = piece.column(name).to_numpy(zero_copy_only=False)
+                    start, n = start + len(piece), into.stop
+                    if n == _TOGETHER:
+                        yield self._ids.rows(high, low), columns
+                        n = 0
+            if n:
+                yield self._ids.rows(high[:n], low[:n]), {name: column[:n] for name, column in columns.items()}
 
     def scatter(self, store: Store, columns: Mapping[str, Floats], query: str, **params: Any) -> None:
         """Write columns that a query finds to their rows; what is not finite stays as it was."""
-        for rows, batch in self.batches(store, query, **params):
-            for name, column in columns.items():
-                values = batch.column(name).to_numpy(zero_copy_only=False)
+        for rows, found in self.batches(store, list(columns), query, **params):
+            for name, values in found.items():
                 # scores of other datasets of the run have no row
                 kept = np.isfinite(values) & (rows >= 0)
                 if kept.all():
-                    column[rows] = values
+                    columns[name][rows] = values
                 else:
-                    column[rows[kept]] = values[kept]
+                    columns[name][rows[kept]] = values[kept]

@@ -26,8 +26,8 @@ async function start() {
     told = await facts();
     whose();
     if (told.state !== "reading") break;
-    $("status").textContent = `${told.what} …`;
-    if (told.total) Object.assign($("progress"), { max: told.total, value: told.done });
+    $("status").textContent = `${told.reading.what} …`;
+    progress();
     await pause(120);
   }
   $("progress").hidden = true;
@@ -36,6 +36,26 @@ async function start() {
   build();
   update();
   selections();
+  await all();
+}
+
+/** A part of very many samples is shown at once; when all are there, they take its place under the same brushes. */
+async function all() {
+  if (!told.reading) return;
+  while (told.state !== "failed" && told.reading) {
+    progress();
+    await pause(250);
+    told = await facts();
+  }
+  $("progress").hidden = true;
+  if (told.state === "failed") throw Object.assign(new Error(told.error), { hint: told.hint });
+  notes();
+  update();
+}
+
+function progress() {
+  $("progress").hidden = false;
+  if (told.reading.total) Object.assign($("progress"), { max: told.reading.total, value: told.reading.done });
 }
 
 function whose() {
@@ -63,10 +83,7 @@ function numbers() {
 }
 
 function build() {
-  if (told.notes.length) {
-    $("notes").hidden = false;
-    $("notes").replaceChildren(...told.notes.map((note) => element("li", {}, visible(note))));
-  }
+  notes();
   const columns = numbers();
   for (const { key, title, unit } of columns) {
     views[key] = new Histogram(key, title, unit, {
@@ -106,7 +123,7 @@ function build() {
       { key: "start", title: "question" },
     ],
     told.names,
-    { turn: () => page(), open: (row, from) => text.open(row, from) },
+    { turn: () => page(), open: (position, from) => text.open(position, from) },
   );
   const text = new Text({ look: () => look, names: told.names, titles: columns });
   $("clear").addEventListener("click", () => {
@@ -135,6 +152,11 @@ function build() {
   };
   new ResizeObserver(redraw).observe($("main"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+}
+
+function notes() {
+  $("notes").hidden = !told.notes.length;
+  $("notes").replaceChildren(...told.notes.map((note) => element("li", {}, visible(note))));
 }
 
 function sliders() {
@@ -241,7 +263,8 @@ function show({ told: seen, counts }) {
   plane.show(shown.difficulty, shown[height], take(Infinity), seen, [titles.difficulty, titles[height]], $("colour").value);
   const passing = seen.passing.reduce((sum, one) => sum + one, 0);
   const marked = seen.passing[1] + seen.passing[3];
-  $("status").textContent = `${count(seen.n)} samples, ${count(seen.n_scored)} in quadrants`;
+  const those = seen.n < told.n_samples ? `${count(seen.n)} of ${count(told.n_samples)} samples until all are read` : `${count(seen.n)} samples`;
+  $("status").textContent = `${those}, ${count(seen.n_scored)} in quadrants`;
   $("brushed").textContent = `${count(passing)} of ${count(seen.n)} pass the brushes, ${count(marked)} of them selected`;
   $("taken").replaceChildren(
     element("strong", { textContent: count(seen.n_selected) }),
@@ -271,7 +294,7 @@ const askPage = latest(async () => {
     const { rows } = await ask("table", body);
     samples.show(rows, last ? last.told.passing.reduce((sum, one) => sum + one, 0) : rows.length);
     document.body.dataset.paged = Number(document.body.dataset.paged || 0) + 1;
-    askStarts(rows.map((row) => row.row));
+    askStarts(rows.map((row) => row.position));
   } catch (error) {
     fail(error);
   }
@@ -279,14 +302,14 @@ const askPage = latest(async () => {
 
 // texts open the store, so they wait until the hand rests
 let resting = 0;
-function askStarts(rows) {
+function askStarts(positions) {
   clearTimeout(resting);
-  if (!rows.length) return;
+  if (!positions.length) return;
   resting = setTimeout(async () => {
     try {
-      samples.fill((await ask("starts", { rows })).starts);
+      samples.fill((await ask("starts", { positions })).starts);
     } catch (error) {
-      samples.fill({ [rows[0]]: `The questions cannot be read now: ${error.message}` });
+      samples.fill({ [positions[0]]: `The questions cannot be read now: ${error.message}` });
     }
   }, 150);
 }

@@ -5,7 +5,7 @@ import { count, element, number, plain, tail, visible } from "./format.js";
 export const ROWS = 25;
 
 export class Samples {
-  /** `turn({sort, descending, first})` asks for another page, `open(row)` shows a text. */
+  /** `turn({sort, descending, first})` asks for another page, `open(position)` shows a text. */
   constructor(root, columns, names, { turn, open }) {
     this.table = root.querySelector("#samples");
     this.columns = columns;
@@ -54,10 +54,10 @@ export class Samples {
     this.cells = new Map();
     const made = rows.map((row, i) => {
       const line = element("tr", { tabIndex: i ? -1 : 0 });
-      line.dataset.row = row.row;
+      line.dataset.position = row.position;
       line.setAttribute("aria-selected", "false");
       for (const { key } of this.columns) line.append(this.#cell(key, row));
-      line.addEventListener("click", () => this.#choose(line, row.row));
+      line.addEventListener("click", () => this.#choose(line, row.position));
       return line;
     });
     if (!made.length) {
@@ -78,7 +78,7 @@ export class Samples {
     const value = row[key];
     if (key === "start") {
       const cell = element("td", { className: "start" }, element("div", { dir: "auto" }));
-      this.cells.set(row.row, cell.firstChild);
+      this.cells.set(row.position, cell.firstChild);
       return cell;
     }
     if (key === "source") {
@@ -96,24 +96,24 @@ export class Samples {
 
   /** The starts of the questions, which come a moment later. */
   fill(starts) {
-    for (const [row, text] of Object.entries(starts)) this.cells.get(Number(row))?.replaceChildren(visible(text));
+    for (const [position, text] of Object.entries(starts)) this.cells.get(Number(position))?.replaceChildren(visible(text));
   }
 
-  #choose(line, row) {
+  #choose(line, position) {
     for (const one of this.table.tBodies[0].rows) {
       one.setAttribute("aria-selected", String(one === line));
       one.tabIndex = one === line ? 0 : -1;
     }
-    this.open(row, line);
+    this.open(position, line);
   }
 
   #key(event) {
     const line = event.target.closest("tr");
-    if (!line?.dataset.row) return;
+    if (!line?.dataset.position) return;
     const lines = [...this.table.tBodies[0].rows];
     const at = lines.indexOf(line);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: lines.length - 1 }[event.key];
-    if (event.key === "Enter" || event.key === " ") this.#choose(line, Number(line.dataset.row));
+    if (event.key === "Enter" || event.key === " ") this.#choose(line, Number(line.dataset.position));
     else if (event.key === "PageDown") this.controls.next.click();
     else if (event.key === "PageUp") this.controls.previous.click();
     else if (to !== undefined) {

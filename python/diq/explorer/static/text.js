@@ -21,14 +21,14 @@ export class Text {
     this.from?.focus();
   }
 
-  async open(row, from) {
-    this.row = row;
+  async open(position, from) {
+    this.position = position;
     this.from = from;
     $("text").hidden = false;
     $("explained").replaceChildren();
     try {
-      const sample = await ask("sample", { ...this.look(), rows: [row] });
-      if (this.row === row) this.#show(sample);
+      const sample = await ask("sample", { ...this.look(), positions: [position] });
+      if (this.position === position) this.#show(sample);
     } catch (error) {
       $("conversation").replaceChildren(trouble(error));
     }
@@ -53,12 +53,12 @@ export class Text {
   }
 
   async #explain() {
-    const { row } = this;
+    const { position } = this;
     $("tokens").disabled = true;
     $("explained").textContent = "Computing: the model is loaded, and the gradients of the validation sets are taken …";
     try {
-      const found = await ask("tokens", { ...this.look(), rows: [row] });
-      if (this.row === row) this.#colour(found);
+      const found = await ask("tokens", { ...this.look(), positions: [position] });
+      if (this.position === position) this.#colour(found);
     } catch (error) {
       $("explained").replaceChildren(trouble(error));
     } finally {

@@ -1,5 +1,5 @@
--- Difficulty of every sample of a run, of whatever dataset; ids as in sample_ids.
--- Params:  $difficulty_run BIGINT
+-- Difficulty of the samples of a run with ids up to one, of whatever dataset; ids as in sample_ids.
+-- Params:  $difficulty_run BIGINT, $last_id UUID
 -- Returns: high UBIGINT, low UBIGINT, knowledge DOUBLE, reasoning DOUBLE, overall DOUBLE
 SELECT
     CAST(CAST(sample_id AS UHUGEINT) >> 64 AS UBIGINT) AS high,
@@ -8,4 +8,4 @@ SELECT
     reasoning,
     overall
 FROM difficulty_scores
-WHERE run_id = $difficulty_run
+WHERE run_id = $difficulty_run AND sample_id <= $last_id
