@@ -29,37 +29,48 @@ from diq.explorer.server import Server
 from diq.explorer.session import Session
 from diq.store.store import now
 
-# the time from an event to the frame behind the answer that belongs to it
-ACT = """async ([act, value]) => {
-  const shown = () => Number(document.body.dataset.shown);
-  const settled = async () => {
-    for (;;) {
-      const before = [shown(), document.body.dataset.paged];
-      await new Promise((done) => setTimeout(done, 400));
-      if (shown() === before[0] && document.body.dataset.paged === before[1]) return before[0];
-    }
-  };
-  const before = await settled();
-  const start = performance.now();
-  if (act === "brush") {
-    const canvas = document.querySelector("#plane");
-    const box = canvas.getBoundingClientRect();
-    const fire = (kind, x, y) => canvas.dispatchEvent(new PointerEvent(kind, {
-      bubbles: true, button: 0, pointerId: 1, clientX: box.left + x * box.width, clientY: box.top + y * box.height,
-    }));
-    canvas.setPointerCapture = () => {};
-    fire("pointerdown", 0.3, 0.1 + value);
-    fire("pointermove", 0.8, 0.5 + value);
-    fire("pointerup", 0.8, 0.5 + value);
-  } else {
-    const slider = document.querySelector(act);
-    slider.value = value;
-    slider.dispatchEvent(new Event("input", { bubbles: true }));
+# moves of a brush or a slider
+_STEPS = 12
+
+# a hand that moves on as soon as it sees an answer, and rests at last: the times from each event to the frame that
+# shows its answer, and from the last event to the answer of all samples
+DRAG = """async ([what, values]) => {
+  const seen = () => [document.body.dataset.shown, document.body.dataset.paged].join();
+  for (let before = null; before !== seen(); ) {
+    before = seen();
+    await new Promise((done) => setTimeout(done, 800));
   }
   // told, not polled: a page that is asked in every frame takes the processor from the server
-  const answered = { attributes: true, attributeFilter: ["data-shown"] };
-  if (shown() === before) await new Promise((done) => new MutationObserver(done).observe(document.body, answered));
-  return performance.now() - start;
+  const next = (name) => new Promise((done) => new MutationObserver((_, observer) => {
+    observer.disconnect();
+    done();
+  }).observe(document.body, { attributes: true, attributeFilter: [name] }));
+  const canvas = document.querySelector("#plane");
+  const box = canvas.getBoundingClientRect();
+  canvas.setPointerCapture = () => {};
+  const fire = (kind, x, y) => canvas.dispatchEvent(new PointerEvent(kind, {
+    bubbles: true, button: 0, pointerId: 1, clientX: box.left + x * box.width, clientY: box.top + y * box.height,
+  }));
+  if (what === "brush") fire("pointerdown", 0.3, 0.1);
+  const times = [];
+  let start = 0;
+  let whole = null;
+  for (const value of values) {
+    whole = next("data-whole");
+    const answered = next("data-shown");
+    start = performance.now();
+    if (what === "brush") fire("pointermove", 0.8, value);
+    else {
+      const slider = document.querySelector(what);
+      slider.value = value;
+      slider.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    await answered;
+    times.push(performance.now() - start);
+  }
+  if (what === "brush") fire("pointerup", 0.8, values.at(-1));
+  await whole;
+  return [times, performance.now() - start];
 }"""
 
 
@@ -68,7 +79,7 @@ def check(session: Session) -> None:
     from diq.explorer.requests import read_look
 
     body: dict[str, Any] = {"filters": {"difficulty": {"low": 2, "high": 5}}, "ratio": "0.1"}
-    facts, _ = session.view(read_look(body, session.numbers, session.names, session.sets))
+    facts, _ = session.view(read_look(body, session.choice.numbers, session.answers.names, session.choice.set_names))
     table = session.table
     expected = int(np.count_nonzero((table.level >= 2) & (table.level < 5)))
     assert sum(facts["passing"]) == expected, (facts["passing"], expected)
@@ -113,15 +124,21 @@ def measure(address: str, times: int) -> dict[str, list[float]]:
         # playwright's own clicks and waits go through the policy of the page; evaluate does not
         page.goto(address)
         page.wait_for_selector("body[data-paged]")
+        steps = np.linspace(0, 1, _STEPS)
         kinds = {
-            "brush on the plane": ("brush", [0.01 * (i % 20) for i in range(times)]),
-            "slider of the ratio": ("#ratio", [-1.5 + 0.05 * i for i in range(times)]),
-            "slider of the percentile": ("#percentile", [0.2 + 0.03 * i for i in range(times)]),
-            "slider of a weight": ("#weight-0", [0.1 + 0.1 * i for i in range(times)]),
+            "brush on the plane": ("brush", 0.4 + 0.4 * steps),
+            "slider of the ratio": ("#ratio", -1.5 + steps),
+            "slider of the percentile": ("#percentile", 0.2 + 0.6 * steps),
+            "slider of a weight": ("#weight-0", 0.1 + 2 * steps),
         }
-        for name, (act, values) in kinds.items():
-            if page.locator(act if act != "brush" else "#plane").count():
-                found[name] = [float(page.evaluate(ACT, [act, value])) for value in values]
+        for name, (what, values) in kinds.items():
+            if not page.locator(what if what != "brush" else "#plane").count():
+                continue
+            for i in range(times):
+                # other values each time: answers are kept for a while
+                answers, whole = page.evaluate(DRAG, [what, (values + i / 1000).tolist()])
+                found.setdefault(name, []).extend(answers)
+                found.setdefault(f"{name}, all samples once it rests", []).append(whole)
         browser.close()
     return found
 
@@ -131,15 +148,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=float, default=10, help="million rows")
     parser.add_argument("--sets", type=int, default=2, help="validation sets")
-    parser.add_argument("--times", type=int, default=20, help="repetitions of a brush or a slider")
+    parser.add_argument("--times", type=int, default=5, help="how often each is moved")
     parser.add_argument("--store", type=Path, help="a store that is kept: made when it is missing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="diq-bench-") as folder:
         path = options.store or Path(folder) / "store.duckdb"
         if not path.exists():
             build(path, rows=int(options.rows * 1e6), sets=options.sets, folds=False)
-        print(f"{options.rows:g} M rows, {options.sets} validation sets, {os.cpu_count()} cores, {now():%Y-%m-%d}; ", end="")
-        print(f"load {os.getloadavg()[0]:.1f}")
+        print(f"{options.rows:g} M rows, {options.sets} validation sets, {os.cpu_count()} cores, ", end="")
+        print(f"{now():%Y-%m-%d}; load {os.getloadavg()[0]:.1f}")
         start(path)
         server = Server(Session(choose(path, "pool", "model", "overall", None, None)))
         thread = threading.Thread(target=server.run)

@@ -250,7 +250,7 @@ def test_texts_and_names_stay_text(tmp_path: Path, serve: Serve, visit: Open) ->
     tab = visit(page)
     until(tab, "[...document.querySelectorAll('td.start div')].every((one) => one.textContent)")
     for row in range(len(HARM)):
-        tab.locator(f'#samples tbody tr[data-row="{row}"]').click()
+        tab.locator(f'#samples tbody tr[data-position="{row}"]').click()
         until(tab, f"document.querySelector('#facts dd:nth-of-type(2)')?.textContent === '{row}'")
         said = tab.locator("#conversation .said").first
         if row == 8:

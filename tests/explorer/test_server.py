@@ -152,8 +152,41 @@ def test_a_part_is_looked_at_until_all_samples_are_read(pool: Path, serve: Serve
     assert page.facts()["n"] == 600
     assert sum(page.view(**asked)[0]["passing"]) == np.sum((whole.level >= 2) & (whole.level < 5))
     # what was named before still means the same sample
-    assert page.ask("sample", positions=[position])["scores"]["loss"] == page.ask("table", first=position)["rows"][0]["loss"]
+    scores = page.ask("sample", positions=[position])["scores"]
+    assert scores["task:0"] == page.ask("table", first=position)["rows"][0]["task:0"] == whole.dots[TASKS[0]][position]
     assert page.ask("filter")["sql"]
+
+
+def test_a_quick_view_is_of_a_part_multiplied_on_the_axes_of_all(
+    pool: Path, serve: Serve, gate: threading.Event
+) -> None:
+    gate.set()
+    page = serve(pool)
+    assert page.facts()["quick"]
+    part = read_table(page.session.choice, part=60 / 600)
+    times = 600 / len(part)
+    weights = {TASKS[0]: 1.0, TASKS[1]: 0.5}
+    exact, counts = page.view(ratio="0.2")
+    asked = {"ratio": "0.2", "filters": {"difficulty": {"low": 2.0, "high": 5.0}}}
+    quick, multiplied = page.view(**asked, quick=True)
+    assert (exact["approximate"], quick["approximate"]) == (False, True)
+    assert quick["n"] == exact["n"] == 600
+    assert sum(quick["passing"]) == pytest.approx(np.sum((part.level >= 2) & (part.level < 5)) * times, abs=2)
+    scored = np.isfinite(part.level) & np.isfinite(part.dots[TASKS[1]])
+    assert quick["n_scored"] == round(scored.sum() * times)
+    assert sum(quick["quadrants"]) == pytest.approx(quick["n_scored"], abs=2)
+    # within what a tenth of 600 samples can tell
+    assert quick["n_selected"] == pytest.approx(exact["n_selected"], rel=0.25)
+    for one, other in zip(exact["columns"], quick["columns"], strict=True):
+        assert one.get("edges") == other.get("edges")
+        assert counts[one["key"]].shape == multiplied[one["key"]].shape
+    # other weights are drawn on the axes that are seen, until all samples are asked
+    moved = page.view(ratio="0.2", weights=weights, quick=True)[0]
+    assert moved["columns"][1]["edges"] == exact["columns"][1]["edges"]
+    settled = page.view(ratio="0.2", weights=weights)[0]
+    assert settled["columns"][1]["edges"] != exact["columns"][1]["edges"]
+    moved = page.view(ratio="0.2", weights=weights, quick=True)[0]
+    assert moved["columns"][1]["edges"] == settled["columns"][1]["edges"]
 
 
 def test_the_table_sorts_and_pages(pool: Path, serve: Serve) -> None:
@@ -231,7 +264,7 @@ def test_another_selection_is_compared_also_where_its_ranking_was_replaced(
     listed = {one["name"]: one for one in page.ask("selections")["selections"]}
     assert (listed["old"]["replaced"], listed["new"]["replaced"]) == (True, False)
     facts, _ = page.view(ratio="0.3", compare=listed["old"]["selection_id"])
-    selected = set(np.flatnonzero(page.session.would_be(_look(page, ratio="0.3")).selected).tolist())
+    selected = set(np.flatnonzero(page.session.answers.would_be(_look(page, ratio="0.3")).selected).tolist())
     both = len(selected & old)
     assert facts["compare"] == {"both": both, "only_this": len(selected) - both, "only_other": len(old) - both}
     # one that is not there is empty
@@ -242,7 +275,8 @@ def test_another_selection_is_compared_also_where_its_ranking_was_replaced(
 def _look(page: Page, **body: Any) -> Any:
     from diq.explorer.requests import read_look
 
-    return read_look(body, page.session.numbers, page.session.names, page.session.sets)
+    choice = page.session.choice
+    return read_look(body, choice.numbers, page.session.answers.names, choice.set_names)
 
 
 BRUSHES: list[dict[str, Any]] = [

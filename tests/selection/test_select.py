@@ -628,6 +628,22 @@ def test_a_kill_leaves_no_record_without_its_file(ranked: Path, step: str) -> No
     assert sorted(one.name for one in ranked.parent.iterdir()) == ["o.jsonl", "s.duckdb"]
 
 
+def test_another_selection_starts_in_a_blink(ranked: Path) -> None:
+    """Neither torch nor pandas is loaded, which pyarrow loads for any conversion to numpy of its own."""
+    code = f"""
+        import sys
+        from pathlib import Path
+        from diq.selection.select import select
+
+        store = Path({str(ranked)!r})
+        made = select("pool", ratio="0.2", store=store, model="model", output=store.with_name("o.jsonl"))
+        assert made.ranking == "stored", made.ranking
+        sys.exit(" ".join({{"torch", "pandas", "transformers"}} & set(sys.modules)) or 0)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_file_of_a_selection_is_on_the_disk(ranked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced, fsync = [], os.fsync
 

@@ -21,6 +21,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diq.base.arrow import numbers
 from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
 from diq.base.draws import number_of
 from diq.base.errors import UsageError
@@ -206,7 +207,7 @@ def _starts(questions: pa.Table) -> Any:
     ids = questions.column("item_id")
     if len(ids) == 0:
         return np.empty(0, np.int64)
-    changes = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy(zero_copy_only=False)
+    changes = numbers(pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)))
     return np.flatnonzero(np.concatenate([[True], changes]))
 
 

@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diq.base.arrow import numbers
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.progress import Progress
-from diq.influence.stored import ONLY_WHEN_MEANT
+from diq.explorer.requests import Weights
+from diq.influence.stored import ONLY_WHEN_MEANT, takes_largest
 from diq.selection.scores import Request, Runs, choose_runs
 from diq.store.rows import SampleRows
 from diq.store.store import Store, listed_runs
 
 Floats = npt.NDArray[np.float64]
+
+TASK = "task:"
+"""What the name of a column of dots starts with; the number of its validation set follows."""
 
 _MOST_SOURCES = 250
 
@@ -48,6 +53,28 @@ class Choice:
     config: str
     sets: list[dict[str, Any]]
     other_sets: list[str]
+
+    @property
+    def set_names(self) -> list[str]:
+        """Validation sets of the run, in its order."""
+        return [one["name"] for one in self.sets]
+
+    @property
+    def numbers(self) -> list[str]:
+        """Columns of numbers, in the order of the page."""
+        return ["difficulty", "influence", *(f"{TASK}{i}" for i in range(len(self.sets))), "answer_tokens", "loss"]
+
+    def settled(self, weights: Weights) -> dict[str, float] | None:
+        """Weights as the ranking takes them: of a run that takes the largest, they only choose."""
+        if weights is None:
+            return None
+        return dict.fromkeys((name for name, _ in weights), 1.0) if takes_largest(self.sets) else dict(weights)
+
+    def weight_texts(self, weights: Weights) -> tuple[str, ...]:
+        """Weights as ``--validation-set`` takes them."""
+        if weights is None:
+            return ()
+        return tuple(name if takes_largest(self.sets) else f"{name}={weight!r}" for name, weight in weights)
 
     @property
     def influence_run(self) -> int:
@@ -233,7 +260,9 @@ def _sources(
     opened: Store, dataset_id: int, source_ids: npt.NDArray[np.int32]
 ) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Codes and paths of the sources."""
-    paths = {row["source_id"]: row["path"] for row in opened.rows("store/list_sources", dataset_id=dataset_id)}
+    rows = opened.rows("store/list_sources", dataset_id=dataset_id)
+    # files of scores are sources, too
+    paths = {row["source_id"]: row["path"] for row in rows if row["kind"] == "samples"}
     lowest = min(paths, default=int(source_ids.min(initial=0)))
     counts = np.bincount(source_ids - lowest)
     # all of the dataset, so that a part of its samples has the same ones
@@ -250,7 +279,7 @@ def positions_of(path: Path, selection_id: int) -> npt.NDArray[np.int64]:
     """Positions of the samples of a stored selection, ``[k]``."""
     with Store(path, read_only=True) as opened:
         found = opened.arrow("explorer/positions_of_selection", selection_id=selection_id)
-    return np.asarray(found.column("position").to_numpy(), np.int64)
+    return np.asarray(numbers(found.column("position")), np.int64)
 
 
 def selections_of(choice: Choice) -> list[dict[str, Any]]:

@@ -19,6 +19,9 @@ SELECTED_NAMES = ("not selected", "selected")
 
 MOST_ROWS = 200
 
+Weights = tuple[tuple[str, float], ...] | None
+"""Weight of each chosen validation set, in the order of the run; None: all of the run, by their samples (Eq. 3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Between:
@@ -42,7 +45,7 @@ class Look:
     Attributes:
         ratio: of the selection, as typed.
         percentile: p of the difficulty threshold.
-        weights: weight of each chosen validation set; None: all of the run, by their samples (Eq. 3).
+        weights: of the validation sets.
         filters: of each brushed column.
         axes: kind of scale of each column that has another than its own.
         height: column that is the height of the plane: ``influence`` or one of the tasks.
@@ -51,7 +54,7 @@ class Look:
 
     ratio: Ratio
     percentile: float
-    weights: tuple[tuple[str, float], ...] | None
+    weights: Weights
     filters: Mapping[str, Between | OneOf]
     axes: Mapping[str, Kind]
     height: str
@@ -212,7 +215,7 @@ def _filter(name: str, value: object, names: Mapping[str, int]) -> Between | One
     return Between(low, high)
 
 
-def _weights(value: object, sets: list[str]) -> tuple[tuple[str, float], ...] | None:
+def _weights(value: object, sets: list[str]) -> Weights:
     if value is None:
         return None
     if not isinstance(value, dict):

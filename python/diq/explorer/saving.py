@@ -10,8 +10,7 @@ import orjson
 from diq.base.command import option_words, shell
 from diq.base.options import fields_of
 from diq.explorer.requests import QUADRANT_NAMES, SELECTED_NAMES, Between, Look, OneOf
-from diq.explorer.session import Session, weight_texts
-from diq.influence.stored import takes_largest
+from diq.explorer.session import Session
 from diq.selection.options import SelectOptions
 from diq.selection.select import select
 from diq.store.store import Store
@@ -34,7 +33,7 @@ def _options(session: Session, look: Look, name: str | None) -> dict[str, Any]:
     if look.percentile != 0.5:
         options["difficulty_percentile"] = look.percentile
     if look.weights is not None:
-        options["validation_set"] = weight_texts(look.weights, takes_largest(choice.sets))
+        options["validation_set"] = choice.weight_texts(look.weights)
     if name is not None:
         options["name"] = name
     return options
@@ -58,7 +57,7 @@ def save(session: Session, look: Look, name: str | None) -> dict[str, Any]:
         DiqError: as ``diq.select``.
     """
     session.check_whole()
-    shown = session.would_be(look)
+    shown = session.answers.would_be(look)
     with session.storing:
         made = select(session.choice.data["name"], store=session.choice.store, **_options(session, look, name))
     ranking = shown.ranking
@@ -80,8 +79,8 @@ def save(session: Session, look: Look, name: str | None) -> dict[str, Any]:
 
 def exported(session: Session, look: Look) -> Iterator[bytes]:
     """The brushed samples as lines of JSON: id, conversation and scores, in the order of the dataset."""
-    sources = session.table.sources
-    positions = session.table.position[session.passing(look)].tolist()
+    answers = session.answers
+    sources, positions = answers.table.sources, answers.table.position[answers.passing(look)].tolist()
     for start in range(0, len(positions), _BATCH):
         part = positions[start : start + _BATCH]
         with session.storing, Store(session.choice.store, read_only=True) as opened:
@@ -90,7 +89,7 @@ def exported(session: Session, look: Look) -> Iterator[bytes]:
                 dataset_id=session.choice.data["dataset_id"],
                 positions=part,
             )
-        scores = {one["position"]: one for one in session.described(look, part)}
+        scores = {one["position"]: one for one in answers.described(look, part)}
         lines = []
         for text in texts:
             found = scores[text["position"]]
@@ -101,7 +100,7 @@ def exported(session: Session, look: Look) -> Iterator[bytes]:
                 "position": text["position"],
                 "difficulty": found["difficulty"],
                 "influence": found["influence"],
-                "dots": {name: found[f"task:{i}"] for i, name in enumerate(session.sets)},
+                "dots": {name: found[f"task:{i}"] for i, name in enumerate(session.choice.set_names)},
                 "answer_tokens": found["answer_tokens"],
                 "loss": found["loss"],
                 "source": sources[found["source"]],
@@ -117,20 +116,20 @@ def as_sql(session: Session, look: Look) -> str:
     choice = session.choice
     name, model = _quoted(choice.data["name"]), _quoted(choice.model)
     runs = f"run := {choice.influence_run}, difficulty_run := {choice.difficulty_run}"
-    chosen = session.settled(look.weights)
+    chosen = choice.settled(look.weights)
     weights = "" if chosen is None else f", validation_weights := {_map(chosen)}"
     conditions = []
     scores = {"difficulty": choice.difficulty, "influence": "dot", "answer_tokens": "answer_tokens", "loss": "loss"}
-    for column in session.numbers:
+    for column in choice.numbers:
         brushed = look.filters.get(column)
         if not isinstance(brushed, Between):
             continue
-        axis = session.axis(column, look)
+        axis = session.answers.axis(column, look)
         low, high = axis.range_of(*axis.bins_of(brushed.low, brushed.high))
         if column in scores:
             conditions.append(_between(f"s.{scores[column]}", low, high))
         else:
-            task = _map({session.sets[int(column.partition(":")[2])]: 1.0})
+            task = _map({choice.set_names[int(column.partition(":")[2])]: 1.0})
             conditions.append(
                 f"s.sample_id IN (\n    SELECT t.sample_id FROM diq_scores({name}, {model}, {runs}, "
                 f"validation_weights := {task}) AS t\n    WHERE {_between('t.dot', low, high)}\n  )"
@@ -159,7 +158,7 @@ def _of_names(session: Session, look: Look, ranking: str) -> Iterator[str]:
         outside = f"s.sample_id NOT IN (SELECT r.sample_id FROM {ranking} AS r)"
         yield f"({inside}\n  OR {outside})" if 0 in quadrants.values else inside
     if isinstance(selected, OneOf) and len(selected.values) < len(SELECTED_NAMES):
-        taken = f"(SELECT r.sample_id FROM {ranking} AS r WHERE r.rank < {len(session.would_be(look).rows)})"
+        taken = f"(SELECT r.sample_id FROM {ranking} AS r WHERE r.rank < {len(session.answers.would_be(look).rows)})"
         if not selected.values:
             yield "false"
         else:

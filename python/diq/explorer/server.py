@@ -153,16 +153,17 @@ def _question(answer: Callable[[dict[str, Any]], Response]) -> Callable[[Request
 def _routes(session: Session) -> list[Route]:
     def look_of(body: dict[str, Any]) -> Look:
         # the table first: before it is there, no column is known
-        names = session.names
-        return read_look(body, session.numbers, names, session.sets)
+        names = session.answers.names
+        return read_look(body, session.choice.numbers, names, session.choice.set_names)
 
     def view(body: dict[str, Any]) -> Response:
-        facts, counts = session.view(look_of(body))
+        facts, counts = session.view(look_of(body), quick=body.get("quick") is True)
         return Response(_packed(facts, counts), media_type="application/octet-stream")
 
     def table(body: dict[str, Any]) -> Response:
-        look = look_of(body)
-        return _answer({"rows": session.page(look, read_page(body, [*session.numbers, *session.names]))})
+        answers = session.answers
+        page = read_page(body, [*session.choice.numbers, *answers.names])
+        return _answer({"rows": answers.page(look_of(body), page)})
 
     def starts(body: dict[str, Any]) -> Response:
         found = texts.starts(session, read_positions(body))
@@ -176,7 +177,7 @@ def _routes(session: Session) -> list[Route]:
 
     def sample(body: dict[str, Any]) -> Response:
         position = one_position(body)
-        scores = session.described(look_of(body), [position])[0]
+        scores = session.answers.described(look_of(body), [position])[0]
         return _answer(texts.sample(session, position) | {"scores": scores})
 
     def tokens(body: dict[str, Any]) -> Response:

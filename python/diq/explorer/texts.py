@@ -11,8 +11,7 @@ from diq.base.config import MAX_LENGTH
 from diq.base.errors import ModelError, UsageError
 from diq.base.extras import missing_package
 from diq.explorer.requests import Look
-from diq.explorer.session import Session, weight_texts
-from diq.influence.stored import takes_largest
+from diq.explorer.session import Session
 from diq.samples.find import sample_at
 from diq.store.store import Store
 
@@ -107,7 +106,7 @@ def tokens(session: Session, position: int, look: Look) -> dict[str, Any]:
             ) from error
     return {
         "dot": found.dot,
-        "stored": session.described(look, [position])[0]["influence"],
+        "stored": session.answers.described(look, [position])[0]["influence"],
         "model": found.model,
         "tokens": [[one.text, one.is_answer, one.loss_term, one.term] for one in found.tokens],
     }
@@ -115,4 +114,4 @@ def tokens(session: Session, position: int, look: Look) -> dict[str, Any]:
 
 def _sets(session: Session, look: Look) -> tuple[str, ...]:
     # those of the run, also where the store has more
-    return weight_texts(look.weights, takes_largest(session.choice.sets)) or tuple(session.sets)
+    return session.choice.weight_texts(look.weights) or tuple(session.choice.set_names)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diq.base.arrow import numbers
 from diq.base.errors import UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import begun, canonical_json
@@ -433,8 +434,8 @@ class _GradientScorer(EngineScorer):
                     _next_shard(self.job, self._index_run_id, self._index),
                     np.ascontiguousarray(np.concatenate([one.gradients for one in pending])),
                     [str(uuid.UUID(bytes=one)) for one in kept.column("sample_id").to_pylist()],
-                    kept.column("loss").to_numpy(),
-                    kept.column("answer_tokens").to_numpy(),
+                    numbers(kept.column("loss")),
+                    numbers(kept.column("answer_tokens")),
                 )
         without = table.filter(pc.invert(scored))
         _commit_rows(self.job, self._index_run_id, record, pa.concat_tables([without, kept]))
@@ -523,7 +524,7 @@ def _dots(
 
     n_without = table.column("shard").null_count
     # in the order of the shards; those without a gradient come first
-    shard_of = table.column("shard").slice(n_without).to_numpy()
+    shard_of = numbers(table.column("shard").slice(n_without))
     firsts = n_without + np.flatnonzero(np.diff(shard_of, prepend=-1))
     with Shards(write) as waiting:
         if n_without:
@@ -534,14 +535,14 @@ def _dots(
                     job.set_ids,
                     _fixed(part),
                     part.column("reason").to_pylist(),
-                    part.column("answer_tokens").to_numpy(),
+                    numbers(part.column("answer_tokens")),
                 ),
                 n_without,
             )
         for done, (first, last) in enumerate(zip(firsts, [*firsts[1:], len(table)], strict=True)):
             part = table.slice(first, last - first).combine_chunks()
-            dots = index.dots(records[part.column("shard")[0].as_py()], stacked)[part.column("row").to_numpy()]
-            losses, counts = part.column("loss").to_numpy(), part.column("answer_tokens").to_numpy()
+            dots = index.dots(records[part.column("shard")[0].as_py()], stacked)[numbers(part.column("row"))]
+            losses, counts = numbers(part.column("loss")), numbers(part.column("answer_tokens"))
             waiting.add(dot_rows(run_id, job.set_ids, facts, _fixed(part), dots, losses, counts), len(part))
             job.report("dots", done + 1, len(firsts))
     summary.n_scored = waiting.n

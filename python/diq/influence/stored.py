@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diq.base.arrow import numbers
 from diq.base.errors import UsageError
 from diq.base.text import did_you_mean
 from diq.influence.meters import Dots, Floats, measure, standard_errors
@@ -204,8 +205,8 @@ def read_dots(store: Store, *, dataset_id: int, run_id: int, weights: Mapping[st
     closest = Closest(n, largest=sets.largest)
     for one, rows, found in sets.read(store, "influence/dots_of_validation_set"):
         seen[rows] += 1
-        answer_tokens[rows] = found.column("answer_tokens").cast(pa.float64()).to_numpy()
-        dots = _scattered(n, rows, found.column("dot").to_numpy())
+        answer_tokens[rows] = numbers(found.column("answer_tokens"))
+        dots = _scattered(n, rows, numbers(found.column("dot")))
         dot.add(dots, one.weight)
         closest.add(dots)
         if sets.halved:
@@ -260,9 +261,9 @@ def read_influence(
     n = sets.n_samples
     dot, norm, halves = sets.pool(n), np.full(n, np.nan) if norms else None, (sets.pool(n), sets.pool(n))
     for one, rows, found in sets.read(store, "influence/influence_of_validation_set", norms=norms, folds=sets.halved):
-        dot.add(_scattered(n, rows, found.column("dot").to_numpy()), one.weight)
+        dot.add(_scattered(n, rows, numbers(found.column("dot"))), one.weight)
         if norm is not None:
-            norm[rows] = np.fmax(norm[rows], found.column("gradient_norm").to_numpy())
+            norm[rows] = np.fmax(norm[rows], numbers(found.column("gradient_norm")))
         if sets.halved:
             folds = one.fold_columns(found.column("fold_dots"))
             for pool, half in zip(halves, one.halves, strict=True):
@@ -292,7 +293,7 @@ def read_similarity(
     sets = _Sets.of(store, dataset_id, run_id, weights)
     similarity = sets.pool(sets.n_samples)
     for one, rows, found in sets.read(store, "influence/similarity_of_validation_set"):
-        similarity.add(_scattered(sets.n_samples, rows, found.column("similarity").to_numpy()), one.weight)
+        similarity.add(_scattered(sets.n_samples, rows, numbers(found.column("similarity"))), one.weight)
     return similarity.pooled(sets.total) if sets.chosen else np.full(sets.n_samples, np.nan)
 
 
@@ -331,11 +332,11 @@ class _Set:
 
     def fold_columns(self, lists: pa.ChunkedArray) -> Floats:
         """``[m, K]`` fold dots; NaN where the list is missing or has another length."""
-        fitting = pc.fill_null(pc.equal(pc.list_value_length(lists), self.n_folds), False)
-        if pc.all(fitting, min_count=0).as_py():
-            return np.asarray(pc.list_flatten(lists).to_numpy().reshape(-1, self.n_folds), np.float64)
+        fitting = numbers(pc.list_value_length(lists)) == self.n_folds
+        if fitting.all():
+            return np.asarray(numbers(pc.list_flatten(lists)).reshape(-1, self.n_folds), np.float64)
         values = np.full((len(lists), self.n_folds), np.nan)
-        values[fitting.to_numpy()] = pc.list_flatten(lists.filter(fitting)).to_numpy().reshape(-1, self.n_folds)
+        values[fitting] = numbers(pc.list_flatten(lists.filter(pa.array(fitting)))).reshape(-1, self.n_folds)
         return values
 
     def mean(self, folds: Floats, chosen: Sequence[int]) -> Floats:
@@ -360,7 +361,7 @@ class _Sets:
     def of(cls, store: Store, dataset_id: int, run_id: int, weights: Mapping[str, float] | None) -> _Sets:
         sets = store.rows("store/validation_sets_of_run", run_id=run_id)
         weights = all_weights(sets) if weights is None else weights
-        positions = store.arrow("store/positions_of_dataset", dataset_id=dataset_id).column("position").to_numpy()
+        positions = numbers(store.arrow("store/positions_of_dataset", dataset_id=dataset_id).column("position"))
         rows_of = np.zeros(int(positions.max(initial=-1)) + 1, np.int64)
         rows_of[positions] = np.arange(len(positions))
         chosen = [
@@ -391,7 +392,7 @@ class _Sets:
         for one in self.chosen:
             ids = {"dataset_id": self.dataset_id, "run_id": self.run_id, "validation_set_id": one.validation_set_id}
             found = store.arrow(query, **ids, **params)
-            yield one, self.rows_of[found.column("position").to_numpy()], found
+            yield one, self.rows_of[numbers(found.column("position"))], found
 
 
 class Closest:

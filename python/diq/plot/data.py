@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
@@ -235,15 +236,15 @@ def _of_ranking(ground: Ground, samples: SampleRows) -> tuple[Any, Any]:
         ends = np.cumsum(ground.ranked.counts)
         with ground.store.batches("plot/ranked_rows", rows=1 << 20) as batches:
             for batch in batches:
-                rows = samples.of_positions(batch.column("position").to_numpy())
-                dot[rows] = batch.column("dot").to_numpy(zero_copy_only=False)
-                quadrant[rows] = 1 + np.searchsorted(ends, batch.column("rank").to_numpy(), side="right")
+                rows = samples.of_positions(numbers(batch.column("position")))
+                dot[rows] = numbers(batch.column("dot"))
+                quadrant[rows] = 1 + np.searchsorted(ends, numbers(batch.column("rank")), side="right")
     return quadrant, dot
 
 
 def _taken(ground: Ground, samples: SampleRows) -> Any:
     """Whether each row is in the selection."""
-    return np.isin(samples.position, ground.store.arrow("plot/chosen_positions").column("position").to_numpy())
+    return np.isin(samples.position, numbers(ground.store.arrow("plot/chosen_positions").column("position")))
 
 
 # dots ----------------------------------------------------------------------------------------------------------------

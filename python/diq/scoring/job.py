@@ -16,6 +16,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from diq.base.arrow import numbers
 from diq.base.config import expanded
 from diq.base.errors import RunFailedError, UsageError
 from diq.base.files import lock
@@ -207,9 +208,9 @@ def read_samples(opened: Store, job: ScoreJob, run_id: int) -> Samples:
         job.missing, rows=100_000, dataset_id=job.data["dataset_id"], run_id=run_id, **job.params
     ) as batches:
         for batch in batches:
-            positions.append(batch.column("position").to_numpy())
+            positions.append(numbers(batch.column("position")))
             ids.append(bytes_of_ids(batch.column("sample_id")))
-            missing.append(batch.column("missing").to_numpy(zero_copy_only=False))
+            missing.append(numbers(batch.column("missing")))
     return Samples(np.concatenate(positions), np.concatenate(ids), np.concatenate(missing))
 
 

@@ -22,6 +22,7 @@ import orjson
 import pyarrow as pa
 
 from diq import _core
+from diq.base.arrow import numbers
 from diq.base.errors import InputError, RunFailedError, UsageError
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import Progress
@@ -196,7 +197,7 @@ def _decoded(batch: Any) -> tuple[npt.NDArray[np.int64], list[list[Message]]]:
         own = orjson.loads(messages)
         # two pairs that share the chosen answer are two samples
         texts.append(own + orjson.loads(rejected) if rejected else own)
-    return batch.column("position").to_numpy(), texts
+    return numbers(batch.column("position")), texts
 
 
 def _changed() -> RunFailedError:

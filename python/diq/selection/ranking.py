@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diq.base.arrow import numbers
 from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.fingerprint import begun, canonical_json, fingerprint_of
@@ -130,7 +131,7 @@ def make_ranking(
     scores = read_scores(store, data, request, runs, dict(weights) if weights is not None else None)
     if guard_runs:
         excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
-        scores = scores.without(excluded.column("position").to_numpy())
+        scores = scores.without(numbers(excluded.column("position")))
     made = order(scores, request)
     if not len(made.rows):
         raise MissingScoresError(
@@ -333,6 +334,6 @@ def _fingerprint(configuration: str, rows: pa.Table) -> str:
     for name in ("position", "difficulty", "dot", "score", "even_rank", "odd_rank"):
         # a null is a null, whatever lies under it
         column = rows.column(name).combine_chunks()
-        digest.update(column.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
-        digest.update(column.is_valid().to_numpy(zero_copy_only=False).tobytes() if column.null_count else b"")
+        digest.update(numbers(column.fill_null(0)).tobytes())
+        digest.update(numbers(column.is_valid()).tobytes() if column.null_count else b"")
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
@@ -296,7 +297,7 @@ def read_scores(
         MissingScoresError: the influence ``cosine``, and a sample with a dot lacks its gradient norm.
     """
     dataset_id = data["dataset_id"]
-    position = store.arrow("store/positions_of_dataset", dataset_id=dataset_id).column("position").to_numpy()
+    position = numbers(store.arrow("store/positions_of_dataset", dataset_id=dataset_id).column("position"))
     missing = np.full(len(position), np.nan)
     level = dot = score = missing
     halves = half_sizes = None
@@ -307,7 +308,7 @@ def read_scores(
             difficulty=request.difficulty,
             difficulty_run=runs.difficulty,
         )
-        level = _scattered(position, found.column("position").to_numpy(), found.column("level").to_numpy())
+        level = _scattered(position, numbers(found.column("position")), numbers(found.column("level")))
     if runs.influence is not None:
         read = read_influence(
             store, dataset_id=dataset_id, run_id=runs.influence, weights=weights, norms=request.influence == "cosine"
@@ -328,7 +329,7 @@ def read_scores(
         score = read_similarity(store, dataset_id=dataset_id, run_id=runs.score, weights=weights)
     elif runs.score is not None:
         found = store.arrow("selection/perplexity_of_dataset", dataset_id=dataset_id, run_id=runs.score)
-        score = _scattered(position, found.column("position").to_numpy(), found.column("perplexity").to_numpy())
+        score = _scattered(position, numbers(found.column("position")), numbers(found.column("perplexity")))
     return Scores(position, level, dot, score, halves, half_sizes)
 
 

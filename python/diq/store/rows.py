@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diq import _core
+from diq.base.arrow import numbers
 from diq.store.store import Store
 
 # rows that are looked for together: a batch of DuckDB's own size is too short for several threads, and probes each part
@@ -37,7 +38,7 @@ class SampleRows:
         self._last_id = uuid.UUID(int=min(int(part * 2**128), 2**128 - 1))
         found = store.arrow("store/sample_ids", dataset_id=dataset_id, last_id=self._last_id)
         names = ("position", "source_id", "high", "low")
-        position, source_id, high, low = (found.column(name).to_numpy() for name in names)
+        position, source_id, high, low = (numbers(found.column(name)) for name in names)
         # the columns are copies, and the index needs room
         del found
         if not np.all(position[1:] > position[:-1]):
@@ -75,9 +76,9 @@ class SampleRows:
                 while start < len(batch):
                     piece = batch.slice(start, _TOGETHER - n)
                     into = slice(n, n + len(piece))
-                    high[into], low[into] = piece.column("high").to_numpy(), piece.column("low").to_numpy()
+                    high[into], low[into] = numbers(piece.column("high")), numbers(piece.column("low"))
                     for name, column in columns.items():
-                        column[into] = piece.column(name).to_numpy(zero_copy_only=False)
+                        column[into] = numbers(piece.column(name))
                     start, n = start + len(piece), into.stop
                     if n == _TOGETHER:
                         yield self._ids.rows(high, low), columns

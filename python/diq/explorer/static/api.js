@@ -54,20 +54,33 @@ export async function view(body) {
 
 let running = 0;
 
-/** Calls `work` with the latest of many wishes: one at a time, and what came meanwhile only once. */
+/**
+ * Calls `work` for the latest of many wishes: one at a time, and for what came meanwhile only once. It is given a
+ * function that waits so many milliseconds, and tells whether no other wish came: at the first one it waits no longer.
+ */
 export function latest(work) {
-  let wished = null;
+  let wished = false;
   let busy = false;
-  return async function wish(value) {
-    wished = { value };
+  let wake = () => {};
+  const rested = async (ms) => {
+    let timer = 0;
+    await new Promise((done) => {
+      wake = done;
+      timer = setTimeout(done, wished ? 0 : ms);
+    });
+    clearTimeout(timer);
+    return !wished;
+  };
+  return async function wish() {
+    wished = true;
+    wake();
     if (busy) return;
     busy = true;
     answering(1);
     try {
       while (wished) {
-        const { value: now } = wished;
-        wished = null;
-        await work(now);
+        wished = false;
+        await work(rested);
       }
     } finally {
       busy = false;

@@ -8,6 +8,8 @@ import { ROWS, Samples } from "./table.js";
 import { Text, trouble } from "./text.js";
 
 const $ = (id) => document.getElementById(id);
+// milliseconds without another wish after which a hand rests
+const RESTS = 150;
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 const look = { ratio: "0.1", percentile: 0.5, weights: null, filters: {}, axes: {}, height: "influence", compare: null };
@@ -233,11 +235,17 @@ function changed() {
   update();
 }
 
-const askView = latest(async () => {
+const askView = latest(async (rested) => {
   try {
+    if (told.quick) {
+      // a part of very many samples answers while the hand moves, and all of them once it rests
+      show((last = await view({ ...look, quick: true })));
+      if (!(await rested(RESTS))) return;
+    }
     last = await view(look);
     $("trouble").hidden = true;
     show(last);
+    document.body.dataset.whole = Number(document.body.dataset.whole || 0) + 1;
     page();
   } catch (error) {
     fail(error);
@@ -245,7 +253,7 @@ const askView = latest(async () => {
 });
 
 function update() {
-  askView(null);
+  askView();
 }
 
 function show({ told: seen, counts }) {
@@ -264,24 +272,26 @@ function show({ told: seen, counts }) {
   const passing = seen.passing.reduce((sum, one) => sum + one, 0);
   const marked = seen.passing[1] + seen.passing[3];
   const those = seen.n < told.n_samples ? `${count(seen.n)} of ${count(told.n_samples)} samples until all are read` : `${count(seen.n)} samples`;
-  $("status").textContent = `${those}, ${count(seen.n_scored)} in quadrants`;
-  $("brushed").textContent = `${count(passing)} of ${count(seen.n)} pass the brushes, ${count(marked)} of them selected`;
+  // counted in a part of the samples, and multiplied
+  const about = seen.approximate ? "≈ " : "";
+  $("status").textContent = `${those}, ${about}${count(seen.n_scored)} in quadrants`;
+  $("brushed").textContent = `${about}${count(passing)} of ${count(seen.n)} pass the brushes, ${about}${count(marked)} of them selected`;
   $("taken").replaceChildren(
-    element("strong", { textContent: count(seen.n_selected) }),
-    ` of ${count(seen.n_scored)} samples (⌊N × ${seen.ratio}⌋)`,
+    element("strong", { textContent: about + count(seen.n_selected) }),
+    ` of ${about}${count(seen.n_scored)} samples (⌊N × ${seen.ratio}⌋)`,
   );
   $("quadrants").tBodies[0].replaceChildren(
     ...seen.quadrants.map((n, i) =>
-      element("tr", {}, element("td", {}, element("span", { className: `swatch q${i + 1}` }), `Q${i + 1}`), element("td", { textContent: count(n) }), element("td", { textContent: count(seen.selected[i]) })),
+      element("tr", {}, element("td", {}, element("span", { className: `swatch q${i + 1}` }), `Q${i + 1}`), element("td", { textContent: about + count(n) }), element("td", { textContent: about + count(seen.selected[i]) })),
     ),
   );
   const { compare } = seen;
   $("overlap").textContent = compare
-    ? `in both ${count(compare.both)}; only in this ${count(compare.only_this)}, only in the other ${count(compare.only_other)}`
+    ? `${about}in both ${count(compare.both)}; only in this ${count(compare.only_this)}, only in the other ${count(compare.only_other)}`
     : "";
   $("clear").disabled = !Object.keys(look.filters).length;
   $("export").disabled = passing === 0;
-  $("export").textContent = `export ${count(passing)} as JSONL`;
+  $("export").textContent = `export ${about}${count(passing)} as JSONL`;
   // for whoever waits for an answer: how many have been shown
   requestAnimationFrame(() => {
     document.body.dataset.shown = Number(document.body.dataset.shown || 0) + 1;
@@ -315,7 +325,7 @@ function askStarts(positions) {
 }
 
 function page() {
-  askPage(null);
+  askPage();
 }
 
 // what leaves the page -----------------------------------------------------------------------------------------------

@@ -212,13 +212,15 @@ export class Plane {
       context.fillStyle = theme.ink;
       context.fillText(text, at, down);
     };
-    const [q1, q2, q3, q4] = facts.quadrants.map(count);
+    // counted in a part of the samples, and multiplied
+    const about = facts.approximate ? "≈ " : "";
+    const [q1, q2, q3, q4] = facts.quadrants.map((n) => about + count(n));
     named(`Q1  ${q1}`, false, true);
     named(`Q2  ${q2}`, true, true);
     named(`Q3  ${q3}`, false, false);
     named(`Q4  ${q4}`, true, false);
     context.fillStyle = theme.quiet;
-    context.fillText(`τ = ${number(facts.tau)}, median = ${number(facts.median)}`, LEFT, 15);
+    context.fillText(`${about}τ = ${number(facts.tau)}, median = ${number(facts.median)}`, LEFT, 15);
   }
 
   #brush(context, theme, nx, ny, wide, high) {
