@@ -21,6 +21,8 @@ from diq.influence.stored import all_weights, takes_largest
 # samples that are looked at while the others are being read, and while a hand moves, where there are many times as many
 _FIRST_LOOK = 1 << 18
 _MANY_TIMES = 8
+# seconds that reading the others waits for the first look
+_UNTIL_LOOKED_S = 3.0
 
 
 class Session:
@@ -35,6 +37,7 @@ class Session:
         self._part: Answers | None = None
         self._whole: Answers | None = None
         self._failure: DiqError | None = None
+        self._looked = threading.Event()
         self._progress = ("opening the store", 0, 0)
         # this process opens the store one way at a time: DuckDB takes no readers beside a writer of its own. Loading
         # needs no lock, since nothing is saved before it is done
@@ -48,6 +51,8 @@ class Session:
             part = _FIRST_LOOK / max(1, self.choice.data["n_samples"])
             if part * _MANY_TIMES < 1:
                 self._part = self._answers(read_table(self.choice, part=part))
+                # who opens the page sees something before the reading takes the processor
+                self._looked.wait(_UNTIL_LOOKED_S)
             self._whole = self._answers(read_table(self.choice, self._tell))
             if self._part:
                 self._part = self._answers(self._part.table, like=self._whole)
@@ -189,6 +194,7 @@ class Session:
         answers = self.answers
         part = self._part if quick and self._whole else None
         facts, counts = (part or answers).view(look)
+        self._looked.set()
         if part:
             times = len(answers.table) / max(1, len(part.table))
             facts, counts = _multiplied(facts, times), np.rint(counts * times).astype(np.uint32)
