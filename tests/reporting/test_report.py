@@ -255,8 +255,19 @@ def test_without_scores_it_says_what_makes_them(tmp_path: Path) -> None:
     assert "diq score difficulty pool --model CLASSIFIER" in told
     assert "diq select pool --ratio 0.1" in told
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "holds 1 samples" in page
+    assert "holds 1 sample." in re.sub("<[^>]+>", "", page)
     assert "<script>" not in page, "no chart, no library"
+
+
+def test_a_validation_set_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    rows = write_jsonl(tmp_path / "a.jsonl", [{"question": "Q?", "answer": "A."}])
+    diq.ingest([rows], dataset="v", validation=True, store=path)
+    made = diq.report(["v"], output=tmp_path / "r.html", store=path)
+    # nobody selects from what others are scored against
+    assert made.notes == []
+    words = re.sub("<[^>]+>", "", (tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "v holds 1 validation sample; no dots are with their gradient: diq score influence DATASET" in words
 
 
 def test_a_selection_whose_ranking_was_replaced(tmp_path: Path) -> None:

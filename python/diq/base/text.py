@@ -77,6 +77,11 @@ def counted(reasons: Mapping[str, int], *, shown: int = 5) -> str:
     return "; ".join([*told, f"other reasons ({rest:,})"] if rest else told)
 
 
+def number_of(n: int, noun: str) -> str:
+    """A number with what it counts: ``1 sample``, ``2,000 samples``."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:
     """Refuse a value that an option does not know; None is no value.
 

@@ -11,7 +11,7 @@ from diq.base.command import option_words, shell
 from diq.base.errors import DiqError, MissingScoresError, UsageError
 from diq.base.options import fields_of
 from diq.base.progress import Progress
-from diq.base.text import Ratio, short
+from diq.base.text import Ratio, number_of, short
 from diq.evaluation.groups import Group
 from diq.evaluation.results import results
 from diq.evaluation.tables import HEADS, footnotes, percent, title
@@ -70,6 +70,7 @@ def sections(store: Store, options: ReportOptions) -> Iterator[Section]:
     if len(names) > 1:
         made.append(_side_by_side(store, options, names))
     made += _models(store, options)
+    runs |= {one["run_id"] for one in store.rows("store/trainings", run_ids=None) if one["dataset"] in datasets}
     made.append(_reproduce(store, options, chosen, runs))
     yield from (one for one in made if one.blocks)
 
@@ -112,7 +113,10 @@ def _of_dataset(
     """The sections of a dataset: words, charts, samples; the first selection is the one that charts outline."""
     first = chosen[0]["selection_id"] if chosen else None
     with grounded(store, name, options.model, selection=first) as ground:
-        runs |= {one for one in (ground.influence_run, ground.difficulty_run) if one is not None}
+        own_runs = {one for one in (ground.influence_run, ground.difficulty_run) if one is not None}
+        if ground.data["kind"] == "validation" and not chosen and not own_runs:
+            return [_of_validation_set(ground)]
+        runs |= own_runs
         words = Section(name, [Words(_dataset_words(store, ground))])
         for one in chosen:
             words.blocks += _selection_words(store, one)
@@ -125,22 +129,34 @@ def _of_dataset(
             )
         pictures = Section(f"Charts of {name}", list(_charts(ground, report)))
         meters = _meters(ground)
-        notes = [Words(f"{note[:1].upper()}{note[1:]}.", is_note=True) for note in dict.fromkeys(ground.notes)]
-        words.blocks += notes
-        found = [words, pictures, *([meters] if meters else [])]
-        found += [_samples(ground, one, options, report) for one in chosen]
-    return found
+        samples = [_samples(ground, one, options, report) for one in chosen]
+        # last, since all of them have something to note
+        words.blocks += [Words(f"{note[:1].upper()}{note[1:]}.", is_note=True) for note in dict.fromkeys(ground.notes)]
+    return [words, pictures, *([meters] if meters else []), *samples]
+
+
+def _of_validation_set(ground: Ground) -> Section:
+    """What there is to say of samples that others are scored against."""
+    name = ground.name
+    text = f"`{name}` holds {number_of(ground.data['n_samples'], 'validation sample')}"
+    rows = ground.store.rows("reporting/runs_against_dataset", dataset_id=ground.data["dataset_id"])
+    if rows:
+        runs = ", ".join(f"run {one['run_id']} on `{one['dataset']}`" for one in rows)
+        return Section(name, [Words(f"{text}; there are dots with their gradient: {runs}.")])
+    ask = f"`{shell(['diq', 'score', 'influence', 'DATASET', '--model', 'MODEL', '--validation-set', name])}`"
+    return Section(name, [Words(f"{text}; no dots are with their gradient: {ask} makes some.")])
 
 
 def _dataset_words(store: Store, ground: Ground) -> str:
     row = next(one for one in store.rows("store/list_datasets") if one["name"] == ground.name)
-    text = f"`{ground.name}` holds {ground.data['n_samples']:,} samples"
+    text = f"`{ground.name}` holds {number_of(ground.data['n_samples'], 'sample')}"
     if row["n_duplicates"] or row["n_rejects"]:
-        text += f" ({row['n_duplicates']:,} repeated rows and {row['n_rejects']:,} rejected ones were left out)"
+        text += f" ({number_of(row['n_duplicates'], 'repeated row')} and {row['n_rejects']:,} rejected were left out)"
     if ground.ranked is None:
         return text + "."
     left = f"; {ground.ranked.n_unscored:,} lack one and are ranked nowhere" if ground.ranked.n_unscored else ""
-    have = f"{ground.ranked.n:,} of them have a difficulty and a dot with the validation gradient of `{ground.model}`"
+    has = "has" if ground.ranked.n == 1 else "have"
+    have = f"{ground.ranked.n:,} of them {has} a difficulty and a dot with the validation gradient of `{ground.model}`"
     return f"{text}. {have}{left}."
 
 
@@ -175,7 +191,9 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
         )
     if row["n_excluded"]:
         found.append(
-            Words(f"Guards left out {row['n_excluded']:,} samples; the table `exclusions` says which and why.")
+            Words(
+                f"Guards left out {number_of(row['n_excluded'], 'sample')}; the table `exclusions` says which and why."
+            )
         )
     return found
 
@@ -445,7 +463,7 @@ def _guards(store: Store, runs: Sequence[int]) -> dict[str, Any]:
         if one["method"] == "decontaminate":
             # the names that were given; every validation set of the store is looked for beside them
             details = json.loads(one["result"] or "{}").get("details", {})
-            found["decontaminate"] = details.get("asked") or config["benchmarks"][:1]
+            found["decontaminate"] = details.get("asked") or config["benchmarks"]
             found["decontaminate_share"] = config["min_share"]
         else:
             found["dedupe"] = one["method"]
