@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from diq.base.errors import ModelError
-from diq.gradients.losses import pull_back
+from diq.gradients.losses import Draw, pull_back
 from diq.gradients.options import Reduction
 from diq.models.experts import Routing, StackProduct, experts_forward, stack_product
 from diq.models.layers import Weight
@@ -284,6 +284,7 @@ def backward_pass(
     *,
     reduction: Reduction = "mean",
     scale: float = 1.0,
+    draw: Draw | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One forward and one backward for activation gradients; every recorder sees every chosen layer.
 
@@ -294,6 +295,7 @@ def backward_pass(
         recorders: they are told that the batch begins; the caller finishes them.
         reduction: over the answer tokens of a sample.
         scale: what the sum of the losses is multiplied by.
+        draw: labels to draw; None takes the answer tokens.
 
     Returns:
         Losses ``[n]`` and answer tokens ``[n]``.
@@ -308,7 +310,7 @@ def backward_pass(
     head = owners & set(network.get_output_embeddings().modules())
     tap = _Tap(batch, recorders, of_head={name for name, one in weights.items() if not head.isdisjoint(one.owners)})
     with tapped(weights, tap):
-        token = pull_back(model, batch, reduction=reduction, scale=scale, tapped=owners)
+        token = pull_back(model, batch, reduction=reduction, scale=scale, tapped=owners, draw=draw)
     # one that is called and gets no gradient has none: what only chooses tokens, say
     silent = [name for name in weights if name not in (tap.calls if tap.reported else ())]
     if silent and len(token.values):

@@ -48,12 +48,36 @@ class TokenLosses:
         return total / self.counts.clamp(min=1) if reduction == "mean" else total
 
 
-def token_losses(model: nn.Module, batch: Batch) -> TokenLosses:
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Labels that are drawn from the model in place of the answer tokens.
+
+    Attributes:
+        at: ``[rows, t]`` float64 in [0, 1) of each token of a batch: where in the cumulated probabilities its label is,
+            so that the same number draws the same label in whatever batch.
+    """
+
+    at: Tensor
+
+    def to(self, device: torch.device | str) -> Draw:
+        """The same on a device."""
+        return Draw(self.at.to(device))
+
+    def labels(self, logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Labels ``[a]`` of the tokens at ``(rows, columns)``, whose logits are ``[a, vocabulary]``."""
+        cumulated = logits.detach().double().softmax(dim=-1).cumsum(dim=-1)
+        found = torch.searchsorted(cumulated, self.at[rows, columns][:, None], right=True)[:, 0]
+        # the sum of all may be a rounding below 1
+        return found.clamp(max=logits.shape[-1] - 1)
+
+
+def token_losses(model: nn.Module, batch: Batch, draw: Draw | None = None) -> TokenLosses:
     """Losses of the answer tokens, with the language-model head run on their positions alone.
 
     Args:
         model: a causal language model of transformers.
         batch: tokens on the model's device.
+        draw: labels to draw; None takes the answer tokens.
     """
     # position t - 1 predicts token t; the first token of a packed sample is never an answer token
     predicting = batch.answer[:, 1:]
@@ -69,11 +93,19 @@ def token_losses(model: nn.Module, batch: Batch) -> TokenLosses:
         options["attention_mask"] = batch.mask.long()
     with _head_on(model, rows, columns):
         logits = model(input_ids=batch.ids, **options).logits[0]
+    if draw is not None:
+        labels = draw.labels(logits, rows, columns + 1)
     return TokenLosses(F.cross_entropy(wide(logits), labels, reduction="none"), sample, counts)
 
 
 def pull_back(
-    model: nn.Module, batch: Batch, *, reduction: Reduction, scale: float = 1.0, tapped: Iterable[nn.Module] = ()
+    model: nn.Module,
+    batch: Batch,
+    *,
+    reduction: Reduction,
+    scale: float = 1.0,
+    tapped: Iterable[nn.Module] = (),
+    draw: Draw | None = None,
 ) -> TokenLosses:
     """Run a batch forward and the sum of its losses backward; the logits are there for some tokens at a time.
 
@@ -86,6 +118,7 @@ def pull_back(
         reduction: over the answer tokens of a sample.
         scale: what the sum of the losses is multiplied by.
         tapped: modules that report on the way back, each once.
+        draw: labels to draw; None takes the answer tokens.
 
     Returns:
         Losses of the answer tokens, without gradient; none of them needs one where nothing was to pull.
@@ -94,7 +127,7 @@ def pull_back(
     parts = slices(len(rows), vocabulary_size(model))
     trunk: Any = getattr(model, "base_model", model)
     if len(parts) <= 1 or trunk is model or not set(tapped) <= set(trunk.modules()):
-        token = token_losses(model, batch)
+        token = token_losses(model, batch, draw)
         if token.values.requires_grad:
             (token.by_sample(reduction).sum() * scale).backward()  # type: ignore[no-untyped-call]
         return TokenLosses(token.values.detach(), token.sample, token.counts)
@@ -104,7 +137,7 @@ def pull_back(
         for part in parts:
             predicted = torch.zeros_like(batch.answer)
             predicted[rows[part], columns[part] + 1] = True
-            token = token_losses(model, replace(batch, answer=predicted))
+            token = token_losses(model, replace(batch, answer=predicted), draw)
             share = token.values / counts[token.sample].clamp(min=1) if reduction == "mean" else token.values
             if share.requires_grad:
                 (share.sum() * scale).backward()  # type: ignore[no-untyped-call]
