@@ -212,7 +212,7 @@ def test_adam_divides_by_the_root_of_second_moments_under_the_real_labels() -> N
 
 
 def test_the_fisher_of_one_repeated_input_is_inverted_exactly() -> None:
-    """With one input the factors are no approximation: kfac and ekfac with all the labels are the damped Fisher matrix."""
+    """With one input the factors are no approximation: kfac with all labels is the damped Fisher matrix."""
     torch.manual_seed(0)
     x = torch.randn(1, 5, dtype=torch.float64)
     weight = torch.randn(4, 5, dtype=torch.float64)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,9 +22,11 @@ from diq.gradients.adam import unit_mean
 from diq.gradients.adam_state import AdamMoments, read_adam_moments
 from diq.gradients.backward import MatrixGradients, Recorder, Scored, score_batch
 from diq.gradients.dots import Dots, Norms
+from diq.gradients.factors import Sums, read_bases, read_factor, write_factors, write_sums
 from diq.gradients.forward import Forward
-from diq.gradients.losses import checkpointed, packing_problem
-from diq.gradients.options import Formula, Method, Reduction
+from diq.gradients.losses import Draw, checkpointed, packing_problem
+from diq.gradients.options import Formula, Method, Precondition, Reduction
+from diq.gradients.precondition import MomentsRecorder, SquaresRecorder, precondition, run
 from diq.gradients.projections import (
     Basis,
     Projection,
@@ -85,6 +88,9 @@ class EngineSettings:
         seed: of the random kinds.
         formula: form of LESS's Adam direction.
         basis: arrays of a ``subspace`` basis that exists; None makes one from the validation sets.
+        precondition: what the validation gradients are multiplied by; other than ``none``, ``factors`` is given.
+        damping: of the preconditioner, relative to the mean of what is divided by.
+        factors: folder that its factors are read from.
     """
 
     model: ModelSource
@@ -106,6 +112,9 @@ class EngineSettings:
     seed: int = 0
     formula: Formula = "code"
     basis: dict[str, Any] | None = None
+    precondition: Precondition = "none"
+    damping: float = 0.1
+    factors: Path | None = None
 
 
 def common_settings(settings: EngineSettings, tokenization: Tokenization) -> dict[str, Any]:
@@ -219,7 +228,7 @@ class Engine:
         """Compute the validation gradients and get ready for :meth:`score`; ``facts.validation`` is then filled.
 
         Raises:
-            RunFailedError: a validation gradient is not finite, or memory is short.
+            RunFailedError: a validation gradient is not finite, its preconditioner is singular, or memory is short.
         """
         with one_line_of_memory("the gradients of the validation sets", _VALIDATION_HINT):
             self._prepare(validation)
@@ -261,7 +270,86 @@ class Engine:
     def _measured(self, validation: Iterable[ValidationTokens]) -> Iterator[ValidationGradient]:
         for one in validation:
             gradient = self.validation_gradient(one)
-            yield gradient
+            yield gradient if self.settings.factors is None else self._preconditioned(gradient)
+
+    def _preconditioned(self, gradient: ValidationGradient) -> ValidationGradient:
+        settings = self.settings
+        assert settings.factors is not None
+        solved: list[MatrixGradients] = [{} for _ in gradient.folds]
+        unknown = []
+        for name in gradient.folds[0]:
+            # one at a time: all factors together are larger than the model
+            factor = read_factor(settings.factors, settings.precondition, name, self.device)
+            if factor is None or not factor.values.any():
+                unknown.append(name)
+                factor = None
+            elif factor.is_singular(settings.damping):
+                raise RunFailedError(
+                    f"the curvature of `{name}` is singular: the factor samples do not reach all of its directions, and "
+                    f"--damping {settings.damping:g} adds nothing",
+                    "give --damping 0.1, or more --factor-samples",
+                )
+            for fold, found in zip(gradient.folds, solved, strict=True):
+                found |= precondition({name: fold[name]}, {} if factor is None else {name: factor}, settings.damping)
+        if unknown:
+            log.warning(
+                "%d of %d matrices saw no factor sample (experts that no token was sent to): they count nothing, first "
+                "`%s`",
+                len(unknown),
+                len(gradient.folds[0]),
+                unknown[0],
+            )
+        return ValidationGradient(tuple(solved), gradient.sizes)
+
+    # factors -----------------------------------------------------------------------------------------------------
+
+    def add_up(
+        self, what: Sums, samples: Sequence[Tokens], numbers: Sequence[npt.NDArray[np.float64]] | None, path: Path
+    ) -> None:
+        """Add up what factors are made of over some samples, and write it to a file.
+
+        Args:
+            what: the sums.
+            samples: with an answer token each.
+            numbers: of each token of each sample, to draw labels by; None takes the real labels.
+            path: the file; of squares in an eigenbasis, the bases lie in its folder.
+        """
+        lengths = np.asarray([len(one.ids) for one in samples], np.int64)
+        longest = int(lengths.max())
+
+        def attempt(budget: int) -> MomentsRecorder | SquaresRecorder:
+            recorder = MomentsRecorder() if what == "moments" else SquaresRecorder(self._bases(what, path.parent))
+            batches = []
+            for rows in self._plan(lengths, budget):
+                batch = collate([samples[i] for i in rows])
+                batches.append((batch, None if numbers is None else Draw.of(batch, [numbers[i] for i in rows])))
+            with self._checkpointing():
+                run(self.model, self.weights, batches, recorder, reduction=self.settings.reduction)
+            return recorder
+
+        with one_line_of_memory("the factors", "use --dtype bfloat16, fewer --params, or --precondition none"):
+            recorder = self._in_memory(
+                lambda: halving(
+                    attempt,
+                    self.token_budget,
+                    least=longest,
+                    what="padded tokens",
+                    one=_one_sample(longest),
+                    hint=_HINT,
+                )
+            )
+        write_sums(path, recorder.found)
+
+    def _bases(self, what: Sums, folder: Path) -> dict[str, tuple[Tensor, Tensor]] | None:
+        return read_bases(folder, self.device) if what == "rotated squares" else None
+
+    def put_together(self, what: Sums, parts: Sequence[Path], n_samples: int) -> None:
+        """Make factors of the sums of all parts, and write them beside these.
+
+        Raises:
+            RunFailedError: a sum is not finite.
+        """
+        write_factors(what, parts, n_samples, self.device)
 
     def validation_gradient(self, validation: ValidationTokens) -> ValidationGradient:
         """Mean gradient of each fold of a validation set.

@@ -137,20 +137,35 @@ class Engines:
         Raises:
             RunFailedError: a batch cannot be computed, or every worker died.
         """
+        return self.each("score", ((key, (samples,)) for key, samples in batches))
+
+    def each(self, name: str, jobs: Iterator[tuple[Any, tuple[Any, ...]]]) -> Iterator[tuple[Any, Any]]:
+        """Call a method of the engines for every job, on whichever is free; the answers come in any order.
+
+        Args:
+            name: of the method.
+            jobs: pairs of a key and the arguments.
+
+        Returns:
+            Pairs of the key and the answer.
+
+        Raises:
+            RunFailedError: a job cannot be done, or every worker died.
+        """
         if self._engine is not None:
-            for key, samples in batches:
-                yield key, self._engine.score(samples)
+            for key, arguments in jobs:
+                yield key, _call(self._engine, name, arguments)
             return
-        returned: list[tuple[Any, Sequence[Tokens]]] = []
+        returned: list[tuple[Any, tuple[Any, ...]]] = []
         while True:
             for worker in list(self._workers):
                 while len(worker.held) < _IN_FLIGHT:
-                    job = returned.pop(0) if returned else next(batches, None)
+                    job = returned.pop(0) if returned else next(jobs, None)
                     if job is None:
                         break
                     worker.held.append(job)
                     try:
-                        worker.send("score", (job[1],))
+                        worker.send(name, job[1])
                     except _DeadError:
                         break
             busy = [worker for worker in self._workers if worker.held]
@@ -191,7 +206,7 @@ class _Worker:
     number: int
     settings: EngineSettings
     threads: int | None
-    held: list[tuple[Any, Sequence[Tokens]]] = field(default_factory=list)
+    held: list[tuple[Any, tuple[Any, ...]]] = field(default_factory=list)
     pipe: Any = None
     process: ForkServerProcess | None = None
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,6 +59,13 @@ class Draw:
     """
 
     at: Tensor
+
+    @staticmethod
+    def of(batch: Batch, numbers: Sequence[npt.NDArray[np.float64]]) -> Draw:
+        """The numbers of the tokens of each sample, where the batch has them."""
+        at = torch.zeros(batch.ids.shape, dtype=torch.float64)
+        at[batch.mask] = torch.from_numpy(np.concatenate(numbers))
+        return Draw(at)
 
     def to(self, device: torch.device | str) -> Draw:
         """The same on a device."""

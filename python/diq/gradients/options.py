@@ -17,5 +17,8 @@ Formula = Literal["code", "paper", "adam"]
 """Of LESS's Adam direction. ``code``: the released program, no bias correction, epsilon under the root. ``paper``: as
 printed, bias correction, epsilon under the root. ``adam``: the step of ``torch.optim.Adam``, epsilon outside."""
 
+Precondition = Literal["none", "adam", "kfac", "ekfac"]
+"""What the validation gradients are multiplied by: nothing, or an inverse of the curvature (gradients/precondition)."""
+
 Reduction = Literal["mean", "sum"]
 """Of the loss, over the answer tokens of a sample."""

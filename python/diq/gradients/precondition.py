@@ -93,9 +93,9 @@ class Factor:
         return self.left @ _divided(turned, size) @ self.right.T
 
     def is_singular(self, damping: float) -> bool:
-        """Whether a gradient would be divided by 0."""
+        """Whether a gradient would be divided by nothing but rounding."""
         size = self.values + damping * self.values.mean()
-        return bool((size <= 0).any())
+        return bool(size.min() <= torch.finfo(size.dtype).eps * size.mean())
 
 
 def _eigen(moment: Tensor) -> tuple[Tensor, Tensor]:

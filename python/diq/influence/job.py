@@ -47,6 +47,7 @@ class Job:
     devices: int
     element: Element
     index: Path | None
+    factor_samples: int
     progress: Progress | None
 
     @property

@@ -27,11 +27,12 @@ from diq.base.options import (
     ValidationSets,
 )
 from diq.gradient_index.options import Element
-from diq.gradients.options import Formula, Kind, Method, Reduction
+from diq.gradients.options import Formula, Kind, Method, Precondition, Reduction
 from diq.models.options import batch_tokens
 
 _PROJECTED, _INDEXED = Needs("method", ("projected",)), Needs("method", ("projected", "less"))
 _RANDOM = Excludes("kind", ("subspace",))
+_PRECONDITIONED = Needs("precondition", ("adam", "kfac", "ekfac"))
 
 # parts of each validation set where nothing was asked: two for standard errors, one where each costs a pass
 FOLDS, FOLDS_OF_A_PASS = 2, 1
@@ -98,6 +99,28 @@ class ScoreInfluenceOptions(InStore):
         Option("Also the norm of each sample's gradient, for `select --influence cosine`."),
         Needs("method", ("exact",)),
     ] = False
+    precondition: Annotated[
+        Precondition,
+        Option(
+            "Multiply the validation gradients by an inverse of the curvature: ekfac, kfac (its cheaper form), adam "
+            "(the root of squared gradients). It is taken of some samples of DATASET once; scoring costs the same."
+        ),
+        Needs("method", ("exact", "forward", "central")),
+    ] = "none"
+    damping: Annotated[
+        float | None,
+        Option(
+            "Of the preconditioner, in means of what is divided by: a larger one is nearer to none.",
+            default="0.1",
+            least=0,
+        ),
+        _PRECONDITIONED,
+    ] = None
+    factor_samples: Annotated[
+        int | None,
+        Option("Samples of DATASET that the curvature is taken of.", metavar="N", default="2000", least=1),
+        _PRECONDITIONED,
+    ] = None
     kind: Annotated[Kind | None, Option("Kind of a projection.", default="sparse; of less: rademacher"), _PROJECTED] = (
         None
     )

@@ -20,6 +20,7 @@ from diq.gradients.engine import EngineSettings, Result, common_settings
 from diq.gradients.engines import Engines
 from diq.gradients.projections import default_dim
 from diq.gradients.validation import ValidationFacts, ValidationTokens
+from diq.influence.factors import Factors, find_factors, make_factors
 from diq.influence.job import (
     EngineScorer,
     Job,
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 _SUBSPACE_RANK = 8
 _LESS_DIM = 8192  # arXiv 2402.04333, section 4.1
+_DAMPING = 0.1  # arXiv 2308.03296, section 2.2
+_FACTOR_SAMPLES = 2000
 
 
 @verb(ScoreInfluenceOptions)
@@ -81,6 +84,8 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
         dim=(options.rank or _SUBSPACE_RANK) if options.kind == "subspace" else options.dim or default,
         seed=options.seed or 0,
         formula=options.formula or "code",
+        precondition=options.precondition,
+        damping=_DAMPING if options.damping is None else options.damping,
     )
     job = Job(
         store=options.store_file,
@@ -95,6 +100,7 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
         devices=options.devices,
         element=options.element or "float16",
         index=None if options.index is None else Path(options.index),
+        factor_samples=options.factor_samples or _FACTOR_SAMPLES,
         progress=options.progress,
     )
     if options.from_index is not None:
@@ -253,6 +259,11 @@ def _score(job: Job) -> ScoreSummary:
     settings = common_settings(job.settings, tokenization) | {"folds": job.settings.folds, "norms": job.settings.norms}
     if job.settings.rank is not None:
         settings["rank"] = job.settings.rank
+    factors = None
+    if (kind := job.settings.precondition) != "none":
+        factors = find_factors(job, tokenization, kind, job.factor_samples)
+        settings |= {"precondition": kind, "damping": job.settings.damping, "factors": factors.identity}
+        job = replace(job, settings=replace(job.settings, factors=factors.folder))
     described: dict[str, Any] = {}
 
     @contextmanager
@@ -260,7 +271,7 @@ def _score(job: Job) -> ScoreSummary:
         # first: a validation set without a usable sample should not cost the loading of a model
         validation = job.validation(tokenization)
         with Engines(job.settings, devices=job.devices) as engines, TokenFile() as tokens:
-            yield _DotScorer(job, engines, tokenization, tokens, validation)
+            yield _DotScorer(job, engines, tokenization, tokens, validation, factors)
             described.update(describe(job, engines.facts, tokenization))
 
     summary = score_missing(job.of_dots(settings), load)
@@ -281,13 +292,17 @@ class _DotScorer(EngineScorer):
         tokenization: Tokenization,
         tokens: TokenFile,
         validation: Sequence[ValidationTokens],
+        factors: Factors | None,
     ) -> None:
         super().__init__(job, engines, tokenization, tokens)
         self._validation = validation
+        self._factors = factors
         self._facts: list[ValidationFacts] = []
 
     def begin(self, run_id: int) -> None:
-        """Compute the validation gradients."""
+        """Compute the validation gradients, and before them the factors that they are preconditioned by."""
+        if self._factors is not None:
+            make_factors(self.job, self._factors, self.engines, self._tokenization, self.job.factor_samples)
         n = len(self._validation)
         self.job.report("validation gradients", 0, n)
         self.engines.prepare(self._validation)
