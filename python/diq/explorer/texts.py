@@ -72,6 +72,11 @@ def tokens(session: Session, position: int, look: Look) -> dict[str, Any]:
             f"start the page with the model itself: `diq explore {choice.data['name']} --model FOLDER`",
         )
     config = orjson.loads(choice.config)
+    if "precondition" in config:
+        raise UsageError(
+            f"run {choice.influence_run} is preconditioned ({config['precondition']}), and `diq explain` shows plain dots",
+            "start the page with --run and a run without a preconditioner to see token colours",
+        )
     given: dict[str, Any] = {
         "params": config.get("parameters"),
         "loss_reduction": config.get("loss_reduction"),

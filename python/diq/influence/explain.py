@@ -354,7 +354,9 @@ def _stored_dots(
     for row in rows:
         config = orjson.loads(row["config"])
         same = all(config.get(name) == value for name, value in wanted.items())
-        if row["method"] in _SAME_DOT and same and "rank" not in config and row["dot"] is not None:
+        # a rank or a preconditioner makes another dot of the same settings
+        same = same and not config.keys() & {"rank", "precondition"}
+        if row["method"] in _SAME_DOT and same and row["dot"] is not None:
             runs.setdefault(row["run_id"], {"method": row["method"]})[row["validation_set"]] = row["dot"]
     return [
         StoredDot(run_id, dots["method"], sum(share * dots[name] for name, share in request.shares.items()))

@@ -233,7 +233,7 @@ def _one_run(
             f"run `{command}` again: it goes on where it stopped",
         )
     text = "; ".join(
-        f"{one['run_id']} ({one['method']}, {counts.get(one['run_id'], 0)} samples, {one['created_at']:%Y-%m-%d %H:%M})"
+        f"{one['run_id']} ({one['label']}, {counts.get(one['run_id'], 0)} samples, {one['created_at']:%Y-%m-%d %H:%M})"
         for one in listed
     )
     raise MissingScoresError(

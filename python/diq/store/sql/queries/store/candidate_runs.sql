@@ -1,6 +1,12 @@
--- Runs that hold scores of a dataset, oldest first.
+-- Runs that hold scores of a dataset, oldest first; the label tells runs of one method apart.
 -- Params: $kind VARCHAR, $dataset_id INTEGER, $model VARCHAR (name; null for any)
-SELECT r.run_id, r.method, r.created_at, rd.state, m.name AS model
+SELECT
+    r.run_id,
+    r.method,
+    concat_ws(', ', r.method, r.config ->> '$.precondition') AS label,
+    r.created_at,
+    rd.state,
+    m.name AS model
 FROM runs AS r
 JOIN run_datasets AS rd ON rd.run_id = r.run_id AND rd.dataset_id = $dataset_id
 LEFT JOIN models AS m ON m.model_id = r.model_id
