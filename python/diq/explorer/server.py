@@ -7,7 +7,6 @@ token comes in the address once, and then in a cookie that no other site's page 
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import socket
@@ -33,6 +32,8 @@ from diq.base.errors import DiqError, RunFailedError, UsageError
 from diq.explorer import saving, texts
 from diq.explorer.requests import Look, read_look, read_name, read_page, read_positions
 from diq.explorer.session import Session
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 _MOST_BYTES = 1 << 18
@@ -197,8 +198,10 @@ def _routes(session: Session) -> list[Route]:
     def export(body: dict[str, Any]) -> Response:
         session.check_whole()
         lines = saving.exported(session, look_of(body))
+        # what is wrong from the start is told in place of a file
+        first = next(lines, b"")
         headers = {"content-disposition": 'attachment; filename="brushed.jsonl"'}
-        return StreamingResponse(_lazily(lines), media_type="application/x-ndjson", headers=headers)
+        return StreamingResponse(_unbroken(first, lines), media_type="application/x-ndjson", headers=headers)
 
     async def facts(_: Request) -> Response:
         return _answer(await run_in_threadpool(session.facts))
@@ -237,12 +240,17 @@ def _packed(facts: dict[str, Any], counts: npt.NDArray[np.uint32]) -> bytes:
     return len(head).to_bytes(4, "little") + head + bytes(counts.astype("<u4", copy=False).tobytes())
 
 
-def _lazily(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Lines of JSON; an error behind the first of them is the last line, since the answer has begun."""
+class _BrokenOffError(Exception):
+    """An answer that has begun cannot go on: the connection ends before it does, and no browser takes that for all."""
+
+
+def _unbroken(first: bytes, lines: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
     try:
         yield from lines
     except DiqError as error:
-        yield json.dumps({"error": error.message, "hint": error.hint}).encode() + b"\n"
+        log.warning("an export broke off: %s", error.told)
+        raise _BrokenOffError from error
 
 
 class Server:
@@ -293,9 +301,10 @@ class Server:
             logger.removeFilter(self._is_wanted)
             self._socket.close()
 
-    def _is_wanted(self, _record: logging.LogRecord) -> bool:
-        # answers that are cut off by the end are no errors
-        return not self._server.should_exit
+    def _is_wanted(self, record: logging.LogRecord) -> bool:
+        # answers that are cut off by the end are no errors, and what broke off was told
+        broken = record.exc_info is not None and isinstance(record.exc_info[1], _BrokenOffError)
+        return not (self._server.should_exit or broken)
 
     def stop(self) -> None:
         """Have :meth:`run` return; from another thread."""

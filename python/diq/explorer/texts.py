@@ -12,6 +12,7 @@ from diq.base.errors import ModelError, UsageError
 from diq.base.extras import missing_package
 from diq.explorer.requests import Look
 from diq.explorer.session import Session
+from diq.influence.stored import WHAT_IS_NOT_A_DOT
 from diq.samples.find import sample_at
 from diq.store.store import Store
 
@@ -72,9 +73,14 @@ def tokens(session: Session, position: int, look: Look) -> dict[str, Any]:
             f"start the page with the model itself: `diq explore {choice.data['name']} --model FOLDER`",
         )
     config = orjson.loads(choice.config)
+    if (held := WHAT_IS_NOT_A_DOT.get(choice.sets[0]["method"])) is not None:
+        raise UsageError(
+            f"run {choice.influence_run} holds {held}, and tokens add up to plain dots",
+            "start the page with --run and a run of the method exact to see token colours",
+        )
     if "precondition" in config:
         raise UsageError(
-            f"run {choice.influence_run} is preconditioned ({config['precondition']}), and `diq explain` shows plain dots",
+            f"run {choice.influence_run} is preconditioned ({config['precondition']}), and tokens add up to plain dots",
             "start the page with --run and a run without a preconditioner to see token colours",
         )
     given: dict[str, Any] = {

@@ -285,7 +285,7 @@ class Engine:
                 factor = None
             elif factor.is_singular(settings.damping):
                 raise RunFailedError(
-                    f"the curvature of `{name}` is singular: the factor samples do not reach all of its directions, and "
+                    f"the curvature of `{name}` is singular: the factor samples do not reach all its directions, and "
                     f"--damping {settings.damping:g} adds nothing",
                     "give --damping 0.1, or more --factor-samples",
                 )

@@ -29,7 +29,10 @@ LESS = "less"
 RATER = "rater"
 """The method whose runs hold a rater's predictions of dots, not dots."""
 
-ONLY_WHEN_MEANT = frozenset({LESS, RATER})
+WHAT_IS_NOT_A_DOT = {LESS: "cosines of Adam directions (LESS)", RATER: "predictions of a rater"}
+"""Methods whose runs hold something else than dots, and what in words."""
+
+ONLY_WHEN_MEANT = frozenset(WHAT_IS_NOT_A_DOT)
 """Methods whose runs are taken when they are named, or when there is no other run."""
 
 _LARGEST = frozenset({LESS, "max"})

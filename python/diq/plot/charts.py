@@ -31,7 +31,8 @@ _STRATEGY_COLOURS = {
     "overall": "#44AA99",
 }
 _SERIES = [_BLUE, _ORANGE, "#CC79A7", "#56B4E9", _GREY, "#F0E442", "#882255", "#44AA99"]
-_DENSITY = {"type": "log", "scheme": "viridis"}
+# without the darkest quarter, which a dark page swallows
+_DENSITY = {"type": "log", "scheme": {"name": "viridis", "extent": [0.25, 1]}}
 _MEANINGS = {"Q1": "hard, helpful", "Q2": "easy, helpful", "Q3": "hard, less helpful", "Q4": "easy, less helpful"}
 _WIDTH = 420
 
@@ -184,7 +185,7 @@ def difficulty_levels(drawn: Drawn) -> Spec:
     dimensions = drawn.facts["dimensions"]
     datasets = list(dict.fromkeys(one["dataset"] for one in drawn.rows))
     rows = [{**one, "quadrant": one["quadrant"] or "not ranked"} for one in drawn.rows]
-    colours = {**QUADRANT_COLOURS, "not ranked": "#BBBBBB"}
+    colours = {**QUADRANT_COLOURS, "not ranked": "#444444"}
     shown = [name for name in colours if any(one["quadrant"] == name for one in rows)]
     scale = {"domain": shown, "range": [colours[one] for one in shown]}
     bars = {
@@ -512,16 +513,19 @@ def losses(drawn: Drawn) -> Spec:
         "x": _number("step", "optimizer step"),
         "y": _number("loss", "loss (nats a token)", scale={"zero": False}),
         "color": _name("training", sort=trainings, scale={"range": _SERIES}, legend=legend),
-        "strokeDash": _name("curve", legend={"orient": "bottom"}),
         "tooltip": _tips(training="training", curve="curve", step="step|d", loss="loss|.4f"),
     }
-    mark = {"type": "line", "point": {"size": 16}}
+    # points of their own: those of a line take the dashes out of its legend
+    dashes = {"strokeDash": _name("curve", legend={"orient": "bottom", "symbolType": "stroke", "symbolSize": 600})}
+    curves = {**encoding, "detail": _name("curve")}
     return _chart(
         "Losses of trainings",
         "each point is the mean since the point before",
         data=_values(drawn.rows),
-        mark=mark,
-        encoding=encoding,
+        layer=[
+            {"mark": "line", "encoding": {**encoding, **dashes}},
+            {"mark": {"type": "point", "filled": True, "size": 16}, "encoding": curves},
+        ],
         width=_WIDTH,
         height=240,
     )

@@ -27,6 +27,7 @@ LEVEL_BINS, DOT_BINS = 48, 64
 """Cells of the plane; both together stay below the 5,000 rows that Altair takes."""
 HISTOGRAM_BINS = 96
 HALF_BINS = 32
+_FEW_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +83,27 @@ class Axis:
         return math.copysign(math.expm1(abs(place)) * self.scale, place)
 
     def ticks(self) -> list[float]:
-        """Round values to be named: powers of ten on both sides of zero; of a linear axis none (any will do)."""
+        """Round values to be named, of a linear axis none (any will do).
+
+        Zero and powers of ten on both sides of it; where these are few, twice and five times as much too; and where a
+        range far from zero has none of them, even steps.
+        """
         if self.scale is None:
             return []
         low, high = self.edge(0), self.edge(self.bins)
-        found = [0.0]
-        power = 10.0 ** math.floor(math.log10(self.scale))
-        while power <= max(abs(low), abs(high)):
-            found += [power, -power]
-            power *= 10
-        return sorted(one for one in found if low <= one <= high)
+        found: list[float] = []
+        for firsts in ((1.0,), (1.0, 2.0, 5.0)):
+            found = [0.0]
+            power = 10.0 ** math.floor(math.log10(self.scale))
+            while power <= max(abs(low), abs(high)):
+                found += [sign * first * power for first in firsts for sign in (1, -1)]
+                power *= 10
+            found = sorted(one for one in found if low <= one <= high)
+            if len(found) >= _FEW_TICKS:
+                return found
+        step = 10.0 ** math.floor(math.log10((high - low) / 2))
+        even = [round(i * step, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        return even if len(found) < 2 and len(even) <= 4 * _FEW_TICKS else found
 
 
 # the plane -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from diq.evaluation.groups import Group
 from diq.evaluation.results import results
 from diq.evaluation.tables import HEADS, footnotes, percent, title
 from diq.influence.meters import measure, told, told_tasks
-from diq.influence.stored import read_dots
+from diq.influence.stored import WHAT_IS_NOT_A_DOT, read_dots
 from diq.plot import charts, data
 from diq.plot.ground import Ground, grounded, training_datasets
 from diq.reporting.blocks import Commands, Figure, Listed, Samples, Section, Table, Words
@@ -128,7 +128,8 @@ def _of_dataset(
                 )
             )
         pictures = Section(f"Charts of {name}", list(_charts(ground, report)))
-        meters = _meters(ground)
+        weights = json.loads(chosen[0]["config"]).get("validation_weights") if chosen else None
+        meters = _meters(ground, weights)
         samples = [_samples(ground, one, options, report) for one in chosen]
         # last, since all of them have something to note
         words.blocks += [Words(f"{note[:1].upper()}{note[1:]}.", is_note=True) for note in dict.fromkeys(ground.notes)]
@@ -156,8 +157,18 @@ def _dataset_words(store: Store, ground: Ground) -> str:
         return text + "."
     left = f"; {ground.ranked.n_unscored:,} lack one and are ranked nowhere" if ground.ranked.n_unscored else ""
     has = "has" if ground.ranked.n == 1 else "have"
-    have = f"{ground.ranked.n:,} of them {has} a difficulty and a dot with the validation gradient of `{ground.model}`"
+    has = "has" if ground.ranked.n == 1 else "have"
+    held = _held(store, ground.influence_run)
+    what = f"a dot with the validation gradient of `{ground.model}`" if held is None else f"an influence: {held}"
+    have = f"{ground.ranked.n:,} of them {has} a difficulty and {what}"
     return f"{text}. {have}{left}."
+
+
+def _held(store: Store, run_id: int | None) -> str | None:
+    """What a run holds that is not a dot, in words; None where it holds dots."""
+    rows = [] if run_id is None else store.rows("reporting/runs_by_number", run_ids=[run_id])
+    held = WHAT_IS_NOT_A_DOT.get(rows[0]["method"]) if rows else None
+    return None if held is None else f"{held}, run {run_id}"
 
 
 def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
@@ -175,6 +186,10 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
             f" Hard means {config['difficulty']} difficulty of at least tau = {row['tau']:.4g}{cut}; "
             f"helpful means a {config['influence']} of at least the median, {row['median']:.3g}."
         )
+    if (held := _held(store, row["influence_run"])) is not None:
+        text += f" Its dots are {held}."
+    if weights := config.get("validation_weights"):
+        text += f" The validation sets count {', '.join(f'`{name}` {weight:g}' for name, weight in weights.items())}."
     found = [Words(text)]
     chance = read_row(row).flip_share(store, strategy, Ratio.parse(row["ratio"]).of(n_scored))
     if chance is not None:
@@ -222,8 +237,8 @@ def _charts(ground: Ground, report: Progress) -> Iterator[Figure | Words]:
         report(f"charts of {name}", done, len(parts))
 
 
-def _meters(ground: Ground) -> Section | None:
-    """The tables of `diq status --scores` for the run that is drawn."""
+def _meters(ground: Ground, weights: Mapping[str, float] | None) -> Section | None:
+    """The tables of `diq status --scores` for the run that is drawn, with the weights of the selection."""
     run_id = ground.influence_run
     if run_id is None:
         return None
@@ -237,7 +252,10 @@ def _meters(ground: Ground) -> Section | None:
         section.blocks.append(
             Words(f"The ranking is by {ground.ranked.influence}; these are of the dots.", is_note=True)
         )
-    found = measure(read_dots(ground.store, dataset_id=ground.data["dataset_id"], run_id=run_id)).to_dict()
+    if (held := _held(ground.store, run_id)) is not None:
+        section.blocks.append(Words(f"These dots are {held}.", is_note=True))
+    dots = read_dots(ground.store, dataset_id=ground.data["dataset_id"], run_id=run_id, weights=weights)
+    found = measure(dots).to_dict()
     section.blocks.append(Table(f"run {run_id}, model {ground.model}", ("meter", "value"), told(found)))
     if rows := told_tasks(found):
         section.blocks.append(Table("task that the samples are closest to", rows[0], rows[1:]))
@@ -256,7 +274,7 @@ def _samples(ground: Ground, row: dict[str, Any], options: ReportOptions, report
     }
     n = min(options.samples, row["n"])
     found = ground.store.rows("reporting/rows_of_ranking", **place, first=row["first"], n=n)
-    explained = _explained(ground, found[: options.explain or 0], options, report)
+    explained = _explained(ground, found[: options.explain or 0], place["influence_run"], options, report)
     section = Section(f"Samples of {row['name']}")
     shown = [_listed(one, row, options, explained.get(one["sample_id"])) for one in found]
     if shown:
@@ -310,10 +328,17 @@ def _listed(
 
 
 def _explained(
-    ground: Ground, rows: Sequence[Mapping[str, Any]], options: ReportOptions, report: Progress
+    ground: Ground,
+    rows: Sequence[Mapping[str, Any]],
+    run_id: int | None,
+    options: ReportOptions,
+    report: Progress,
 ) -> dict[str, list[tuple[str, float | None]]]:
     """Share of the dot of each token of some samples; empty where the model can't be had."""
     if not rows or ground.model is None:
+        return {}
+    if (held := _held(ground.store, run_id)) is not None:
+        ground.notes.append(f"tokens are not coloured: they add up to dots, and these are {held}")
         return {}
     # torch is only needed where tokens are coloured
     from diq.influence.explain import explain

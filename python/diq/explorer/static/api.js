@@ -41,7 +41,12 @@ export async function ask(name, body) {
 }
 
 export async function download(name, body) {
-  return (await post(name, body)).blob();
+  const response = await post(name, body);
+  try {
+    return await response.blob();
+  } catch {
+    throw new Refusal("the answer broke off in the middle: nothing is kept of it", "the command that serves this page says why");
+  }
 }
 
 /** The facts of a view, and its counts. */

@@ -33,7 +33,7 @@ export function ticks(column, wanted) {
   if (kind === "linear") {
     const span = edges[n] - edges[0];
     const power = 10 ** Math.floor(Math.log10(span / wanted));
-    const step = [1, 2, 5, 10].map((one) => one * power).find((one) => span / one <= wanted);
+    const step = [1, 2, 5, 10].map((one) => one * power).find((one) => span / one <= wanted + 2);
     if (!Number.isFinite(span) || !step) return [];
     const found = [];
     for (let i = Math.ceil(edges[0] / step); i * step <= edges[n]; i += 1) {
@@ -57,7 +57,7 @@ function apart(edges, wanted) {
   for (const value of candidates) {
     if (value < edges[0] || value > edges[n]) continue;
     const share = place(edges, value);
-    if (found.every((one) => Math.abs(one.share - share) > 0.6 / wanted)) found.push({ value, share });
+    if (found.every((one) => Math.abs(one.share - share) > 0.45 / wanted)) found.push({ value, share });
   }
   return found.sort((one, other) => one.share - other.share);
 }

@@ -1,5 +1,9 @@
 // Numbers and texts as people read them. Texts are only ever put into the page as text.
 
+export function bytes(n) {
+  return n < 1e6 ? `${count(Math.ceil(n / 1000))} kB` : `${count(Math.round(n / 1e6))} MB`;
+}
+
 export function count(n) {
   return n.toLocaleString("en-US");
 }

@@ -1,7 +1,7 @@
 // The page: what is looked at, the questions that this makes, and where the answers go.
 
 import { ask, download, facts, latest, view } from "./api.js";
-import { copy, count, element, number, plain, visible } from "./format.js";
+import { bytes, copy, count, element, plain, visible } from "./format.js";
 import { Choices, Histogram } from "./histogram.js";
 import { Plane } from "./plane.js";
 import { ROWS, Samples } from "./table.js";
@@ -379,7 +379,7 @@ async function exported() {
     const link = element("a", { href: URL.createObjectURL(blob), download: "brushed.jsonl" });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    $("exported").textContent = `brushed.jsonl, ${number(blob.size / 1e6)} MB`;
+    $("exported").textContent = `brushed.jsonl, ${bytes(blob.size)}`;
   } catch (error) {
     $("exported").replaceChildren(trouble(error));
   }
