@@ -44,6 +44,7 @@ def quadrants(
     model: str | None = None,
     *,
     selection: str | int | None = None,
+    run: int | None = None,
     difficulty: str = "overall",
     scale: Literal["symlog", "linear"] = "symlog",
 ) -> alt.Chart:
@@ -54,6 +55,7 @@ def quadrants(
         dataset: its name; None takes that of the selection, or the only one.
         model: name of a scored model; None likewise.
         selection: name or number of a selection to outline.
+        run: influence run; None takes that of the selection, or the only one.
         difficulty: ``overall``, ``knowledge`` or ``reasoning``; a selection brings its own.
         scale: of the dots; ``symlog`` is logarithmic on both sides of zero, for heavy tails.
 
@@ -63,7 +65,7 @@ def quadrants(
     """
     check_choice("scale", scale, ("symlog", "linear"))
     check_choice("difficulty", difficulty, DIFFICULTY_DIMENSIONS)
-    with grounded(store, dataset, model, selection=selection, dimension=difficulty) as found:
+    with grounded(store, dataset, model, selection=selection, run=run, dimension=difficulty) as found:
         drawn = data.plane(found, is_linear=scale == "linear")
         return _chart(charts.quadrants(drawn, found.name, found.model, _name(found.selection)))
 
@@ -73,6 +75,7 @@ def difficulty_levels(
     dataset: str | Sequence[str] | None = None,
     model: str | None = None,
     *,
+    run: int | None = None,
     difficulty: str = "overall",
 ) -> alt.Chart:
     """How many samples have each level of difficulty, by dimension and quadrant (the paper's Figures 8 to 12).
@@ -81,6 +84,7 @@ def difficulty_levels(
         store: as for `quadrants`.
         dataset: one name or several; None takes the only dataset.
         model: whose dots make the quadrants; None takes the only one.
+        run: influence run, where there are several.
         difficulty: dimension that makes the quadrants.
 
     Raises:
@@ -93,7 +97,7 @@ def difficulty_levels(
     missing: list[MissingScoresError] = []
     with opened(store) as one_store:
         for name in names:
-            with grounded(one_store, name, model, dimension=difficulty) as found:
+            with grounded(one_store, name, model, run=run, dimension=difficulty) as found:
                 try:
                     drawn = data.levels(found)
                 except MissingScoresError as error:
@@ -263,4 +267,5 @@ def _chart(spec: charts.Spec) -> alt.Chart:
         import altair
     except ModuleNotFoundError as error:
         raise missing_package("diq.plot", error) or error from error
-    return altair.Chart.from_dict(spec)
+    # white, also where a notebook or a viewer is dark: the ink is dark
+    return altair.Chart.from_dict({**spec, "background": "white"})

@@ -106,7 +106,7 @@ def _signed(field: str, title: str, facts: Mapping[str, Any], **scale: Any) -> S
         powers = sorted({abs(one) for one in shown if one}, reverse=True)[:: math.ceil(len(shown) / 9)]
         shown = [one for one in shown if one == 0 or abs(one) in powers]
     symlog = {"type": "symlog", "constant": facts["scale"], "zero": False, "nice": False, **scale}
-    return _number(field, title, scale=symlog, axis={"values": shown, "format": "~g"})
+    return _number(field, title, scale=symlog, axis={"values": shown, "format": ".6~g"})
 
 
 def _percent(share: float) -> str:
@@ -120,7 +120,7 @@ def quadrants(drawn: Drawn, name: str, model: str | None, selection: str | None)
     """The heat map of the plane with its thresholds, the counts of the quadrants and the outline of a selection."""
     facts = drawn.facts
     (left, right), (low, high) = facts["levels"], facts["dots"]
-    axis = {"format": "~g", "grid": False, **({"tickMinStep": 1} if facts["is_whole"] else {})}
+    axis = {"format": ".6~g", "grid": False, **({"tickMinStep": 1} if facts["is_whole"] else {})}
     x = _number(
         "level",
         f"{facts['dimension']} difficulty",

@@ -112,7 +112,7 @@ def _of_dataset(
 ) -> list[Section]:
     """The sections of a dataset: words, charts, samples; the first selection is the one that charts outline."""
     first = chosen[0]["selection_id"] if chosen else None
-    with grounded(store, name, options.model, selection=first) as ground:
+    with grounded(store, name, options.model, selection=first, run=None if chosen else options.run) as ground:
         own_runs = {one for one in (ground.influence_run, ground.difficulty_run) if one is not None}
         if ground.data["kind"] == "validation" and not chosen and not own_runs:
             return [_of_validation_set(ground)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,13 +45,22 @@ class Rows:
         return self._table
 
     def df(self) -> Any:
-        """As a pandas data frame."""
-        return self._table.to_pandas()
+        """As a pandas data frame.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        with _bring_your_own("df", "pandas"):
+            return self._table.to_pandas()
 
     def pl(self) -> Any:
-        """As a polars data frame."""
-        import polars  # type: ignore[import-not-found, unused-ignore]
+        """As a polars data frame.
 
+        Raises:
+            UsageError: polars is not installed.
+        """
+        with _bring_your_own("pl", "polars"):
+            import polars  # type: ignore[import-not-found, unused-ignore]
         return polars.from_arrow(self._table)
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -80,6 +90,17 @@ class Rows:
         )
         more = f"<p>{len(self):,} rows; the first {_SHOWN} are shown</p>" if len(self) > _SHOWN else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+@contextlib.contextmanager
+def _bring_your_own(method: str, package: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"`.{method}()` needs the package `{package}`, which is not installed",
+            f"run `pip install {package}`, or take `.arrow()`",
+        ) from error
 
 
 def _cell(value: Any) -> str:

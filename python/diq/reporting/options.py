@@ -38,6 +38,9 @@ class ReportOptions(InStore):
             reads="selection",
         ),
     ] = ()
+    run: Annotated[
+        int | None, Option("Influence run to show where nothing is selected.", metavar="N", default="the only one")
+    ] = None
     output: Annotated[
         str | os.PathLike[str], Option("The page to write.", short="o", metavar="FILE", writes="path")
     ] = "report.html"
