@@ -311,6 +311,39 @@ def test_a_brush_leaves_as_jsonl_and_as_sql(pool: Path, serve: Serve, filters: A
         assert set(line["dots"]) == set(TASKS)
 
 
+def test_an_export_that_fails_is_no_file(
+    pool: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from diq.explorer import saving
+
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(pool.read_bytes())
+    page = serve(path)
+    whole = page.client.post("/api/export", json={}).content
+    assert len(whole.splitlines()) == 600
+    # from the start: a refusal in place of a file
+    path.rename(tmp_path / "away.duckdb")
+    assert "there is no store" in page.refusal("export")
+    (tmp_path / "away.duckdb").rename(path)
+    # in the middle: the answer has no end, which no client takes for one
+    monkeypatch.setattr(saving, "_BATCH", 100)
+    opened = []
+
+    class Taken(Store):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            opened.append(arguments)
+            if len(opened) == 4:
+                raise StoreError("the store is held by another process")
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(saving, "Store", Taken)
+    with pytest.raises(httpx.RemoteProtocolError):
+        page.client.post("/api/export", json={})
+    assert "an export broke off: the store is held" in caplog.text
+    # and nobody else is troubled by it
+    assert page.ask("filter")["sql"]
+
+
 @pytest.mark.parametrize(
     ("texts", "columns"),
     [

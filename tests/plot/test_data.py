@@ -314,3 +314,23 @@ def test_names_are_found_or_asked_for(path: Path, columns: dict[str, Any], tmp_p
         pass
     with pytest.raises(UsageError, match="is of dataset `pool`, not of `other`"), grounded(two, "other", selection=1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "scale", "least"),
+    [
+        (0.19, 0.21, 0.2, 3),
+        (-3.0, 6.0, 0.5, 5),
+        (-2000.0, 3000.0, 5.0, 5),
+        (1e-9, 2e-9, 1e-9, 2),
+        (-1e300, 1e300, 1.0, 5),
+    ],
+)
+def test_an_axis_has_round_values_to_read_it_by(low: float, high: float, scale: float, least: int) -> None:
+    axis = Axis.over(low, high, 64, scale)
+    ticks = axis.ticks()
+    assert len(ticks) >= least
+    assert ticks == sorted(set(ticks))
+    assert axis.edge(0) * (1 - 1e-9) - 1e-12 <= ticks[0]
+    # a few digits each
+    assert all(float(f"{one:.3g}") == one for one in ticks)

@@ -17,6 +17,8 @@ from conftest import fill_store, invoke, write_jsonl
 from diq.base.errors import DiqError, StoreError, UsageError
 from diq.cli.report import report as command
 from diq.cli.select import select
+from diq.influence.meters import measure, told
+from diq.influence.stored import read_dots
 from diq.plot import data
 from diq.plot.ground import grounded
 from diq.reporting.blocks import Listed, Samples, Section
@@ -257,6 +259,35 @@ def test_without_scores_it_says_what_makes_them(tmp_path: Path) -> None:
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "holds 1 sample." in re.sub("<[^>]+>", "", page)
     assert "<script>" not in page, "no chart, no library"
+
+
+def test_what_is_no_dot_is_called_what_it_is(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(plain.read_bytes())
+    with Store(path) as opened:
+        opened.connection.execute("UPDATE runs SET method = 'less' WHERE kind = 'influence'")
+    held = "cosines of Adam directions (LESS)"
+    made = diq.report(selection=["diq"], output=tmp_path / "r.html", store=path, explain=1)
+    words = re.sub("<[^>]+>", "", (tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert f"a difficulty and an influence: {held}" in words
+    assert f"Its dots are {held}" in words
+    assert any(f"Tokens are not coloured: they add up to dots, and these are {held}" in note for note in made.notes)
+
+
+def test_weights_of_the_validation_sets_are_told_and_metered(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(plain.read_bytes())
+    weights = ("medqa=2", "pubmedqa=0.5")
+    made = diq.select("pool", ratio="0.3", model="model", store=path, validation_set=weights, name="weighed")
+    diq.report(selection=[made.selection_id], output=tmp_path / "r.html", store=path)
+    words = re.sub("<[^>]+>", "", (tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "The validation sets count medqa 2, pubmedqa 0.5." in words
+    # the meters are of the dots that were ranked by
+    with grounded(path, selection="weighed") as ground:
+        expected = measure(
+            read_dots(ground.store, dataset_id=1, run_id=ground.influence_run, weights={"medqa": 2.0, "pubmedqa": 0.5})
+        )
+    assert f"standard deviation of the dots{told(expected.to_dict())[4][1]}" in re.sub(r"\s+", " ", words)
 
 
 def test_a_validation_set_is_told_apart(tmp_path: Path) -> None:

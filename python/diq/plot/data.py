@@ -92,12 +92,12 @@ class Axis:
             return []
         low, high = self.edge(0), self.edge(self.bins)
         found: list[float] = []
-        for firsts in ((1.0,), (1.0, 2.0, 5.0)):
-            found = [0.0]
-            power = 10.0 ** math.floor(math.log10(self.scale))
-            while power <= max(abs(low), abs(high)):
-                found += [sign * first * power for first in firsts for sign in (1, -1)]
-                power *= 10
+        for firsts in ((1,), (1, 2, 5)):
+            largest = max(abs(low), abs(high), self.scale)
+            first_power, last_power = math.floor(math.log10(self.scale)), math.floor(math.log10(largest))
+            # read, not multiplied: powers that are multiplied up are no round numbers any more
+            sizes = [float(f"{first}e{power}") for power in range(first_power, last_power + 1) for first in firsts]
+            found = [0.0, *sizes, *(-one for one in sizes)]
             found = sorted(one for one in found if low <= one <= high)
             if len(found) >= _FEW_TICKS:
                 return found
