@@ -7,9 +7,11 @@ from typing import Any
 
 import orjson
 
+from diq.base.command import shell
 from diq.base.config import MAX_LENGTH
 from diq.base.errors import ModelError, UsageError
 from diq.base.extras import missing_package
+from diq.explorer.columns import Choice
 from diq.explorer.requests import Look
 from diq.explorer.session import Session
 from diq.influence.stored import WHAT_IS_NOT_A_DOT
@@ -70,7 +72,7 @@ def tokens(session: Session, position: int, look: Look) -> dict[str, Any]:
     if choice.source in ("", "external") or choice.source.startswith(("server:", "api:")):
         raise UsageError(
             f"token colours need the model `{choice.model}`, whose scores came from elsewhere",
-            f"start the page with the model itself: `diq explore {choice.data['name']} --model FOLDER`",
+            f"start the page with the model itself: {_again(choice)}",
         )
     config = orjson.loads(choice.config)
     if (held := WHAT_IS_NOT_A_DOT.get(choice.sets[0]["method"])) is not None:
@@ -113,7 +115,7 @@ def tokens(session: Session, position: int, look: Look) -> dict[str, Any]:
         except ModelError as error:
             raise ModelError(
                 f"token colours need the model: {error.message}",
-                error.hint or f"start the page with its folder: `diq explore {choice.data['name']} --model FOLDER`",
+                error.hint or f"start the page with its folder: {_again(choice)}",
             ) from error
     return {
         "dot": found.dot,
@@ -121,6 +123,10 @@ def tokens(session: Session, position: int, look: Look) -> dict[str, Any]:
         "model": found.model,
         "tokens": [[one.text, one.is_answer, one.loss_term, one.term] for one in found.tokens],
     }
+
+
+def _again(choice: Choice) -> str:
+    return f"`{shell(['diq', 'explore', choice.data['name']])} --model FOLDER`"
 
 
 def _sets(session: Session, look: Look) -> tuple[str, ...]:

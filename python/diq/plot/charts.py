@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diq.base.text import number_of
 from diq.costs.account import Account
 from diq.evaluation.groups import Group, Results
 from diq.plot.data import Drawn
@@ -174,7 +175,8 @@ def quadrants(drawn: Drawn, name: str, model: str | None, selection: str | None)
                 "encoding": {"x": x, "y": y, "text": _name("text")},
             }
         )
-    lines = [f"{facts['n']:,} samples; dashed: tau = {facts['tau']:.4g} and the median {kind}, {facts['median']:.3g}"]
+    cuts = f"tau = {facts['tau']:.4g} and the median {kind}, {facts['median']:.3g}"
+    lines = [f"{number_of(facts['n'], 'sample')}; dashed: {cuts}"]
     if selection is not None:
         lines.append(f"outlined: cells of which {selection} takes more than half")
     return _chart(f"Difficulty and influence of {name}", lines, layer=layers, width=_WIDTH, height=340)
@@ -247,7 +249,7 @@ def influence(drawn: Drawn, name: str, model: str | None) -> Spec:
         layers.append({"data": _values([{"dot": facts["median"]}]), "mark": _DASHED, "encoding": {"x": x}})
         if facts["n_without"]:
             words.append(f"{facts['n_without']:,} without a finite dot")
-        size = f" ({facts['n_samples']:,} samples)" if facts["n_samples"] else ""
+        size = f" ({number_of(facts['n_samples'], 'sample')})" if facts["n_samples"] else ""
         title = {"text": f"{task}{size}", "subtitle": "; ".join(words), "fontSize": 12}
         parts.append({"title": title, "layer": layers, "width": _WIDTH, "height": 110})
     subtitle = "bins of equal width on the axis, which is logarithmic away from zero"

@@ -416,6 +416,12 @@ def tasks(ground: Ground) -> Drawn:
         dot = np.full(len(samples), np.nan)
         read = {"run_id": run_id, "validation_set_id": one["validation_set_id"]}
         samples.scatter(ground.store, {"dot": dot}, "store/dots_of_set", **read)
+        if not np.isfinite(dot).any():
+            raise MissingScoresError(
+                f"the validation set `{one['name']}` of run {run_id} has no dots on dataset `{ground.name}`, so no "
+                "sample is known to be closest to any",
+                "score the dataset with it, too",
+            )
         is_known &= np.isfinite(dot)
         tasks_of.add(dot)
     closest = tasks_of.where(is_known)

@@ -21,7 +21,7 @@ from diq.plot import charts, data
 from diq.plot.ground import Ground, grounded, training_datasets
 from diq.reporting.blocks import Commands, Figure, Listed, Samples, Section, Table, Words
 from diq.reporting.options import ReportOptions
-from diq.selection.compare import compare
+from diq.selection.compare import Profile, compare
 from diq.selection.options import QUADRANT_STRATEGIES, SelectOptions
 from diq.selection.ranking import read_row
 from diq.store.store import Store
@@ -367,7 +367,7 @@ def _side_by_side(store: Store, options: ReportOptions, numbers: Sequence[int]) 
     section = Section("Selections side by side")
     section.blocks.append(Figure("overlap", charts.overlap(data.overlap(store, numbers))))
     rows = [
-        (name, one.strategy, one.ratio, one.n, *(one.scores.get(score, {}).get("median") for score in _SCORES))
+        (name, one.strategy, one.ratio, one.n, *(_median(everyone, one, score) for score in _SCORES))
         for name, one in zip(names, everyone, strict=True)
     ]
     section.blocks.append(
@@ -386,6 +386,15 @@ def _side_by_side(store: Store, options: ReportOptions, numbers: Sequence[int]) 
 
 
 _SCORES = ("difficulty", "dot", "loss", "answer_tokens")
+
+
+def _median(everyone: Sequence[Profile], one: Profile, score: str) -> str | float | None:
+    """A median, with the ranking that it is of where not all are of the same: these cannot be compared."""
+    median = one.scores.get(score, {}).get("median")
+    rankings = {other.measured_by.get(score) for other in everyone if score in other.scores}
+    if median is None or len(rankings) < 2:
+        return median
+    return f"{median:.4g} (ranking {one.measured_by[score]})"
 
 
 def _models(store: Store, options: ReportOptions) -> list[Section]:

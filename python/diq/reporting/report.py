@@ -68,12 +68,14 @@ def report(options: ReportOptions) -> Report:
     text = page(title, about, made)
     write_text(output, text)
     figures = [] if options.figures is None else _write_figures(Path(options.figures), made)
+    notes = [one.text for part in made for one in part.blocks if isinstance(one, Words) and one.is_note]
     return Report(
         output=str(output),
         size_bytes=len(text.encode("utf-8")),
         sections=[one.title for one in made],
         figures=figures,
-        notes=[one.text for part in made for one in part.blocks if isinstance(one, Words) and one.is_note],
+        # several parts may lack the same
+        notes=list(dict.fromkeys(notes)),
     )
 
 

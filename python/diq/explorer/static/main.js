@@ -177,7 +177,12 @@ function sliders() {
   $("ratio-text").addEventListener("change", () => {
     const typed = $("ratio-text").value.trim();
     const value = typed.endsWith("%") ? Number(typed.slice(0, -1)) / 100 : Number(typed);
-    if (value > 0) $("ratio").value = Math.log10(value);
+    // what is no ratio would stop every other answer, too
+    if (!(value > 0 && value <= 1)) {
+      $("ratio-text").value = look.ratio;
+      return;
+    }
+    $("ratio").value = Math.log10(value);
     ratio(typed);
   });
   $("percentile").value = look.percentile;

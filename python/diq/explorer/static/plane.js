@@ -250,7 +250,10 @@ export class Plane {
   #explain(theme, most, total) {
     const swatch = (name, text) => element("span", {}, element("span", { className: `swatch ${name}` }), text);
     if (!total) {
-      this.legend.replaceChildren("Nothing passes the brushes of the other columns: clear one of them.");
+      const isBrushed = this.facts.columns.some((one) => one.brush || one.values);
+      this.legend.replaceChildren(
+        isBrushed ? "Nothing passes the brushes of the other columns: clear one of them." : "No sample has both numbers of this plane: the notes above say what is missing.",
+      );
     } else if (this.colour === "density") {
       const bar = element("canvas", { width: 90, height: 1 });
       bar.getContext("2d").putImageData(
