@@ -415,7 +415,10 @@ def ratios(results: Results, average: str = "all") -> Spec | None:
     over = {"all": "all", "standard": "the standard", "challenging": "the challenging"}[average]
     return _chart(
         f"Accuracy over {over} benchmarks and ratio kept",
-        "bars: one standard error on each side" if any(one["low"] < one["accuracy"] for one in rows) else "",
+        [
+            *(["bars: one standard error on each side"] if any(one["low"] < one["accuracy"] for one in rows) else []),
+            *(["beside a line: the model whose dots chose"] if any(one["by"] for one in rows) else []),
+        ],
         vconcat=panels,
         resolve={"scale": {"color": "shared"}},
     )
@@ -442,19 +445,27 @@ def _ratio_panel(model: str, rows: Sequence[Mapping[str, Any]], colour: Spec, so
             {"data": data, "mark": "rule", "encoding": {**places, **ends}},
             {"data": data, "mark": point, "encoding": {**places, "shape": source, "tooltip": tips}},
         ]
+        # lines of one colour are told apart by whose dots they are
+        last: dict[str, Mapping[str, Any]] = {}
+        for one in sorted(kept, key=lambda one: one["ratio"]):
+            last[one["series"]] = one
+        if named := [one for one in last.values() if one["by"]]:
+            word = {"type": "text", "align": "left", "dx": 7, "fontSize": 10}
+            layers.append({"data": _values(named), "mark": word, "encoding": {"x": x, "y": y, "text": _name("by")}})
     if flat:
-        word = {"type": "text", "align": "left", "dx": 4, "dy": -6, "limit": _WIDTH}
+        # on the right, where a ratio of 100 % would be
+        word = {"type": "text", "align": "right", "dx": -4, "dy": -6, "limit": _WIDTH}
         data = _values(flat)
         layers += [
             {"data": data, "mark": {**_DASHED, "strokeDash": [2, 3]}, "encoding": {"y": y, "tooltip": tips}},
-            {"data": data, "mark": word, "encoding": {"x": {"value": 0}, "y": y, "text": _name("label")}},
+            {"data": data, "mark": word, "encoding": {"x": {"value": _WIDTH}, "y": y, "text": _name("label")}},
         ]
     title = {"text": model, "fontSize": 12, "fontWeight": "normal"}
     return {"title": title, "layer": layers, "width": _WIDTH, "height": 200 if kept else 90}
 
 
 def _ratio_rows(group: Group, average: str, source: str) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = []
     for line in group.rows:
         cell = line.cells.get(average)
         if cell is None:
@@ -462,14 +473,17 @@ def _ratio_rows(group: Group, average: str, source: str) -> list[dict[str, Any]]
         error = cell.standard_error or 0.0
         strategy = {"base": "not trained", "full": "everything"}.get(line.setting, line.setting)
         more = f", then DPO{f' on {line.preference}' if line.preference else ''}" if line.preference is not None else ""
-        told = f"{strategy}{f' of {line.dataset}' if line.dataset else ''}{more} ({source})"
+        by = f", by dots of {line.influence}" if line.influence else ""
+        told = f"{strategy}{f' of {line.dataset}' if line.dataset else ''}{by}{more} ({source})"
         found.append(
             {
                 "model": group.base,
                 "source": source,
                 "strategy": strategy,
                 # a line of the paper may be one of several with the same settings, by other models' dots
-                "series": f"{line.dataset} {strategy} {line.preference} {source} {line.table} {line.influence}",
+                "series": f"{line.dataset} {strategy} {line.preference} {source} {line.influence}",
+                "by": line.influence or "",
+                "table": line.table,
                 "label": told,
                 "ratio": float(line.ratio) if line.ratio is not None and line.setting != "full" else None,
                 "accuracy": cell.accuracy,
@@ -477,6 +491,14 @@ def _ratio_rows(group: Group, average: str, source: str) -> list[dict[str, Any]]
                 "high": cell.accuracy + error,
             }
         )
+    # tables that repeat a line in other numbers are two lines
+    places: dict[tuple[Any, Any], set[Any]] = {}
+    for row in found:
+        places.setdefault((row["series"], row["ratio"]), set()).add(row["accuracy"])
+    differing = {series for (series, _), values in places.items() if len(values) > 1}
+    for row in found:
+        if row["series"] in differing:
+            row["series"] += f" {row['table']}"
     return found
 
 
