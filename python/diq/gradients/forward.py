@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -87,7 +88,9 @@ class Forward:
 
     def _along(self, batch: Batch, column: MatrixGradients, step: float) -> tuple[TokenLosses, Tensor]:
         if not self.central:
-            with forward_ad.dual_level(), _dual(self.weights, column):
+            with warnings.catch_warnings(), forward_ad.dual_level(), _dual(self.weights, column):
+                # torch's own rules, which it compiles when the first of them is wanted
+                warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
                 token = token_losses(self.model, batch)
                 value, tangent = forward_ad.unpack_dual(token.values)  # type: ignore[no-untyped-call]
                 if tangent is None:
