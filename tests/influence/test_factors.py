@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import diq
-from conftest import ingest_rows, write_jsonl
+from conftest import KillAt, ingest_rows, run_killed, write_jsonl
 from diq.base.errors import RunFailedError, UsageError
 from diq.gradients.engine import Engine, EngineSettings
 from diq.gradients.validation import ValidationTokens
@@ -101,25 +101,16 @@ def test_a_kill_between_parts_leaves_what_one_pass_leaves(
     whole = tmp_path / "whole.duckdb"
     whole.write_bytes(store.read_bytes())
     undisturbed = score(whole, tiny_llama_chat_folder)
-    for seen in (2, 5):
-        code = f"""
-            import os, signal
-            from pathlib import Path
-            import diq
-            from diq.influence import factors as stage
-            from diq.gradients import factors as files
-            stage._PART = 4
-            write, seen = files._write, []
-            def killed(path, tensors):
-                write(path, tensors)
-                seen.append(path)
-                if len(seen) == {seen}:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            files._write = killed
-            diq.score_influence("pool", model={str(tiny_llama_chat_folder)!r}, store={str(store)!r},
-                precondition="ekfac", factor_samples=16, dtype="float32", device="cpu", folds=1)
-        """
-        run_code_killed(code)
+    for what in ("moments", "rotated squares"):
+        run_killed(
+            score,
+            store,
+            tiny_llama_chat_folder,
+            progress=KillAt(f"factors: {what}", 2),
+            patches={"diq.influence.factors._PART": 4},
+        )
+        (folder,) = Path(f"{store}.factors").iterdir()
+        assert len(list(folder.glob(f"{what.replace(' ', '-')}-*.safetensors"))) == 2
     resumed = score(store, tiny_llama_chat_folder)
     assert dots(store, resumed.run_id) == dots(whole, undisturbed.run_id)
     (mine,), (theirs,) = (list(Path(f"{one}.factors").iterdir()) for one in (store, whole))
@@ -128,16 +119,6 @@ def test_a_kill_between_parts_leaves_what_one_pass_leaves(
     # the sums of the parts are gone
     names = [".lock", "bases.safetensors", "factors.json", "values.safetensors"]
     assert sorted(one.name for one in mine.iterdir()) == names
-
-
-def run_code_killed(code: str) -> None:
-    import signal
-    import subprocess
-    import sys
-    import textwrap
-
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
 def test_several_processes_give_the_same_factors(

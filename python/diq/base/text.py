@@ -77,7 +77,7 @@ def counted(reasons: Mapping[str, int], *, shown: int = 5) -> str:
     return "; ".join([*told, f"other reasons ({rest:,})"] if rest else told)
 
 
-def number_of(n: int, noun: str) -> str:
+def amount(n: int, noun: str) -> str:
     """A number with what it counts: ``1 sample``, ``2,000 samples``."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import diq
-from diq.base.text import counted, number_of
+from diq.base.text import amount, counted
 from diq.cli.console import conversation_lines, print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.samples.options import IngestOptions
@@ -54,7 +54,7 @@ def ingest(as_json: bool, quiet: bool, **given: Any) -> None:
     if summary.validation_set:
         drawn = summary.validation_set
         how = "all of them" if drawn["seed"] is None else f"drawn with seed {drawn['seed']}"
-        click.echo(f"validation set `{drawn['name']}`: {number_of(drawn['n_samples'], 'sample')}, {how}")
+        click.echo(f"validation set `{drawn['name']}`: {amount(drawn['n_samples'], 'sample')}, {how}")
     if summary.n_rejects:
         reasons = Counter[str]()
         for source in summary.sources:

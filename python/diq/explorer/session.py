@@ -210,5 +210,5 @@ def _multiplied(facts: dict[str, Any], times: float) -> dict[str, Any]:
             return {name: more(one) for name, one in value.items()}
         return [more(one) for one in value] if isinstance(value, list) else round(value * times)
 
-    counted = ("n", "n_scored", "quadrants", "n_selected", "selected", "passing", "compare")
+    counted = ("n_scored", "quadrants", "n_selected", "selected", "passing", "compare")
     return facts | {name: more(facts[name]) for name in counted if facts[name] is not None}

@@ -22,7 +22,7 @@ from diq.base.draws import number_of
 from diq.base.errors import RunFailedError, UsageError
 from diq.base.files import lock, write_text
 from diq.base.fingerprint import canonical_json, fingerprint_of
-from diq.base.text import number_of as counted
+from diq.base.text import amount
 from diq.gradients.engine import common_settings
 from diq.gradients.engines import Engines
 from diq.gradients.factors import BASES_FILE, VALUES_FILE, Sums
@@ -167,7 +167,7 @@ def _encoded(
             numbers.append(np.random.default_rng(seed).random(len(one.ids)))
     if not samples:
         raise UsageError(
-            f"none of {counted(len(rows), 'factor sample')} of `{job.data['name']}` has an answer token",
+            f"none of {amount(len(rows), 'factor sample')} of `{job.data['name']}` has an answer token",
             "raise --max-length",
         )
     if len(samples) < len(rows):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diq.base.text import number_of
+from diq.base.text import amount
 from diq.costs.account import Account
 from diq.evaluation.groups import Group, Results
 from diq.plot.data import Drawn
@@ -176,7 +176,7 @@ def quadrants(drawn: Drawn, name: str, model: str | None, selection: str | None)
             }
         )
     cuts = f"tau = {facts['tau']:.4g} and the median {kind}, {facts['median']:.3g}"
-    lines = [f"{number_of(facts['n'], 'sample')}; dashed: {cuts}"]
+    lines = [f"{amount(facts['n'], 'sample')}; dashed: {cuts}"]
     if selection is not None:
         lines.append(f"outlined: cells of which {selection} takes more than half")
     return _chart(f"Difficulty and influence of {name}", lines, layer=layers, width=_WIDTH, height=340)
@@ -249,7 +249,7 @@ def influence(drawn: Drawn, name: str, model: str | None) -> Spec:
         layers.append({"data": _values([{"dot": facts["median"]}]), "mark": _DASHED, "encoding": {"x": x}})
         if facts["n_without"]:
             words.append(f"{facts['n_without']:,} without a finite dot")
-        size = f" ({number_of(facts['n_samples'], 'sample')})" if facts["n_samples"] else ""
+        size = f" ({amount(facts['n_samples'], 'sample')})" if facts["n_samples"] else ""
         title = {"text": f"{task}{size}", "subtitle": "; ".join(words), "fontSize": 12}
         parts.append({"title": title, "layer": layers, "width": _WIDTH, "height": 110})
     subtitle = "bins of equal width on the axis, which is logarithmic away from zero"

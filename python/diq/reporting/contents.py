@@ -11,7 +11,7 @@ from diq.base.command import option_words, shell
 from diq.base.errors import DiqError, MissingScoresError, UsageError
 from diq.base.options import fields_of
 from diq.base.progress import Progress
-from diq.base.text import Ratio, number_of, short
+from diq.base.text import Ratio, amount, short
 from diq.evaluation.groups import Group
 from diq.evaluation.results import results
 from diq.evaluation.tables import HEADS, footnotes, percent, title
@@ -139,7 +139,7 @@ def _of_dataset(
 def _of_validation_set(ground: Ground) -> Section:
     """What there is to say of samples that others are scored against."""
     name = ground.name
-    text = f"`{name}` holds {number_of(ground.data['n_samples'], 'validation sample')}"
+    text = f"`{name}` holds {amount(ground.data['n_samples'], 'validation sample')}"
     rows = ground.store.rows("reporting/runs_against_dataset", dataset_id=ground.data["dataset_id"])
     if rows:
         runs = ", ".join(f"run {one['run_id']} on `{one['dataset']}`" for one in rows)
@@ -150,9 +150,9 @@ def _of_validation_set(ground: Ground) -> Section:
 
 def _dataset_words(store: Store, ground: Ground) -> str:
     row = next(one for one in store.rows("store/list_datasets") if one["name"] == ground.name)
-    text = f"`{ground.name}` holds {number_of(ground.data['n_samples'], 'sample')}"
+    text = f"`{ground.name}` holds {amount(ground.data['n_samples'], 'sample')}"
     if row["n_duplicates"] or row["n_rejects"]:
-        text += f" ({number_of(row['n_duplicates'], 'repeated row')} and {row['n_rejects']:,} rejected were left out)"
+        text += f" ({amount(row['n_duplicates'], 'repeated row')} and {row['n_rejects']:,} rejected were left out)"
     if ground.ranked is None:
         return text + "."
     left = f"; {ground.ranked.n_unscored:,} lack one and are ranked nowhere" if ground.ranked.n_unscored else ""
@@ -206,9 +206,7 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
         )
     if row["n_excluded"]:
         found.append(
-            Words(
-                f"Guards left out {number_of(row['n_excluded'], 'sample')}; the table `exclusions` says which and why."
-            )
+            Words(f"Guards left out {amount(row['n_excluded'], 'sample')}; the table `exclusions` says which and why.")
         )
     return found
 
