@@ -284,7 +284,7 @@ def test_any_batch_gives_the_same_factors(build: Any) -> None:
 def test_what_has_no_factor_counts_nothing_and_what_is_flat_is_not_divided_by() -> None:
     v = {"a": torch.ones(2, 3), "b": torch.ones(2, 3), "c": torch.ones(2, 3)}
     factors = {"a": Factor(torch.full((2, 3), 4.0)), "b": Factor(torch.zeros(2, 3))}
-    solved = precondition(v, factors, 0.5)
+    (solved,) = precondition([v], factors.get, 0.5)
     torch.testing.assert_close(solved["a"], torch.full((2, 3), 1 / 6))
     assert not solved["b"].any()
     assert not solved["c"].any()

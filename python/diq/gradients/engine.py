@@ -273,32 +273,11 @@ class Engine:
             yield gradient if self.settings.factors is None else self._preconditioned(gradient)
 
     def _preconditioned(self, gradient: ValidationGradient) -> ValidationGradient:
-        settings = self.settings
-        assert settings.factors is not None
-        solved: list[MatrixGradients] = [{} for _ in gradient.folds]
-        unknown = []
-        for name in gradient.folds[0]:
-            # one at a time: all factors together are larger than the model
-            factor = read_factor(settings.factors, settings.precondition, name, self.device)
-            if factor is None or not factor.values.any():
-                unknown.append(name)
-                factor = None
-            elif factor.is_singular(settings.damping):
-                raise RunFailedError(
-                    f"the curvature of `{name}` is singular: the factor samples do not reach all its directions, and "
-                    f"--damping {settings.damping:g} adds nothing",
-                    "give --damping 0.1, or more --factor-samples",
-                )
-            for fold, found in zip(gradient.folds, solved, strict=True):
-                found |= precondition({name: fold[name]}, {} if factor is None else {name: factor}, settings.damping)
-        if unknown:
-            log.warning(
-                "%d of %d matrices saw no factor sample (experts that no token was sent to): they count nothing, first "
-                "`%s`",
-                len(unknown),
-                len(gradient.folds[0]),
-                unknown[0],
-            )
+        folder, kind = self.settings.factors, self.settings.precondition
+        assert folder is not None
+        solved = precondition(
+            gradient.folds, lambda name: read_factor(folder, kind, name, self.device), self.settings.damping
+        )
         return ValidationGradient(tuple(solved), gradient.sizes)
 
     # factors -----------------------------------------------------------------------------------------------------
@@ -314,34 +293,21 @@ class Engine:
             numbers: of each token of each sample, to draw labels by; None takes the real labels.
             path: the file; of squares in an eigenbasis, the bases lie in its folder.
         """
-        lengths = np.asarray([len(one.ids) for one in samples], np.int64)
-        longest = int(lengths.max())
+        bases = read_bases(path.parent, self.device) if what == "rotated squares" else None
 
-        def attempt(budget: int) -> MomentsRecorder | SquaresRecorder:
-            recorder = MomentsRecorder() if what == "moments" else SquaresRecorder(self._bases(what, path.parent))
-            batches = []
-            for rows in self._plan(lengths, budget):
-                batch = collate([samples[i] for i in rows])
-                batches.append((batch, None if numbers is None else Draw.of(batch, [numbers[i] for i in rows])))
-            with self._checkpointing():
-                run(self.model, self.weights, batches, recorder, reduction=self.settings.reduction)
+        def add(batches: list[npt.NDArray[np.int64]]) -> MomentsRecorder | SquaresRecorder:
+            recorder = MomentsRecorder() if what == "moments" else SquaresRecorder(bases)
+            collated = ((collate([samples[i] for i in rows]), rows) for rows in batches)
+            drawn = (
+                (batch, None if numbers is None else Draw.of(batch, [numbers[i] for i in rows]))
+                for batch, rows in collated
+            )
+            run(self.model, self.weights, drawn, recorder, reduction=self.settings.reduction)
             return recorder
 
         with one_line_of_memory("the factors", "use --dtype bfloat16, fewer --params, or --precondition none"):
-            recorder = self._in_memory(
-                lambda: halving(
-                    attempt,
-                    self.token_budget,
-                    least=longest,
-                    what="padded tokens",
-                    one=_one_sample(longest),
-                    hint=_HINT,
-                )
-            )
+            recorder = self._in_batches(samples, add)
         write_sums(path, recorder.found)
-
-    def _bases(self, what: Sums, folder: Path) -> dict[str, tuple[Tensor, Tensor]] | None:
-        return read_bases(folder, self.device) if what == "rotated squares" else None
 
     def put_together(self, what: Sums, parts: Sequence[Path], n_samples: int) -> None:
         """Make factors of the sums of all parts, and write them beside these.
@@ -376,13 +342,25 @@ class Engine:
         Raises:
             RunFailedError: one sample alone does not fit.
         """
+
+        def mean(batches: list[npt.NDArray[np.int64]]) -> MatrixGradients:
+            collated = [collate([samples[i] for i in rows]) for rows in batches]
+            return mean_gradient(self.model, self.weights, collated, reduction=self.settings.reduction)
+
+        return self._in_batches(samples, mean)
+
+    def _in_batches(self, samples: Sequence[Tokens], use: Callable[[list[npt.NDArray[np.int64]]], Found]) -> Found:
+        """What is made of samples in batches, each given as rows; smaller ones where memory is short.
+
+        Raises:
+            RunFailedError: one sample alone does not fit.
+        """
         lengths = np.asarray([len(one.ids) for one in samples], np.int64)
         longest = int(lengths.max())
 
-        def attempt(budget: int) -> MatrixGradients:
-            batches = [collate([samples[i] for i in batch]) for batch in self._plan(lengths, budget)]
+        def attempt(budget: int) -> Found:
             with self._checkpointing():
-                return mean_gradient(self.model, self.weights, batches, reduction=self.settings.reduction)
+                return use(list(self._plan(lengths, budget)))
 
         return self._in_memory(
             lambda: halving(

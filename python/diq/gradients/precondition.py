@@ -19,18 +19,22 @@ re-fitted eigenvalues; Grosse et al. (2023, arXiv 2308.03296), section 2.2 and a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from diq.base.errors import RunFailedError
 from diq.gradients.backward import MatrixGradients, Recorder, backward_pass
 from diq.gradients.dots import refuse_twice
 from diq.gradients.losses import Draw, slices, wide
 from diq.gradients.options import Reduction
 from diq.models.layers import Weight
 from diq.models.tokens import Batch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +88,7 @@ class Factor:
 
     def solve(self, gradient: Tensor, damping: float) -> Tensor:
         """``(P + damping * mean(P) I)^-1`` times a gradient ``[out, in]``; 0 where the curvature is 0 everywhere."""
-        gradient = wide(gradient)
-        size = self.values.sqrt() if self.is_root else self.values
-        size = size + damping * size.mean()
+        gradient, size = wide(gradient), self._size(damping)
         if self.left is None or self.right is None:
             return _divided(gradient, size)
         turned = self.left.T @ gradient @ self.right
@@ -94,8 +96,13 @@ class Factor:
 
     def is_singular(self, damping: float) -> bool:
         """Whether a gradient would be divided by nothing but rounding."""
-        size = self.values + damping * self.values.mean()
+        size = self._size(damping)
         return bool(size.min() <= torch.finfo(size.dtype).eps * size.mean())
+
+    def _size(self, damping: float) -> Tensor:
+        """What a gradient is divided by."""
+        size = self.values.sqrt() if self.is_root else self.values
+        return size + damping * size.mean()
 
 
 def _eigen(moment: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,10 +192,41 @@ def run(
         backward_pass(model, weights, batch.to(device), [recorder], reduction=reduction, draw=placed)
 
 
-def precondition(gradient: MatrixGradients, factors: Mapping[str, Factor], damping: float) -> MatrixGradients:
-    """A validation gradient with the inverse curvature before it; matrices without a factor become 0."""
-    solved = {}
-    for name, matrix in gradient.items():
-        factor = factors.get(name)
-        solved[name] = torch.zeros_like(matrix) if factor is None else factor.solve(matrix, damping).to(matrix.dtype)
+def precondition(
+    folds: Sequence[MatrixGradients], factor_of: Callable[[str], Factor | None], damping: float
+) -> list[MatrixGradients]:
+    """Validation gradients with the inverse curvature before them; matrices without a factor become 0, in the log.
+
+    Args:
+        folds: mean gradients of the same matrices.
+        factor_of: gives the factor of a matrix by its name, one at a time: all together may be larger than the model.
+        damping: relative to the mean of what is divided by.
+
+    Raises:
+        RunFailedError: a curvature is singular, and nothing damps it.
+    """
+    solved: list[MatrixGradients] = [{} for _ in folds]
+    unknown = []
+    for name in folds[0]:
+        factor = factor_of(name)
+        if factor is None or not factor.values.any():
+            unknown.append(name)
+            for fold, found in zip(folds, solved, strict=True):
+                found[name] = torch.zeros_like(fold[name])
+            continue
+        if factor.is_singular(damping):
+            raise RunFailedError(
+                f"the curvature of `{name}` is singular: the factor samples do not reach all its directions, and "
+                f"--damping {damping:g} adds nothing",
+                "give --damping 0.1, or more --factor-samples",
+            )
+        for fold, found in zip(folds, solved, strict=True):
+            found[name] = factor.solve(fold[name], damping).to(fold[name].dtype)
+    if unknown:
+        log.warning(
+            "%d of %d matrices saw no factor sample (experts without a token): they count nothing, first `%s`",
+            len(unknown),
+            len(folds[0]),
+            unknown[0],
+        )
     return solved
