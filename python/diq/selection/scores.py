@@ -26,7 +26,8 @@ from diq.influence.stored import (
     takes_largest,
 )
 from diq.selection.options import DIFFICULTY_STRATEGIES, DOT_STRATEGIES, QUADRANT_STRATEGIES, TEXT_STRATEGIES
-from diq.store.store import Store, listed_runs
+from diq.store.runs import one_run
+from diq.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -129,13 +130,13 @@ def choose_runs(
         elif asked is None and others:
             candidates = others
         wanted = f"influence scores of model `{model}`" + (" by method less" if less else "")
-        influence = _one_run(store, candidates, asked, wanted, data, command, "--run")
+        influence = one_run(store, candidates, asked, wanted, data, command, "--run")
         _warn_of_predictions(store, influence)
         _warn_of_namesakes(store, model, influence)
     if strategy in DIFFICULTY_STRATEGIES:
         candidates = store.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
         command = f"diq score difficulty {quoted(name)} --model CLASSIFIER"
-        difficulty = _one_run(
+        difficulty = one_run(
             store,
             candidates,
             asked_difficulty,
@@ -154,7 +155,7 @@ def choose_runs(
             _check_model(store, owner, command)
         candidates = store.rows("store/candidate_runs", kind=strategy, dataset_id=data["dataset_id"], model=owner)
         wanted = f"{strategy} scores" + (f" of `{owner}`" if owner else "")
-        score = _one_run(store, candidates, asked, wanted, data, command, "--run")
+        score = one_run(store, candidates, asked, wanted, data, command, "--run")
         if owner is not None:
             _warn_of_namesakes(store, owner, score)
     return Runs(influence, difficulty, score)
@@ -192,54 +193,6 @@ def _check_model(store: Store, name: str, command: str) -> None:
     known = [row["name"] for row in store.rows("store/list_models")]
     if name not in known:
         raise UsageError(f"no model named `{name}` in `{store.path}`", did_you_mean(name, known) or f"run `{command}`")
-
-
-def _one_run(
-    store: Store,
-    candidates: list[dict[str, Any]],
-    asked: int | None,
-    wanted: str,
-    data: dict[str, Any],
-    command: str,
-    option: str,
-    dimension: str | None = None,
-) -> int:
-    there = candidates
-    if asked is not None:
-        candidates = [one for one in there if one["run_id"] == asked]
-        wanted += f" in run {asked}"
-    if not candidates:
-        raise MissingScoresError(
-            f"no {wanted} on dataset `{data['name']}`: found 0 of {data['n_samples']} samples",
-            f"name another with {option}: {listed_runs(there)}" if there else f"run `{command}`",
-        )
-    sealed = [one for one in candidates if one["state"] == "sealed"]
-    if len(sealed) == 1:
-        return int(sealed[0]["run_id"])
-    listed = sealed or candidates[:1]
-    counts = {
-        row["run_id"]: row["n"]
-        for row in store.rows(
-            "selection/count_scored_samples",
-            dataset=data["name"],
-            run_ids=[one["run_id"] for one in listed],
-            dimension=dimension,
-        )
-    }
-    if not sealed:
-        raise MissingScoresError(
-            f"the {wanted} on dataset `{data['name']}` are not finished: "
-            f"found {counts.get(listed[0]['run_id'], 0)} of {data['n_samples']} samples",
-            f"run `{command}` again: it goes on where it stopped",
-        )
-    text = "; ".join(
-        f"{one['run_id']} ({one['label']}, {counts.get(one['run_id'], 0)} samples, {one['created_at']:%Y-%m-%d %H:%M})"
-        for one in listed
-    )
-    raise MissingScoresError(
-        f"dataset `{data['name']}` has {wanted} from {len(sealed)} runs: {text}",
-        f"name one with {option} {sealed[-1]['run_id']}",
-    )
 
 
 def settled_weights(store: Store, request: Request, runs: Runs, asked: Sequence[str]) -> dict[str, float] | None:
@@ -303,7 +256,7 @@ def read_scores(
     halves = half_sizes = None
     if runs.difficulty is not None:
         found = store.arrow(
-            "selection/levels_of_dataset",
+            "store/levels_of_dataset",
             dataset_id=dataset_id,
             difficulty=request.difficulty,
             difficulty_run=runs.difficulty,

@@ -1,0 +1,71 @@
+"""Which run of several is meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diq.base.errors import MissingScoresError
+from diq.store.store import Store, listed_runs
+
+
+def one_run(
+    store: Store,
+    candidates: list[dict[str, Any]],
+    asked: int | None,
+    wanted: str,
+    data: dict[str, Any],
+    command: str,
+    option: str,
+    dimension: str | None = None,
+) -> int:
+    """The number of the one finished run, or of the one that was asked for.
+
+    Args:
+        store: an open store.
+        candidates: rows of the query ``candidate_runs``.
+        asked: number of a run; None takes the only one.
+        wanted: what is looked for, for people.
+        data: the dataset.
+        command: what makes such a run.
+        option: the option that names a run.
+        dimension: of a difficulty; None for other scores.
+
+    Raises:
+        MissingScoresError: no run, none that is finished, or several.
+    """
+    there = candidates
+    if asked is not None:
+        candidates = [one for one in there if one["run_id"] == asked]
+        wanted += f" in run {asked}"
+    if not candidates:
+        raise MissingScoresError(
+            f"no {wanted} on dataset `{data['name']}`: found 0 of {data['n_samples']} samples",
+            f"name another with {option}: {listed_runs(there)}" if there else f"run `{command}`",
+        )
+    sealed = [one for one in candidates if one["state"] == "sealed"]
+    if len(sealed) == 1:
+        return int(sealed[0]["run_id"])
+    listed = sealed or candidates[:1]
+    counts = {
+        row["run_id"]: row["n"]
+        for row in store.rows(
+            "store/count_scored_samples",
+            dataset=data["name"],
+            run_ids=[one["run_id"] for one in listed],
+            dimension=dimension,
+        )
+    }
+    if not sealed:
+        raise MissingScoresError(
+            f"the {wanted} on dataset `{data['name']}` are not finished: "
+            f"found {counts.get(listed[0]['run_id'], 0)} of {data['n_samples']} samples",
+            f"run `{command}` again: it goes on where it stopped",
+        )
+    text = "; ".join(
+        f"{one['run_id']} ({one['label']}, {counts.get(one['run_id'], 0)} samples, {one['created_at']:%Y-%m-%d %H:%M})"
+        for one in listed
+    )
+    raise MissingScoresError(
+        f"dataset `{data['name']}` has {wanted} from {len(sealed)} runs: {text}",
+        f"name one with {option} {sealed[-1]['run_id']}",
+    )
