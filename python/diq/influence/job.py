@@ -19,7 +19,8 @@ from diq.gradient_index.options import Element
 from diq.gradients.engine import EngineFacts, EngineSettings, Result
 from diq.gradients.engines import Engines
 from diq.gradients.validation import ValidationFacts, ValidationTokens
-from diq.influence.stored import no_dot_reason
+from diq.influence.partial import Aim
+from diq.influence.stored import NO_ANSWER, no_dot_reason
 from diq.models.source import ModelSource
 from diq.models.tokens import Template, TokenFile, Tokenization, Tokens, load_tokenization
 from diq.scoring.harness import Batch, Scorer
@@ -48,6 +49,7 @@ class Job:
     element: Element
     index: Path | None
     factor_samples: int
+    aim: Aim | None
     progress: Progress | None
 
     @property
@@ -186,12 +188,16 @@ class EngineScorer(Scorer):
     def read(self, conversations: Sequence[Sequence[Message]]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
         """See ``Scorer``."""
         nothing = Tokens(np.zeros(0, np.int32), 0)
-        encoded = self._tokenization.encode(conversations)
-        for one in encoded:
-            # one without tokens has its place too, so that places are those of the dataset
-            self.tokens.append(nothing if isinstance(one, str) else one)
-        lengths = np.asarray([0 if isinstance(one, str) else len(one.ids) for one in encoded], np.int64)
-        return lengths, {i: one for i, one in enumerate(encoded) if isinstance(one, str)}
+        lengths, refused = np.zeros(len(conversations), np.int64), {}
+        for i, one in enumerate(self._tokenization.encode(conversations)):
+            if isinstance(one, Tokens) and one.answer_tokens:
+                self.tokens.append(one)
+                lengths[i] = len(one.ids)
+            else:
+                # it has its place too, so that places are those of the dataset
+                self.tokens.append(nothing)
+                refused[i] = NO_ANSWER if isinstance(one, Tokens) else one
+        return lengths, refused
 
     def score(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Result]]:
         """See ``Scorer``."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from decimal import Decimal
 from typing import Annotated, Any
 
+from diq.base.config import Dimension
 from diq.base.errors import UsageError
 from diq.base.options import (
     AnswersOf,
@@ -26,12 +28,14 @@ from diq.base.options import (
     Option,
     ValidationSets,
 )
+from diq.base.text import Ratio
 from diq.gradient_index.options import Element
 from diq.gradients.options import Formula, Kind, Method, Precondition, Reduction
 from diq.models.options import batch_tokens
 
 _PROJECTED, _INDEXED = Needs("method", ("projected",)), Needs("method", ("projected", "less"))
 _RANDOM = Excludes("kind", ("subspace",))
+_OF_PART = Needs("for_ratio")
 _PRECONDITIONED = Needs("precondition", ("adam", "kfac", "ekfac"))
 
 # parts of each validation set where nothing was asked: two for standard errors, one where each costs a pass
@@ -120,6 +124,27 @@ class ScoreInfluenceOptions(InStore):
         int | None,
         Option("Samples of DATASET that the curvature is taken of.", metavar="N", default="2000", least=1),
         _PRECONDITIONED,
+    ] = None
+    for_ratio: Annotated[
+        str | float | Decimal | None,
+        Option(
+            "Score only what decides a selection of this ratio by strategy diq: the samples above the difficulty "
+            "threshold, and a random few of the others. Needs the difficulty; about half the price.",
+            metavar="RATIO",
+            check=Ratio.parse,
+        ),
+        Needs("method", ("exact", "forward", "central")),
+        Excludes("checkpoint"),
+    ] = None
+    difficulty: Annotated[Dimension, Option("Dimension of the difficulty of that selection."), _OF_PART] = "overall"
+    difficulty_percentile: Annotated[
+        float, Option("p of its threshold.", least=0, most=1, hint="give 0.5 for the median"), _OF_PART
+    ] = 0.5
+    difficulty_threshold: Annotated[
+        float | None, Option("An absolute threshold in its place.", hint="give a value such as 3"), _OF_PART
+    ] = None
+    difficulty_run: Annotated[
+        int | None, Option("Difficulty run, when the dataset has several.", metavar="NUMBER"), _OF_PART
     ] = None
     kind: Annotated[Kind | None, Option("Kind of a projection.", default="sparse; of less: rademacher"), _PROJECTED] = (
         None

@@ -15,6 +15,7 @@ import pyarrow as pa
 from diq.base.config import MAX_LENGTH
 from diq.base.errors import UsageError
 from diq.base.options import verb
+from diq.base.text import Ratio
 from diq.gradients.adam_state import read_learning_rate
 from diq.gradients.engine import EngineSettings, Result, common_settings
 from diq.gradients.engines import Engines
@@ -31,6 +32,7 @@ from diq.influence.job import (
     tell_of_dots,
 )
 from diq.influence.options import FOLDS, FOLDS_OF_A_PASS, ScoreInfluenceOptions
+from diq.influence.partial import Aim, ForRatio
 from diq.influence.score_index import adopt, score_projected
 from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_adapter, find_model
@@ -101,6 +103,16 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
         element=options.element or "float16",
         index=None if options.index is None else Path(options.index),
         factor_samples=options.factor_samples or _FACTOR_SAMPLES,
+        aim=None
+        if options.for_ratio is None
+        else Aim(
+            Ratio.parse(options.for_ratio),
+            difficulty=options.difficulty,
+            percentile=options.difficulty_percentile,
+            threshold=options.difficulty_threshold,
+            difficulty_run=options.difficulty_run,
+            norms=options.norms,
+        ),
         progress=options.progress,
     )
     if options.from_index is not None:
@@ -274,9 +286,11 @@ def _score(job: Job) -> ScoreSummary:
             yield _DotScorer(job, engines, tokenization, tokens, validation, factors)
             described.update(describe(job, engines.facts, tokenization))
 
-    summary = score_missing(job.of_dots(settings), load)
+    dots = job.of_dots(settings)
+    summary = score_missing(dots, load, None if job.aim is None else ForRatio.of(dots, job.aim))
+    partial = summary.details
     tell_of_dots(job, summary)
-    summary.details |= described
+    summary.details |= described | partial
     return summary
 
 

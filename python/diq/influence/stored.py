@@ -37,6 +37,9 @@ ONLY_WHEN_MEANT = frozenset(WHAT_IS_NOT_A_DOT)
 
 _LARGEST = frozenset({LESS, "max"})
 
+NO_ANSWER = "no answer token is left within the maximum length"
+"""Why a sample has no dot whose tokens hold no answer."""
+
 # rows that are pooled together: their columns stay in the cache meanwhile
 _BLOCK = 1 << 16
 
@@ -50,7 +53,7 @@ def no_dot_reason(loss: float, answer_tokens: int, dots: Sequence[float]) -> str
         dots: its dot with each validation set.
     """
     if answer_tokens == 0:
-        return "no answer token is left within the maximum length"
+        return NO_ANSWER
     if not math.isfinite(loss):
         return f"the loss is not finite ({loss})"
     if not all(math.isfinite(dot) for dot in dots):

@@ -7,6 +7,9 @@ The dataset is taken in its order, in blocks. A block is planned over all its sa
 batches, and with them the last bits, do not depend on how far an earlier run came. Blocks in which nothing is missing
 are left out. The texts are copied to a temporary file in one pass over the store, which is free while they are scored.
 
+Where a ``Choice`` says so, only a part of a dataset is scored, in rounds: each may depend on the scores of those before
+it. Its batches are planned over the samples of the round alone.
+
 A sample of the dataset takes 25 bytes of memory (``Samples``), where it is tokenised to disk 12 more (``TokenFile``),
 and 24 more while the batches are planned; texts and tokens are on disk, but for those of one block.
 """
@@ -39,6 +42,7 @@ from diq.scoring.job import (
     column_of_ids,
     computing,
     finish,
+    look_up,
     open_run,
     read_samples,
 )
@@ -117,16 +121,49 @@ class Scorer(ABC):
             opened.insert(self.insert, table)
 
 
-def score_missing(job: ScoreJob, load: Callable[[], AbstractContextManager[Scorer]]) -> ScoreSummary:
+class Choice(ABC):
+    """Which samples of a dataset are scored, where not all are."""
+
+    @abstractmethod
+    def settled(self, job: ScoreJob) -> ScoreSummary | None:
+        """The summary where the store has enough already; None where something must be scored."""
+
+    @abstractmethod
+    def next(self, run_id: int, samples: Samples, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
+        """The samples of the next round, ``[n]``, those that the store has included; None ends the scoring.
+
+        Args:
+            run_id: run.
+            samples: of the dataset; ``missing`` is as it is in the store.
+            usable: ``[n]`` which can be scored.
+        """
+
+    @abstractmethod
+    def finish(self, job: ScoreJob, summary: ScoreSummary) -> None:
+        """Record what the scores of the part are good for, and tell the summary."""
+
+
+def score_missing(
+    job: ScoreJob, load: Callable[[], AbstractContextManager[Scorer]], choice: Choice | None = None
+) -> ScoreSummary:
     """Score what the run lacks on the dataset; a model is loaded only where something is missing.
 
     Of several processes that ask for the same, one computes, and the others wait for it.
+
+    Args:
+        job: what is scored.
+        load: makes the scorer.
+        choice: which samples; None: all.
     """
-    summary = cached(job)
+
+    def known() -> ScoreSummary | None:
+        return cached(job) or (None if choice is None else choice.settled(job))
+
+    summary = known()
     if summary is not None:
         return summary
     with computing(job, f"{job.fingerprint[:12]}-{job.data['dataset_id']}"):
-        summary = cached(job)
+        summary = known()
         if summary is not None:
             return summary
         with load() as scorer:
@@ -134,14 +171,21 @@ def score_missing(job: ScoreJob, load: Callable[[], AbstractContextManager[Score
             summary = ScoreSummary(run_id, job.data["name"], job.data["n_samples"])
             started = time.monotonic()
             scorer.begin(run_id)
-            score_samples(job, run_id, scorer, summary)
+            score_samples(job, run_id, scorer, summary, choice)
             summary.seconds = time.monotonic() - started
-        finish(job, summary)
+        complete = choice is None or not look_up(job)[1]
+        finish(job, summary, complete=complete)
+        if choice is not None:
+            choice.finish(job, summary)
     return summary
 
 
-def score_samples(job: ScoreJob, run_id: int, scorer: Scorer, summary: ScoreSummary) -> None:
+def score_samples(
+    job: ScoreJob, run_id: int, scorer: Scorer, summary: ScoreSummary, choice: Choice | None = None
+) -> None:
     """Score what a run lacks on the dataset, block by block, and tell the summary."""
+    # a choice is made among all samples
+    assert choice is None or scorer.block_reads is None
     with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
         samples = read_samples(opened, job, run_id)
         n_missing = int(samples.missing.sum())
@@ -162,12 +206,17 @@ def score_samples(job: ScoreJob, run_id: int, scorer: Scorer, summary: ScoreSumm
             weights = lengths if scorer.block_reads is None else np.ones(len(lengths), np.int64)
             total = int(weights[missing].sum()) if scorer.block_reads is None else n_missing
             done = 0 if scorer.block_reads is None else waiting.n
-            for batch, result in scorer.score(_batches(scorer, lengths, missing, refused)):
-                wanted = batch.wanted
-                waiting.add(scorer.rows(run_id, column_of_ids(ids[wanted]), result), len(wanted))
-                summary.tokens += int(lengths[wanted].sum())
-                done += int(weights[wanted].sum())
-                job.report(job.label, done, total)
+            usable = np.ones(len(lengths), np.bool_)
+            usable[list(refused)] = False
+            for chosen in _rounds(choice, run_id, samples, usable, waiting):
+                if choice is not None:
+                    total = done + int(weights[missing & chosen].sum())
+                for batch, result in scorer.score(_batches(scorer, lengths, missing, chosen)):
+                    wanted = batch.wanted
+                    waiting.add(scorer.rows(run_id, column_of_ids(ids[wanted]), result), len(wanted))
+                    summary.tokens += int(lengths[wanted].sum())
+                    done += int(weights[wanted].sum())
+                    job.report(job.label, done, total)
     summary.n_scored = waiting.n
 
 
@@ -202,14 +251,38 @@ def _refuse(
         waiting.add(scorer.refused(run_id, column_of_ids(ids[rows]), reasons), len(rows))
 
 
+def _rounds(
+    choice: Choice | None, run_id: int, samples: Samples, usable: npt.NDArray[np.bool_], waiting: Shards
+) -> Iterator[npt.NDArray[np.bool_]]:
+    """The samples of each round: all that can be scored at once, where no choice is made."""
+    if choice is None:
+        yield usable
+        return
+    # those that cannot be scored have their reasons by now
+    samples.missing[~usable] = False
+    while True:
+        # the next round depends on what this one wrote
+        waiting.flush()
+        part = choice.next(run_id, samples, usable)
+        if part is None:
+            return
+        yield part
+        samples.missing[part] = False
+
+
 def _batches(
-    scorer: Scorer, lengths: npt.NDArray[np.int64], missing: npt.NDArray[np.bool_], refused: Mapping[int, str]
+    scorer: Scorer, lengths: npt.NDArray[np.int64], missing: npt.NDArray[np.bool_], part: npt.NDArray[np.bool_]
 ) -> Iterator[Batch]:
-    usable = np.ones(len(lengths), np.bool_)
-    usable[list(refused)] = False
-    plan = plan_batches(lengths, token_budget=scorer.token_budget, packed=scorer.packed, change=scorer.rope_change)
+    """Batches of a part of a block.
+
+    The plan is made over all samples of the part, so that it does not depend on which of them are known.
+    """
+    among = np.flatnonzero(part)
+    plan = plan_batches(
+        lengths[among], token_budget=scorer.token_budget, packed=scorer.packed, change=scorer.rope_change
+    )
     for planned in plan:
-        rows = planned[usable[planned]]
+        rows = among[planned]
         if missing[rows].any():
             yield Batch(rows, missing[rows])
 
@@ -234,7 +307,7 @@ class Shards:
     def __exit__(self, kind: object, *_: object) -> None:
         # what was computed before an error is less than a shard: the next run computes it again
         if kind is None:
-            self._flush()
+            self.flush()
 
     def add(self, rows: Any, n_samples: int) -> None:
         """Take the rows of some samples."""
@@ -242,9 +315,10 @@ class Shards:
         self.n += n_samples
         self._nbytes += rows.nbytes
         if time.monotonic() - self._last >= shards.SHARD_SECONDS or self._nbytes >= shards.SHARD_BYTES:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what waits."""
         if self._pending:
             self._write(self._pending)
         self._pending, self._nbytes, self._last = [], 0, time.monotonic()

@@ -20,7 +20,10 @@ from diq.base.arrow import numbers
 from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.fingerprint import begun, canonical_json, fingerprint_of
+from diq.influence.certificate import Certificate
+from diq.influence.partial import read_certificate
 from diq.selection.options import TEXT_STRATEGIES
+from diq.selection.partial import order_of_part
 from diq.selection.quadrants import QUADRANTS, rank
 from diq.selection.scores import Floats, Request, Runs, Scores, read_scores
 from diq.store.store import Store, now
@@ -62,6 +65,7 @@ class Ranking:
         counts: samples of Q1 to Q4; None likewise.
         half_sizes: validation samples of the even and of the odd folds; None without folds.
         half_counts: samples of Q1 to Q4 in the ranking by each half; None without folds or quadrants.
+        n_ranked: how many places are known, where a run was scored in part; None: all.
     """
 
     ranking_id: int
@@ -74,6 +78,7 @@ class Ranking:
     counts: tuple[int, ...] | None
     half_sizes: tuple[int, int] | None
     half_counts: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+    n_ranked: int | None = None
 
     def part(self, strategy: str, n: int) -> tuple[int, int]:
         """First rank and number of the best ``n`` samples by a strategy."""
@@ -132,6 +137,9 @@ def make_ranking(
     if guard_runs:
         excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
         scores = scores.without(numbers(excluded.column("position")))
+    part = None if runs.influence is None else read_certificate(store, runs.influence, data["dataset_id"])
+    if part is not None:
+        return _of_part(store, scores, data, request, runs, part)
     made = order(scores, request)
     if not len(made.rows):
         raise MissingScoresError(
@@ -155,8 +163,25 @@ def make_ranking(
         "half_sizes": list(scores.half_sizes) if scores.half_sizes else None,
         "even_counts": list(halves[0].counts) if halves and halves[0].counts else None,
         "odd_counts": list(halves[1].counts) if halves and halves[1].counts else None,
+        "n_ranked": None,
     }
     return MadeRanking(_rows(scores, made, halves), facts)
+
+
+def _of_part(
+    store: Store, scores: Scores, data: dict[str, Any], request: Request, runs: Runs, certificate: Certificate
+) -> MadeRanking:
+    """The beginning of a ranking, from a run that was scored in part."""
+    rows, tau, n = order_of_part(store, scores, data, request, runs, certificate)
+    facts: dict[str, Any] = dict.fromkeys(("median", "quadrant_counts", "half_sizes", "even_counts", "odd_counts"))
+    facts |= {
+        "n_unscored": len(scores.position) - n,
+        "n_excluded": data["n_samples"] - len(scores.position),
+        "tau": tau,
+        "n_scored": n,
+        "n_ranked": len(rows),
+    }
+    return MadeRanking(_rows(scores, Order(rows, np.ones(len(rows), np.uint8), tau=tau), None), facts)
 
 
 def find_ranking(
@@ -253,6 +278,7 @@ def read_row(row: Mapping[str, Any], state: Literal["stored", "new", "renewed"] 
         counts=tupled("quadrant_counts"),
         half_sizes=tupled("half_sizes"),
         half_counts=(tupled("even_counts"), tupled("odd_counts")),
+        n_ranked=row["n_ranked"],
     )
 
 

@@ -130,7 +130,7 @@ def choose_runs(
         elif asked is None and others:
             candidates = others
         wanted = f"influence scores of model `{model}`" + (" by method less" if less else "")
-        influence = one_run(store, candidates, asked, wanted, data, command, "--run")
+        influence = one_run(store, candidates, asked, wanted, data, command, "--run", partial=strategy == "diq")
         _warn_of_predictions(store, influence)
         _warn_of_namesakes(store, model, influence)
     if strategy in DIFFICULTY_STRATEGIES:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diq.base.errors import UsageError
+from diq.base.command import quoted
+from diq.base.errors import MissingScoresError, UsageError
 from diq.base.files import check_file, restored_on_error
 from diq.base.options import verb
 from diq.base.summary import Summary
@@ -132,6 +134,8 @@ def select(options: SelectOptions) -> Selection:
                 f"a ratio of {parsed.text} of {ranking.n_scored} scored samples selects none",
                 f"give at least {1 / ranking.n_scored:.3g}",
             )
+        if ranking.n_ranked is not None:
+            _check_part(ranking, options, parsed, n_target)
         first, n = ranking.part(options.strategy, n_target)
         flips = ranking.flip_share(opened, options.strategy, n_target)
         _warn(data, ranking, flips, parsed, n)
@@ -169,6 +173,24 @@ def select(options: SelectOptions) -> Selection:
         output=str(output) if output else None,
         took_over=before["selection_id"] if before and before["selection_id"] != selection_id else None,
     )
+
+
+def _check_part(ranking: Ranking, options: SelectOptions, ratio: Ratio, n_target: int) -> None:
+    """Refuse what a run that was scored in part does not decide."""
+    assert ranking.n_ranked is not None
+    command = f"diq score influence {quoted(options.dataset)} --model {quoted(str(options.model))}"
+    if options.strategy not in ("diq", "q1"):
+        raise MissingScoresError(
+            f"the run was scored in part, for the beginning of Q1: it tells nothing of {options.strategy.upper()}",
+            f"run `{command}`: it scores the rest",
+        )
+    if n_target > ranking.n_ranked:
+        largest = ranking.n_ranked / ranking.n_scored
+        raise MissingScoresError(
+            f"the run was scored in part: it decides {ranking.n_ranked:,} of {ranking.n_scored:,} samples, a ratio of "
+            f"{math.floor(1e4 * largest) / 1e4:g}, not the {n_target:,} of {ratio.text}",
+            f"run `{command} --for-ratio {ratio.text}`, with the difficulty options of this selection: it goes on",
+        )
 
 
 def _warn(data: dict[str, Any], ranking: Ranking, flips: float | None, ratio: Ratio, n: int) -> None:

@@ -17,6 +17,8 @@ def one_run(
     command: str,
     option: str,
     dimension: str | None = None,
+    *,
+    partial: bool = False,
 ) -> int:
     """The number of the one finished run, or of the one that was asked for.
 
@@ -29,6 +31,7 @@ def one_run(
         command: what makes such a run.
         option: the option that names a run.
         dimension: of a difficulty; None for other scores.
+        partial: whether a run will do that was scored in part; a finished one goes before it.
 
     Raises:
         MissingScoresError: no run, none that is finished, or several.
@@ -43,6 +46,8 @@ def one_run(
             f"name another with {option}: {listed_runs(there)}" if there else f"run `{command}`",
         )
     sealed = [one for one in candidates if one["state"] == "sealed"]
+    if not sealed and partial:
+        sealed = [one for one in candidates if one["partial"]]
     if len(sealed) == 1:
         return int(sealed[0]["run_id"])
     listed = sealed or candidates[:1]
@@ -59,7 +64,8 @@ def one_run(
         raise MissingScoresError(
             f"the {wanted} on dataset `{data['name']}` are not finished: "
             f"found {counts.get(listed[0]['run_id'], 0)} of {data['n_samples']} samples",
-            f"run `{command}` again: it goes on where it stopped",
+            f"run `{command}` again: it goes on where it stopped"
+            + (", and scores the rest of a run that was scored in part" if candidates[0]["partial"] else ""),
         )
     text = "; ".join(
         f"{one['run_id']} ({one['label']}, {counts.get(one['run_id'], 0)} samples, {one['created_at']:%Y-%m-%d %H:%M})"

@@ -304,9 +304,16 @@ class Store:
         return int(row["run_id"])
 
     def start_scoring(self, run_id: int, dataset_id: int) -> None:
-        """Mark the run open on the dataset: nothing is selected from it until ``seal``."""
-        self.run("store/delete_run_dataset", run_id=run_id, dataset_id=dataset_id)
-        self.run("store/insert_run_dataset", run_id=run_id, dataset_id=dataset_id, started_at=now())
+        """Mark the run open on the dataset: nothing is selected from it until ``seal``, but what a part decides."""
+        ids = {"run_id": run_id, "dataset_id": dataset_id}
+        kept = self.row("store/get_certificate", **ids)
+        self.run("store/delete_run_dataset", **ids)
+        self.run(
+            "store/insert_run_dataset",
+            **ids,
+            started_at=now(),
+            certificate=None if kept is None else kept["certificate"],
+        )
 
     def seal(self, run_id: int, dataset_id: int) -> None:
         """Mark the run complete on the dataset, also where all its scores came with another dataset."""

@@ -22,7 +22,13 @@ the_dataset AS (
     FROM dataset_count AS c
 ),
 runs_here AS (
-    SELECT r.run_id, r.kind, r.method, rd.state, m.name AS model_name
+    SELECT
+        r.run_id,
+        r.kind,
+        r.method,
+        rd.state,
+        rd.state = 'open' AND rd.certificate IS NOT NULL AS partial,
+        m.name AS model_name
     FROM runs AS r
     JOIN run_datasets AS rd ON rd.run_id = r.run_id
     JOIN the_dataset AS t ON t.id = rd.dataset_id
@@ -51,9 +57,24 @@ influence_count AS (
             ELSE r.run_id = CAST(run AS BIGINT)
         END
 ),
+-- what a part of the dots decides, only `diq select` can tell
+partial_count AS (
+    SELECT count(*) AS n, any_value(r.run_id) AS found
+    FROM runs_here AS r
+    WHERE
+        r.kind = 'influence'
+        AND r.partial
+        AND r.model_name = model
+        AND (run IS NULL OR r.run_id = CAST(run AS BIGINT))
+),
 influence_run AS (
     SELECT
         CASE
+            WHEN c.n = 0 AND p.n > 0 THEN error(
+                'influence run ' || CAST(p.found AS VARCHAR) || ' of dataset `' || CAST(dataset AS VARCHAR)
+                || '` was scored in part (--for-ratio): diq select knows what that decides; '
+                || 'diq score influence without it scores the rest'
+            )
             WHEN c.n = 0 THEN error(
                 'no finished influence run of model `' || CAST(model AS VARCHAR) || '` on dataset `'
                 || CAST(dataset AS VARCHAR) || '`; diq score influence makes one'
@@ -63,6 +84,7 @@ influence_run AS (
         END AS id,
         c.largest
     FROM influence_count AS c
+    CROSS JOIN partial_count AS p
 ),
 difficulty_count AS (
     SELECT

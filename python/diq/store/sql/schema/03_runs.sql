@@ -46,7 +46,8 @@ CREATE TABLE run_datasets (
     dataset_id INTEGER NOT NULL,
     state VARCHAR NOT NULL CHECK (state IN ('open', 'sealed')),
     started_at TIMESTAMP NOT NULL,
-    sealed_at TIMESTAMP
+    sealed_at TIMESTAMP,
+    certificate JSON
 );
 COMMENT ON TABLE run_datasets IS 'How far a run has come with a dataset; only sealed ones are selected from.';
 COMMENT ON COLUMN run_datasets.run_id IS 'Run.';
@@ -54,6 +55,7 @@ COMMENT ON COLUMN run_datasets.dataset_id IS 'Dataset that is scored.';
 COMMENT ON COLUMN run_datasets.state IS 'open until the last shard is in the store, then sealed.';
 COMMENT ON COLUMN run_datasets.started_at IS 'When scoring (last) started (UTC).';
 COMMENT ON COLUMN run_datasets.sealed_at IS 'When it was (last) sealed (UTC).';
+COMMENT ON COLUMN run_datasets.certificate IS 'Of an open run that was scored in part (--for-ratio): which samples have scores, and how large a selection they decide. Null for others.';
 
 CREATE TABLE run_validation_sets (
     run_id BIGINT NOT NULL,

@@ -28,7 +28,8 @@ CREATE TABLE rankings (
     half_sizes BIGINT[2],
     even_counts BIGINT[4],
     odd_counts BIGINT[4],
-    replaced_by BIGINT
+    replaced_by BIGINT,
+    n_ranked BIGINT
 );
 COMMENT ON TABLE rankings IS 'Configurations that fix a whole order of a dataset; every selection is a range of one.';
 COMMENT ON COLUMN rankings.ranking_id IS 'Number of the ranking in this store.';
@@ -53,6 +54,7 @@ COMMENT ON COLUMN rankings.half_sizes IS 'Validation samples of the even and of 
 COMMENT ON COLUMN rankings.even_counts IS 'Samples in Q1 to Q4 of the ranking by the even folds; null without folds or quadrants.';
 COMMENT ON COLUMN rankings.odd_counts IS 'Samples in Q1 to Q4 of the ranking by the odd folds; null without folds or quadrants.';
 COMMENT ON COLUMN rankings.replaced_by IS 'Ranking that took its place after scores changed; then it keeps only the prefix that its selections took.';
+COMMENT ON COLUMN rankings.n_ranked IS 'How many places of the order are known, where a run was scored in part; null: all.';
 
 CREATE TABLE ranking_samples (
     ranking_id BIGINT NOT NULL,

@@ -6,6 +6,7 @@ SELECT
     concat_ws(', ', r.method, r.config ->> '$.precondition') AS label,
     r.created_at,
     rd.state,
+    rd.certificate IS NOT NULL AND rd.state = 'open' AS partial,
     m.name AS model
 FROM runs AS r
 JOIN run_datasets AS rd ON rd.run_id = r.run_id AND rd.dataset_id = $dataset_id

@@ -1,0 +1,254 @@
+"""Score only what a selection can reach: the hard samples, and of the others so many as bound the median of all dots.
+
+A selection of Algorithm 1 that fits into Q1 takes hard samples alone; of the others it needs nothing but the side of
+the median on which its last dot lies. So the scoring goes in rounds: all hard samples and a random few of the others,
+then twice as many of the others, until the certificate holds (``certificate.py``). The run is the run of all dots, left
+open: the same command with a larger ratio, or without one, goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from diq import _core
+from diq.base.arrow import numbers
+from diq.base.command import quoted
+from diq.base.errors import UsageError
+from diq.base.text import Ratio, amount
+from diq.influence.certificate import Certificate, Columns, Floats, Mask
+from diq.influence.stored import all_weights, read_influence
+from diq.scoring.harness import Choice
+from diq.scoring.job import Samples, ScoreJob, look_up
+from diq.scoring.summary import ScoreSummary
+from diq.store.connection import WAIT_S
+from diq.store.runs import one_run
+from diq.store.store import Store
+
+log = logging.getLogger(__name__)
+
+# of the others, at first: enough where the last dot of a selection is far from the median
+_FIRST_DRAWN = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """The selection that is to be made.
+
+    Attributes:
+        ratio: of the samples with both scores.
+        difficulty: dimension.
+        percentile: p of the difficulty threshold.
+        threshold: an absolute one in its place.
+        difficulty_run: number of the run of the difficulty; None takes the only one.
+        norms: whether it shall also hold for dots over gradient norms.
+    """
+
+    ratio: Ratio
+    difficulty: str
+    percentile: float
+    threshold: float | None
+    difficulty_run: int | None
+    norms: bool
+
+    def tau(self, level: Floats) -> float:
+        """The threshold over the difficulty of all samples that count."""
+        return _core.quantile(level, self.percentile) if self.threshold is None else self.threshold
+
+
+class ForRatio(Choice):
+    """The samples that a selection needs dots of.
+
+    Args:
+        job: the scoring of dots.
+        aim: what is to be selected.
+        difficulty_run: run of the difficulty.
+        level: ``[n]`` difficulty of the samples of the dataset; NaN where it is missing.
+    """
+
+    def __init__(self, job: ScoreJob, aim: Aim, difficulty_run: int, level: Floats) -> None:
+        self._job, self._aim = job, aim
+        self._difficulty_run, self._level = difficulty_run, level
+        self._state: Certificate | None = None
+
+    @classmethod
+    def of(cls, job: ScoreJob, aim: Aim) -> ForRatio:
+        """With the difficulty that is in the store.
+
+        Raises:
+            MissingScoresError: the dataset has no finished difficulty, or that of several runs.
+        """
+        data, dataset_id = job.data, job.data["dataset_id"]
+        with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
+            run_id = one_run(
+                opened,
+                opened.rows("store/candidate_runs", kind="difficulty", dataset_id=dataset_id, model=None),
+                aim.difficulty_run,
+                "difficulty scores",
+                dict(data),
+                f"diq score difficulty {quoted(data['name'])} --model CLASSIFIER",
+                "--difficulty-run",
+                aim.difficulty,
+            )
+            found = opened.arrow(
+                "store/levels_of_dataset", dataset_id=dataset_id, difficulty=aim.difficulty, difficulty_run=run_id
+            )
+            position = numbers(opened.arrow("store/positions_of_dataset", dataset_id=dataset_id).column("position"))
+        level = np.full(len(position), np.nan)
+        level[np.searchsorted(position, numbers(found.column("position")))] = numbers(found.column("level"))
+        return cls(job, aim, run_id, level)
+
+    # what is enough --------------------------------------------------------------------------------------------------
+
+    def settled(self, job: ScoreJob) -> ScoreSummary | None:
+        """See ``Choice``."""
+        run_id, n_missing = look_up(job)
+        if run_id is None:
+            return None
+        with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
+            kept = read_certificate(opened, run_id, job.data["dataset_id"])
+            if kept is None or not self._continues(kept):
+                return None
+            self._state = kept
+            samples = opened.arrow(job.missing, dataset_id=job.data["dataset_id"], run_id=run_id, **job.params)
+        found = self._columns(run_id, numbers(samples.column("position")), numbers(samples.column("missing")))
+        if not all(self._supports(one, kept) for one in found):
+            return None
+        n = int(job.data["n_samples"])
+        summary = ScoreSummary(run_id, job.data["name"], n, n_cached=n - n_missing)
+        self.finish(job, summary)
+        return summary
+
+    def _continues(self, kept: Certificate) -> bool:
+        """Whether the samples that were scored were chosen for such a selection."""
+        mine = (self._job.data["n_samples"], self._difficulty_run, self._aim.difficulty)
+        return mine == (kept.n_samples, kept.difficulty_run, kept.difficulty)
+
+    def _supports(self, columns: Columns, kept: Certificate) -> bool:
+        level = columns.level[columns.counted]
+        if not len(level) or (tau := self._aim.tau(level)) < kept.tau:
+            return False
+        known, drawn, hard = parts(columns, kept, tau)
+        if (columns.missing & (known | drawn)).any():
+            return False
+        evidence = columns.evidence(hard, known, drawn, kept.looks)
+        return evidence.supports(self._aim.ratio.of(evidence.n))
+
+    # rounds ----------------------------------------------------------------------------------------------------------
+
+    def next(self, run_id: int, samples: Samples, usable: Mask) -> Mask | None:
+        """See ``Choice``."""
+        if not samples.missing.any():
+            return None
+        by_dot, *by_cosine = self._columns(run_id, samples.positions, samples.missing)
+        counted = by_dot.counted
+        n = int(np.count_nonzero(counted))
+        count = self._aim.ratio.of(n)
+        if count == 0:
+            raise UsageError(
+                f"a ratio of {self._aim.ratio.text} of {amount(n, 'sample')} with a difficulty selects none",
+                f"give at least {1 / n:.3g}" if n else "score the difficulty first",
+            )
+        tau = self._aim.tau(self._level[counted])
+        kept = self._begun(tau, n)
+        known, drawn, hard = parts(by_dot, kept, tau)
+        self._state = kept
+        if (samples.missing & (known | drawn)).any():
+            return known | drawn
+        # from here on these dots are all there
+        others = counted & ~known
+        n_hard, n_failed = (int(np.count_nonzero(one)) for one in (hard, self._failed(by_dot, usable, kept.tau)))
+        why = None
+        if count > n_hard:
+            why = f"no more than {amount(n_hard, 'sample')} reach the difficulty {tau:g}"
+        elif n_failed:
+            why = f"{amount(n_failed, 'sample')} without a finite dot: how many others are so is open"
+        else:
+            self._state = kept = replace(kept, looks=kept.looks + 1)
+            found = [one.evidence(hard, known, drawn, kept.looks) for one in (by_dot, *by_cosine)]
+            supports = min(one.largest() for one in found)
+            self._keep(run_id, replace(kept, supports=supports))
+            if supports >= count:
+                return None
+            if any(one.refutes(count) for one in found) or kept.drawn >= int(np.count_nonzero(others)):
+                why = f"the median of the dots is above the last of {amount(count, 'hard sample')}: Q1 is smaller"
+        if why is None:
+            self._state = kept = replace(kept, drawn=2 * kept.drawn)
+            self._keep(run_id, kept)
+            return known | by_dot.drawn(others, kept.drawn)
+        log.warning("a ratio of %s needs the dots of all samples: %s", self._aim.ratio.text, why)
+        return usable
+
+    def _failed(self, columns: Columns, usable: Mask, tau: float) -> Mask:
+        """Samples below a threshold that could be scored, were, and have no finite dot."""
+        return usable & ~columns.missing & (self._level < tau) & np.isnan(columns.dot)
+
+    def _columns(self, run_id: int, position: Any, missing: Mask) -> list[Columns]:
+        """Dots, and cosines where they count, with the validation sets of the scoring."""
+        with Store(self._job.store, read_only=True, wait_s=WAIT_S) as opened:
+            sets = opened.rows("store/validation_sets_of_run", run_id=run_id)
+            asked = [one for one in sets if one["validation_set_id"] in self._job.set_ids]
+            read = read_influence(
+                opened,
+                dataset_id=self._job.data["dataset_id"],
+                run_id=run_id,
+                weights=all_weights(asked),
+                norms=self._aim.norms,
+            )
+        found = [Columns(position, self._level, read.dot, missing)]
+        if read.norm is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found.append(Columns(position, self._level, read.dot / read.norm, missing))
+        return found
+
+    def _begun(self, tau: float, n: int) -> Certificate:
+        """Where an earlier call stopped, which may have taken easier samples too; or the beginning."""
+        kept = self._state
+        drawn, looks, least = (_FIRST_DRAWN, 0, tau) if kept is None else (kept.drawn, kept.looks, min(kept.tau, tau))
+        return Certificate(
+            int(self._job.data["n_samples"]), self._difficulty_run, self._aim.difficulty, least, drawn, looks, n, 0
+        )
+
+    def _keep(self, run_id: int, certificate: Certificate) -> None:
+        self._state = certificate
+        with Store(self._job.store, wait_s=WAIT_S) as opened:
+            opened.run(
+                "influence/update_certificate",
+                run_id=run_id,
+                dataset_id=self._job.data["dataset_id"],
+                certificate=json.dumps(asdict(certificate)),
+            )
+
+    # what came out ---------------------------------------------------------------------------------------------------
+
+    def finish(self, job: ScoreJob, summary: ScoreSummary) -> None:
+        """See ``Choice``."""
+        kept = self._state
+        if kept is None or not look_up(job)[1]:
+            return
+        summary.details["partial"] = {
+            "of": kept.n,
+            "difficulty at least": f"{kept.tau:g}",
+            "others drawn": min(kept.drawn, kept.n),
+            "selects up to": kept.supports,
+            "a ratio of": f"{np.floor(1e4 * kept.supports / kept.n) / 1e4:g}",
+        }
+
+
+def read_certificate(store: Store, run_id: int, dataset_id: int) -> Certificate | None:
+    """How the part of the dataset that has dots was chosen; None where the run is no partial one."""
+    row = store.row("store/get_certificate", run_id=run_id, dataset_id=dataset_id)
+    if row is None or row["certificate"] is None:
+        return None
+    return Certificate.of(json.loads(row["certificate"]))
+
+
+def parts(columns: Columns, kept: Certificate, tau: float) -> tuple[Mask, Mask, Mask]:
+    """``[n]`` each: the samples that are known as a whole, those that were drawn of the others, and the hard ones."""
+    known = columns.counted & (columns.level >= kept.tau)
+    drawn = columns.drawn(columns.counted & ~known, kept.drawn)
+    return known, drawn, known & (columns.level >= tau)
