@@ -65,7 +65,8 @@ WHERE sample_id = (SELECT sample_id FROM dataset_samples WHERE position = 5);
 INSERT INTO runs
 SELECT 50 + i, ['perplexity', 'similarity'][i], 'test', NULL, 'text' || i, '{}', '{}', NULL, TIMESTAMP '2026-01-01'
 FROM range(1, 3) AS r (i);
-INSERT INTO run_datasets SELECT 50 + i, 1, 'sealed', TIMESTAMP '2026-01-01', NULL FROM range(1, 3) AS r (i);
+INSERT INTO run_datasets (run_id, dataset_id, state, started_at, sealed_at)
+SELECT 50 + i, 1, 'sealed', TIMESTAMP '2026-01-01', NULL FROM range(1, 3) AS r (i);
 INSERT INTO text_scores (run_id, sample_id, perplexity)
 SELECT 51, sample_id, 2 + position % 7 FROM dataset_samples WHERE dataset_id = 1;
 INSERT INTO text_scores (run_id, sample_id, validation_set_id, similarity)

@@ -51,15 +51,15 @@ ROOMS = (
 
 # the files that may open a store or ask it, by room: the stages, and what they read it through
 OPENS_A_STORE: dict[str, tuple[str, ...]] = {
-    "store": ("store", "sql", "queries", "rows"),
+    "store": ("store", "sql", "queries", "rows", "runs"),
     "samples": ("ingest", "sources", "batches", "validation", "ingest_scores", "find", "show"),
     "judging": ("ask", "judge"),
     "scoring": ("harness", "job"),
-    "influence": ("score", "score_index", "job", "factors", "stored", "check_index", "explain"),
+    "influence": ("score", "score_index", "job", "factors", "partial", "stored", "check_index", "explain"),
     "difficulty": ("annotate", "train", "score", "score_classifier"),
     "rater": ("train", "score"),
     "baselines": ("text_scores",),
-    "selection": ("select", "scores", "ranking", "exclusions", "output", "compare", "status"),
+    "selection": ("select", "scores", "ranking", "partial", "exclusions", "output", "compare", "status"),
     "training": ("train", "data"),
     "evaluation": ("evaluate", "rescore", "generations", "results"),
     "costs": ("cost", "lengths", "probe"),

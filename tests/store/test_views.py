@@ -35,9 +35,9 @@ INSERT INTO runs
 SELECT 50 + i, ['influence', 'perplexity', 'similarity'][i], 'other', CASE i WHEN 1 THEN 'id-model' END, 'more' || i,
     '{}', '{}', NULL, TIMESTAMP '2026-01-01'
 FROM range(1, 4) AS r (i);
-INSERT INTO run_datasets
+INSERT INTO run_datasets (run_id, dataset_id, state, started_at, sealed_at)
 SELECT 50 + i, 1, ['open', 'sealed', 'sealed'][i], TIMESTAMP '2026-01-01', NULL FROM range(1, 4) AS r (i);
-INSERT INTO run_datasets VALUES (52, 2, 'open', TIMESTAMP '2026-01-01', NULL);
+INSERT INTO run_datasets (run_id, dataset_id, state, started_at) VALUES (52, 2, 'open', TIMESTAMP '2026-01-01');
 INSERT INTO run_validation_sets (run_id, validation_set_id) VALUES (51, 1), (51, 2), (53, 3);
 INSERT INTO influence_scores (run_id, sample_id, validation_set_id, dot, reason)
 SELECT 51, sample_id, 1, CASE WHEN position % 5 > 0 THEN position % 3 END,

@@ -99,6 +99,13 @@ class Columns:
         )
 
 
+def parts(columns: Columns, kept: Certificate, tau: float) -> tuple[Mask, Mask, Mask]:
+    """``[n]`` each: the samples that are known as a whole, those that were drawn of the others, and the hard ones."""
+    known = columns.counted & (columns.level >= kept.tau)
+    drawn = columns.drawn(columns.counted & ~known, kept.drawn)
+    return known, drawn, known & (columns.level >= tau)
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known of the dots of a dataset.

@@ -20,8 +20,8 @@ from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.errors import UsageError
 from diq.base.text import Ratio, amount
-from diq.influence.certificate import Certificate, Columns, Floats, Mask
-from diq.influence.stored import all_weights, read_influence
+from diq.influence.certificate import Certificate, Columns, Floats, Mask, parts
+from diq.influence.stored import all_weights, read_certificate, read_influence
 from diq.scoring.harness import Choice
 from diq.scoring.job import Samples, ScoreJob, look_up
 from diq.scoring.summary import ScoreSummary
@@ -237,18 +237,3 @@ class ForRatio(Choice):
             "selects up to": kept.supports,
             "a ratio of": f"{np.floor(1e4 * kept.supports / kept.n) / 1e4:g}",
         }
-
-
-def read_certificate(store: Store, run_id: int, dataset_id: int) -> Certificate | None:
-    """How the part of the dataset that has dots was chosen; None where the run is no partial one."""
-    row = store.row("store/get_certificate", run_id=run_id, dataset_id=dataset_id)
-    if row is None or row["certificate"] is None:
-        return None
-    return Certificate.of(json.loads(row["certificate"]))
-
-
-def parts(columns: Columns, kept: Certificate, tau: float) -> tuple[Mask, Mask, Mask]:
-    """``[n]`` each: the samples that are known as a whole, those that were drawn of the others, and the hard ones."""
-    known = columns.counted & (columns.level >= kept.tau)
-    drawn = columns.drawn(columns.counted & ~known, kept.drawn)
-    return known, drawn, known & (columns.level >= tau)

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from diq.base.arrow import numbers
 from diq.base.errors import UsageError
 from diq.base.text import did_you_mean
+from diq.influence.certificate import Certificate
 from diq.influence.meters import Dots, Floats, measure, standard_errors
 from diq.store.store import Store
 
@@ -301,6 +303,14 @@ def read_similarity(
     for one, rows, found in sets.read(store, "influence/similarity_of_validation_set"):
         similarity.add(_scattered(sets.n_samples, rows, numbers(found.column("similarity"))), one.weight)
     return similarity.pooled(sets.total) if sets.chosen else np.full(sets.n_samples, np.nan)
+
+
+def read_certificate(store: Store, run_id: int, dataset_id: int) -> Certificate | None:
+    """How the part of the dataset that has dots was chosen; None where the run is no partial one."""
+    row = store.row("store/get_certificate", run_id=run_id, dataset_id=dataset_id)
+    if row is None or row["certificate"] is None:
+        return None
+    return Certificate.of(orjson.loads(row["certificate"]))
 
 
 def measure_runs(store: Store) -> list[dict[str, Any]]:

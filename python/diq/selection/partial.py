@@ -12,8 +12,7 @@ from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.errors import MissingScoresError
 from diq.base.text import amount
-from diq.influence.certificate import Certificate, Columns
-from diq.influence.partial import parts
+from diq.influence.certificate import Certificate, Columns, parts
 from diq.selection.quadrants import rank
 from diq.selection.scores import Request, Runs, Scores
 from diq.store.store import Store

@@ -21,7 +21,7 @@ from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.fingerprint import begun, canonical_json, fingerprint_of
 from diq.influence.certificate import Certificate
-from diq.influence.partial import read_certificate
+from diq.influence.stored import read_certificate
 from diq.selection.options import TEXT_STRATEGIES
 from diq.selection.partial import order_of_part
 from diq.selection.quadrants import QUADRANTS, rank
