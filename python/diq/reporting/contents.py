@@ -15,6 +15,7 @@ from diq.base.text import Ratio, amount, short
 from diq.evaluation.groups import Group
 from diq.evaluation.results import results
 from diq.evaluation.tables import HEADS, footnotes, percent, title
+from diq.influence.certificate import CONFIDENCE
 from diq.influence.meters import measure, told, told_tasks
 from diq.influence.stored import WHAT_IS_NOT_A_DOT, read_dots
 from diq.plot import charts, data
@@ -186,6 +187,11 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
             f" Hard means {config['difficulty']} difficulty of at least tau = {row['tau']:.4g}{cut}; "
             f"helpful means a {config['influence']} of at least the median, {row['median']:.3g}."
         )
+    if row["n_ranked"] is not None:
+        text += (
+            f" The run was scored in part: samples of {config['difficulty']} difficulty of at least {row['tau']:.4g}, "
+            f"and so many of the others as show, with {100 * CONFIDENCE:g} % confidence, that all of it is in Q1."
+        )
     if (held := _held(store, row["influence_run"])) is not None:
         text += f" Its dots are {held}."
     if weights := config.get("validation_weights"):
@@ -201,9 +207,10 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
             )
         )
     elif row["influence_run"] is not None:
-        found.append(
-            Words("How much of it is chance is not known: the validation sets were not split into folds.", is_note=True)
-        )
+        why = "the validation sets were not split into folds"
+        if row["n_ranked"] is not None:
+            why = "the run was scored in part, for this selection and smaller ones"
+        found.append(Words(f"How much of it is chance is not known: {why}.", is_note=True))
     if row["n_excluded"]:
         found.append(
             Words(f"Guards left out {amount(row['n_excluded'], 'sample')}; the table `exclusions` says which and why.")

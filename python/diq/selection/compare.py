@@ -113,6 +113,12 @@ class _Yardstick:
         difficulty = next((one for one in rankings if one["difficulty_run"] is not None), None)
         dot = next((one for one in rankings if one["influence_run"] is not None), None)
         quadrant = next((one for one in rankings if one["has_quadrants"]), None)
+        if dot is not None and dot["n_ranked"] is not None:
+            log.warning(
+                "ranking %d comes from a run that was scored in part: what is shown of difficulty and dots is of the "
+                "%s samples at its beginning, of %s",
+                dot["ranking_id"], f"{dot['n_ranked']:,}", f"{dot['n_scored']:,}",
+            )  # fmt: skip
         return cls(
             difficulty=difficulty["ranking_id"] if difficulty else None,
             dot=dot["ranking_id"] if dot else None,
