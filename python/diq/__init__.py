@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from diq.store.sql import sql as sql
     from diq.training.train import train as train
     from diq.training.warm_up import warm_up as warm_up
+    from diq.trials.validate import validate as validate
 
 # where each name lives; read by no one else, and a test holds it against the imports above
 _WHERE = {
@@ -77,6 +78,7 @@ _WHERE = {
     "train": "diq.training.train",
     "train_difficulty": "diq.difficulty.train",
     "train_rater": "diq.rater.train",
+    "validate": "diq.trials.validate",
     "warm_up": "diq.training.warm_up",
 }
 

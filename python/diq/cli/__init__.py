@@ -27,6 +27,7 @@ COMMANDS = {
     "explore": "Look at scores and would-be selections in a browser.",
     "sql": "Query the store.",
     "train": "Fine-tune a model on a selection, supervised or by preference.",
+    "validate": "Find out by short trainings what scores and strategies are worth on this data.",
     "evaluate": "Measure a model on the nine benchmarks.",
     "results": "Show evaluations side by side, and beside the paper's.",
     "judge": "Have a language model judge the reasoning of two groups of texts.",

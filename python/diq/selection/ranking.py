@@ -82,14 +82,14 @@ class Ranking:
 
     def part(self, strategy: str, n: int) -> tuple[int, int]:
         """First rank and number of the best ``n`` samples by a strategy."""
-        return _part(self.counts, self.n_scored, strategy, n)
+        return part_of(self.counts, self.n_scored, strategy, n)
 
     def flip_share(self, store: Store, strategy: str, n: int) -> float | None:
         """Share of the best ``n`` that differs between two halves of the validation samples; None where unknown."""
         if self.half_sizes is None:
             return None
         (even_first, even_n), (odd_first, odd_n) = (
-            _part(counts, self.n_scored, strategy, n) for counts in self.half_counts
+            part_of(counts, self.n_scored, strategy, n) for counts in self.half_counts
         )
         if not max(even_n, odd_n):
             return None
@@ -104,7 +104,8 @@ class Ranking:
         return 1 - int(found["n"]) / max(even_n, odd_n)
 
 
-def _part(counts: Sequence[int] | None, n_scored: int, strategy: str, n: int) -> tuple[int, int]:
+def part_of(counts: Sequence[int] | None, n_scored: int, strategy: str, n: int) -> tuple[int, int]:
+    """First rank and number of the best ``n`` samples by a strategy, in an order with so many of each quadrant."""
     if counts is None or strategy == "diq":
         return 0, min(n, n_scored)
     quadrant = int(strategy[1]) - 1

@@ -43,7 +43,7 @@ from diq.models.tokens import Tokenization, load_tokenizer
 from diq.training.network import ADAPTER, load_network, load_reference, save_network, trained_parameters
 from diq.training.output_folder import OutputFolder, checkpoint_step
 from diq.training.trainer import PATIENCE_S, Course, make_trainer
-from diq.training.validation import validation_losses
+from diq.training.validation import sample_losses, validation_losses
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class Plan:
         template_kwargs: variables of the template, as texts.
         turns: answers of a conversation that count.
         validation: conversations of each validation set.
+        is_trial: only the losses of the validation samples are wanted, after the training.
     """
 
     source: ModelSource
@@ -100,6 +101,7 @@ class Plan:
     template_kwargs: tuple[str, ...]
     turns: Turns
     validation: dict[str, list[list[Message]]]
+    is_trial: bool = False
 
     def to_json(self) -> str:
         """For another process."""
@@ -247,7 +249,7 @@ def _train_once(
     def validate(network: Any) -> dict[str, float]:
         return validation_losses(network, tokenization, plan.validation)
 
-    if first and "before" not in known:
+    if first and not plan.is_trial and "before" not in known:
         known["before"] = validate(network)
     course = Course(
         plan.n, settings["epochs"], settings["batch_size"], micro_batch_size, plan.devices, plan.save_steps
@@ -267,7 +269,7 @@ def _train_once(
         gradient_checkpointing=checkpointing,
         report_to=plan.report_to if first else (),
         progress=progress if first else None,
-        validate=validate if plan.validation else None,
+        validate=validate if plan.validation and not plan.is_trial else None,
     )
     checkpoint = folder.newest_checkpoint()
     if checkpoint and first:
@@ -275,6 +277,10 @@ def _train_once(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if not first:
         return {}
+    if plan.is_trial:
+        losses = sample_losses(trainer.model, tokenization, plan.validation)
+        of_samples = {name: one.tolist() for name, one in losses.items()}
+        return {"steps": trainer.state.global_step, "curve": trainer.curve(), "losses": of_samples}
     after = validate(trainer.model)
     n_trained = trained_parameters(trainer.model)
     adapted = getattr(trainer.model, "peft_config", {}).get(ADAPTER)

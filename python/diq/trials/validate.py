@@ -1,0 +1,234 @@
+"""Stage: find out by training whether scores tell what helps, and whether selections beat random ones of their size."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from diq.base.errors import UsageError
+from diq.base.fingerprint import canonical_json, run_fingerprint
+from diq.base.options import verb
+from diq.base.summary import Summary
+from diq.base.text import amount
+from diq.models.device import describe_environment, pick_device
+from diq.models.source import ModelSource, find_model
+from diq.models.tokens import load_tokenization
+from diq.scoring.job import read_dataset
+from diq.store.connection import WAIT_S
+from diq.store.store import Store
+from diq.training.data import read_validation_sets
+from diq.training.settings import make_settings
+from diq.trials.options import ValidateOptions
+from diq.trials.outcome import datamodelling, race
+from diq.trials.trial import Bench, Outcome
+from diq.trials.work import BEFORE, Key, Work, read_work
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Validation(Summary):
+    """What the trainings of a validation say.
+
+    Attributes:
+        run_id: run in the store.
+        dataset: dataset.
+        model: whose scores were tried.
+        trained: the model that was trained; another one where there is a proxy.
+        n_trainings: trainings that it rests on.
+        n_new: those of them that this call made.
+        n_left: trainings that are left; the same command makes them.
+        n_subsets: random subsets that were trained on.
+        subset_size: samples of each.
+        scores: for each score, its linear datamodelling score: ``score``, ``run``, ``value``, ``low``, ``high``, and
+            ``by_set``.
+        race: for each entrant and ratio: ``entrant``, ``ratio``, ``n``, ``trainings``, ``loss`` on samples that no
+            score has seen, ``random`` of random selections, ``before`` any training, ``difference`` with ``low`` and
+            ``high``, ``verdict``, and ``by_set``.
+        left_out: what could not be raced, and why.
+        seconds: that all trainings took together.
+        tokens: that all trainings went through, passes included.
+    """
+
+    run_id: int
+    dataset: str
+    model: str
+    trained: str
+    n_trainings: int
+    n_new: int
+    n_left: int
+    n_subsets: int
+    subset_size: int
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    race: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    tokens: float = 0.0
+
+
+@verb(ValidateOptions)
+def validate(options: ValidateOptions) -> Validation:
+    """Train on random subsets and on selections, and tell what the scores and strategies are worth on this data.
+
+    The same call goes on where it stopped; trainings that were made are found by what was trained on.
+
+    Raises:
+        UsageError: unknown names, a validation set that is too small to hold out half, or nothing to do.
+        MissingScoresError: the dataset has no scores of the model.
+    """
+    started = time.monotonic()
+    data = read_dataset(options.store_file, options.dataset)
+    scored_by = find_model(options.model, name=options.model_name)
+    trained = scored_by if options.proxy is None else find_model(options.proxy)
+    work = read_work(options, data, scored_by.name)
+    bench = _bench(options, work, trained)
+    if work.entrants and not work.held_out:
+        _check_halves(bench)
+    plan = list(work.plan())
+    limit, n_new = _Budget(options, started), 0
+    found: dict[Key, Outcome] = {}
+    for number, (key, rows, seed) in enumerate(plan):
+        outcome = bench.find(rows, seed)
+        # what is known before any training is no training
+        if outcome is None and (key == BEFORE or limit.allows(n_new)):
+            with _told_once(n_new):
+                outcome = bench.run(rows, seed)
+            n_new += key != BEFORE
+        if outcome is not None:
+            found[key] = outcome
+        if options.progress:
+            options.progress("trainings", number + 1, len(plan))
+    result: dict[str, Any] = {
+        "scores": datamodelling(work, found),
+        "race": race(work, found),
+        "left_out": work.left_out,
+        "n_subsets": sum(key.what == "subset" for key in found),
+        "subset_size": work.subset_size,
+        "n_trainings": len(found) - 1,
+        "n_left": len(plan) - len(found),
+        "seconds": sum(one.seconds for one in found.values()),
+        "tokens": sum(one.tokens for one in found.values()),
+    }
+    return Validation(
+        run_id=_record(options, bench, scored_by.model_id, result),
+        dataset=options.dataset,
+        model=scored_by.name,
+        trained=trained.name,
+        n_new=n_new,
+        **result,
+    )
+
+
+@contextlib.contextmanager
+def _told_once(n_before: int) -> Iterator[None]:
+    """What every training says of itself is said by the first."""
+    logger = logging.getLogger("diq")
+    level = logger.level
+    if n_before:
+        logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """How long trainings may be started."""
+
+    options: ValidateOptions
+    started: float
+
+    def allows(self, new: int) -> bool:
+        minutes, runs = self.options.minutes, self.options.runs
+        return (runs is None or new < runs) and (minutes is None or time.monotonic() - self.started < 60 * minutes)
+
+
+def _bench(options: ValidateOptions, work: Work, trained: ModelSource) -> Bench:
+    template, kwargs = options.template or "auto", tuple(options.chat_template_kwargs)
+    tokenization = load_tokenization(
+        trained, max_length=options.max_length, template=template, template_kwargs=kwargs, turns=options.turns
+    )
+    settings = make_settings(
+        method="sft",
+        params=options.params,
+        starts=False,
+        lora={"lora_rank": None, "lora_alpha": None, "lora_dropout": None},
+        quantization=None,
+        beta=0.1,
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        packing=False,
+        scheduler="cosine",
+        warmup_ratio=0.03,
+        weight_decay=0.0,
+        batch_size=options.batch_size,
+        max_length=options.max_length,
+    ) | {"dtype": options.dtype}
+    return Bench(
+        store=options.store_file,
+        data=work.data,
+        position=work.position,
+        ids=work.ids,
+        source=trained,
+        settings=settings,
+        tokenization=tokenization,
+        template=template,
+        template_kwargs=kwargs,
+        turns=options.turns,
+        validation=read_validation_sets(options.store_file, work.measured),
+        device=options.device,
+        progress=options.progress,
+    )
+
+
+def _check_halves(bench: Bench) -> None:
+    """Refuse validation sets of which no half can be held out."""
+    for name, conversations in bench.validation.items():
+        if len(conversations) < 2:
+            raise UsageError(
+                f"the validation set `{name}` has {amount(len(conversations), 'sample')}, too few to hold half out",
+                "give a set that no score has seen with --held-out, or ingest more validation samples",
+            )
+
+
+def _record(options: ValidateOptions, bench: Bench, model_id: str, result: Mapping[str, Any]) -> int:
+    """Keep the outcome; the same question is the same run, and its latest outcome counts."""
+    asked = {name: getattr(options, name) for name in _QUESTION}
+    settings = {
+        **bench.settings,
+        **{name: [str(each) for each in one] if isinstance(one, list | tuple) else one for name, one in asked.items()},
+        "dataset": bench.data["name"],
+        "trained": bench.source.model_id,
+    }
+    with Store(options.store_file, wait_s=WAIT_S) as opened, opened.transaction():
+        run_id = opened.open_run(
+            kind="validate",
+            method="trials",
+            model_id=model_id,
+            fingerprint=run_fingerprint("validate", "trials", model_id, settings),
+            settings=settings,
+            environment=describe_environment(pick_device(options.device)),
+        )
+        opened.run("store/update_run_result", run_id=run_id, result=canonical_json(_without_nan(result)))
+    return run_id
+
+
+# options that make another question
+_QUESTION = (
+    "strategy", "selection", "ratio", "held_out", "influence", "run", "difficulty", "difficulty_percentile",
+    "difficulty_run", "subset_size", "seed",
+)  # fmt: skip
+
+
+def _without_nan(value: Any) -> Any:
+    """A result as JSON can hold it: null for what is not a number."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
