@@ -56,7 +56,7 @@ OPENS_A_STORE: dict[str, tuple[str, ...]] = {
     "samples": ("ingest", "sources", "batches", "validation", "ingest_scores", "find", "show"),
     "judging": ("ask", "judge"),
     "scoring": ("harness", "job"),
-    "influence": ("score", "score_index", "job", "factors", "partial", "stored", "check_index", "explain"),
+    "influence": ("score", "score_index", "job", "factors", "partial", "cascade", "stored", "check_index", "explain"),
     "difficulty": ("annotate", "train", "score", "score_classifier"),
     "rater": ("train", "score"),
     "baselines": ("text_scores",),

@@ -15,7 +15,8 @@ import diq
 from conftest import KillAt, ingest_rows, run_killed, write_jsonl
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import Ratio
-from diq.influence import partial
+from diq.influence import cascade, partial
+from diq.influence.cascade import Cascade, Cheap
 from diq.influence.certificate import Certificate, Columns, chance_of
 from diq.influence.partial import Aim, ForRatio
 from diq.scoring.job import Samples
@@ -295,3 +296,95 @@ def test_a_ratio_that_does_not_fit_into_q1_scores_all_and_says_why(
     summary = score(store, tiny_llama_chat_folder, for_ratio=0.6)
     assert summary.n_scored == N
     assert "needs the dots of all samples: no more than 39 samples" in caplog.text
+
+
+# cascades ------------------------------------------------------------------------------------------------------------
+
+
+class CascadeInMemory(Cascade):
+    """A cascade whose dots are in memory, and known once they were asked for."""
+
+    _columns = InMemory._columns
+    _keep = InMemory._keep
+    run = InMemory.run
+
+    def __init__(self, job: Any, aim: Aim, level: Floats, dot: Floats, cheap: Floats, recall: float) -> None:
+        super().__init__(job, aim, 1, level, Cheap(9, cheap), recall)
+        self.dot = dot
+        self.asked = np.zeros(len(dot), np.bool_)
+
+
+def test_the_recall_of_a_cascade_is_estimated_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On forty pools of 6,000: the estimates agree with the truth in the mean, and their intervals hold it."""
+    monkeypatch.setattr(cascade, "_AUDIT", 600)
+    rng = np.random.default_rng(1)
+    errors, held, shares = [], 0, []
+    for _ in range(40):
+        n = 6000
+        level, dot = rng.normal(size=n), rng.standard_t(4, size=n)
+        cheap = dot + rng.choice([0.3, 1.0, 2.0]) * rng.normal(size=n)
+        job = type("Job", (), {"data": {"n_samples": n}})()
+        choice = CascadeInMemory(
+            job, Aim(Ratio.parse("0.1"), "overall", 0.5, None, None, False), level, dot, cheap, 0.9
+        )
+        scored = choice.run()
+        tau = float(np.quantile(level, 0.5))
+        wanted = set(full_selection(level, dot, tau=tau, count=600))
+        rows = np.flatnonzero(scored & (level >= tau))
+        found = set(rows[np.argsort(-dot[rows])[:600]].tolist())
+        kept = choice._state
+        assert kept is not None
+        assert kept.recall is not None
+        truth = len(wanted & set(np.flatnonzero(scored).tolist())) / 600
+        # what is selected is the best of what was scored, and holds all of the wanted ones among it
+        assert len(wanted & found) / 600 == pytest.approx(truth)
+        assert kept.recall.value >= 0.9
+        errors.append(kept.recall.value - truth)
+        held += kept.recall.low <= truth <= kept.recall.high
+        shares.append(scored.mean())
+    # stopping where the estimate passes makes it a little too good
+    assert -0.01 < np.mean(errors) < 0.03
+    assert held >= 34
+    assert np.mean(shares) < 0.45
+
+
+def test_a_cascade_that_cannot_help_takes_all_hard_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cascade, "_AUDIT", 50)
+    rng = np.random.default_rng(2)
+    level, dot = rng.normal(size=400), rng.normal(size=400)
+    job = type("Job", (), {"data": {"n_samples": 400}})()
+    choice = CascadeInMemory(job, Aim(Ratio.parse("0.1"), "overall", 0.5, None, None, False), level, dot, -dot, 1.0)
+    scored = choice.run()
+    # the best come last, so nearly all are taken, but for a few that no audit sample stands for
+    assert scored[level >= np.quantile(level, 0.5)].mean() > 0.8
+    assert choice._state is not None
+    assert choice._state.recall is not None
+    assert choice._state.recall.value == 1
+    assert choice._state.recall.low < 1
+
+
+@pytest.mark.slow
+def test_a_cascade_selects_nearly_what_all_select(
+    store: Path, tmp_path: Path, tiny_llama_chat_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(cascade, "_AUDIT", 16)
+    cheap = score(store, tiny_llama_chat_folder, loss_reduction="sum")
+    whole = tmp_path / "whole.duckdb"
+    whole.write_bytes(store.read_bytes())
+    full = score(whole, tiny_llama_chat_folder)
+    summary = score(store, tiny_llama_chat_folder, for_ratio=0.1, cascade=cheap.run_id, recall=0.7)
+    assert summary.n_scored < N
+    wanted = chosen(whole, tiny_llama_chat_folder, ratio="0.1", run=full.run_id)
+    found = chosen(store, tiny_llama_chat_folder, ratio="0.1", run=summary.run_id)
+    assert len(found) == len(wanted) == 7
+    assert len(set(found) & set(wanted)) >= 4
+    assert "has found an estimated" in caplog.text
+    again = score(store, tiny_llama_chat_folder, for_ratio=0.1, cascade=cheap.run_id, recall=0.7)
+    assert again.n_scored == 0
+    with pytest.raises(MissingScoresError, match="was scored by a cascade"):
+        chosen(store, tiny_llama_chat_folder, ratio="0.1", run=summary.run_id, validation_set=["v"])
+    with pytest.raises(UsageError, match="is no cheap score of dataset"):
+        score(store, tiny_llama_chat_folder, for_ratio=0.1, cascade=summary.run_id)
+    # without the cascade the selection becomes certain
+    score(store, tiny_llama_chat_folder, for_ratio=0.1)
+    assert chosen(store, tiny_llama_chat_folder, ratio="0.1", run=summary.run_id) == wanted

@@ -30,6 +30,15 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """Which share of the selection by all dots is among those that are known: an estimate, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """How the part of a dataset that has dots was chosen; kept with the run (``run_datasets.certificate``).
 
@@ -42,6 +51,9 @@ class Certificate:
         looks: how often that sample was looked at.
         n: N, the samples with both scores.
         supports: the largest selection that it lets be made, with all validation sets of the scoring.
+        cheap_run: of a cascade, the run whose score ordered the hard samples; else None.
+        taken: of a cascade, how many of them have dots, from the top of that order.
+        recall: of a cascade, what is found of the selection that it supports.
     """
 
     n_samples: int
@@ -52,11 +64,15 @@ class Certificate:
     looks: int
     n: int
     supports: int
+    cheap_run: int | None = None
+    taken: int = 0
+    recall: Recall | None = None
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Certificate:
         """From what the store holds."""
-        return cls(**stored)
+        recall = stored["recall"]
+        return cls(**{**stored, "recall": Recall(**recall) if recall else None})
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class Job:
     index: Path | None
     factor_samples: int
     aim: Aim | None
+    cascade: tuple[int, float] | None
     progress: Progress | None
 
     @property

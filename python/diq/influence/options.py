@@ -146,6 +146,18 @@ class ScoreInfluenceOptions(InStore):
     difficulty_run: Annotated[
         int | None, Option("Difficulty run, when the dataset has several.", metavar="NUMBER"), _OF_PART
     ] = None
+    cascade: Annotated[
+        int | None,
+        Option(
+            "Run of a cheap score of DATASET (a rater, a similarity, dots of few layers) that says which of the hard "
+            "samples to score first; a random audit says when enough of the selection is found.",
+            metavar="NUMBER",
+        ),
+        _OF_PART,
+    ] = None
+    recall: Annotated[
+        float, Option("Share of the selection that a cascade shall find.", above=0, most=1), Needs("cascade")
+    ] = 0.95
     kind: Annotated[Kind | None, Option("Kind of a projection.", default="sparse; of less: rademacher"), _PROJECTED] = (
         None
     )

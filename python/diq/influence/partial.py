@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
 from diq.store.runs import one_run
 from diq.store.store import Store
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +79,8 @@ class ForRatio(Choice):
         self._state: Certificate | None = None
 
     @classmethod
-    def of(cls, job: ScoreJob, aim: Aim) -> ForRatio:
-        """With the difficulty that is in the store.
+    def of(cls, job: ScoreJob, aim: Aim, *more: Any) -> Self:
+        """With the difficulty that is in the store, and what a kind of it takes more.
 
         Raises:
             MissingScoresError: the dataset has no finished difficulty, or that of several runs.
@@ -100,7 +103,7 @@ class ForRatio(Choice):
             position = numbers(opened.arrow("store/positions_of_dataset", dataset_id=dataset_id).column("position"))
         level = np.full(len(position), np.nan)
         level[np.searchsorted(position, numbers(found.column("position")))] = numbers(found.column("level"))
-        return cls(job, aim, run_id, level)
+        return cls(job, aim, run_id, level, *more)
 
     # what is enough --------------------------------------------------------------------------------------------------
 
@@ -146,13 +149,7 @@ class ForRatio(Choice):
             return None
         by_dot, *by_cosine = self._columns(run_id, samples.positions, samples.missing)
         counted = by_dot.counted
-        n = int(np.count_nonzero(counted))
-        count = self._aim.ratio.of(n)
-        if count == 0:
-            raise UsageError(
-                f"a ratio of {self._aim.ratio.text} of {amount(n, 'sample')} with a difficulty selects none",
-                f"give at least {1 / n:.3g}" if n else "score the difficulty first",
-            )
+        n, count = self._count(by_dot)
         tau = self._aim.tau(self._level[counted])
         kept = self._begun(tau, n)
         known, drawn, hard = parts(by_dot, kept, tau)
@@ -182,6 +179,21 @@ class ForRatio(Choice):
             return known | by_dot.drawn(others, kept.drawn)
         log.warning("a ratio of %s needs the dots of all samples: %s", self._aim.ratio.text, why)
         return usable
+
+    def _count(self, columns: Columns) -> tuple[int, int]:
+        """N, and the size of the selection.
+
+        Raises:
+            UsageError: the ratio selects nothing.
+        """
+        n = int(np.count_nonzero(columns.counted))
+        count = self._aim.ratio.of(n)
+        if count == 0:
+            raise UsageError(
+                f"a ratio of {self._aim.ratio.text} of {amount(n, 'sample')} with a difficulty selects none",
+                f"give at least {1 / n:.3g}" if n else "score the difficulty first",
+            )
+        return n, count
 
     def _failed(self, columns: Columns, usable: Mask, tau: float) -> Mask:
         """Samples below a threshold that could be scored, were, and have no finite dot."""
@@ -230,7 +242,10 @@ class ForRatio(Choice):
         kept = self._state
         if kept is None or not look_up(job)[1]:
             return
-        summary.details["partial"] = {
+        summary.details["partial"] = self._told(kept)
+
+    def _told(self, kept: Certificate) -> dict[str, object]:
+        return {
             "of": kept.n,
             "difficulty at least": f"{kept.tau:g}",
             "others drawn": min(kept.drawn, kept.n),

@@ -21,6 +21,7 @@ from diq.gradients.engine import EngineSettings, Result, common_settings
 from diq.gradients.engines import Engines
 from diq.gradients.projections import default_dim
 from diq.gradients.validation import ValidationFacts, ValidationTokens
+from diq.influence.cascade import Cascade, read_cheap
 from diq.influence.factors import Factors, find_factors, make_factors
 from diq.influence.job import (
     EngineScorer,
@@ -38,7 +39,7 @@ from diq.models.device import describe_environment, pick_device, pick_dtype
 from diq.models.source import ModelSource, find_adapter, find_model
 from diq.models.tokens import TokenFile, Tokenization
 from diq.scoring.harness import score_missing
-from diq.scoring.job import check_name, finish, read_request, read_samples
+from diq.scoring.job import ScoreJob, check_name, finish, read_request, read_samples
 from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
 from diq.store.store import Store
@@ -113,6 +114,7 @@ def score_influence(options: ScoreInfluenceOptions) -> ScoreSummary:
             difficulty_run=options.difficulty_run,
             norms=options.norms,
         ),
+        cascade=None if options.cascade is None else (options.cascade, options.recall),
         progress=options.progress,
     )
     if options.from_index is not None:
@@ -287,11 +289,21 @@ def _score(job: Job) -> ScoreSummary:
             described.update(describe(job, engines.facts, tokenization))
 
     dots = job.of_dots(settings)
-    summary = score_missing(dots, load, None if job.aim is None else ForRatio.of(dots, job.aim))
+    summary = score_missing(dots, load, _choice(job, dots))
     partial = summary.details
     tell_of_dots(job, summary)
     summary.details |= described | partial
     return summary
+
+
+def _choice(job: Job, dots: ScoreJob) -> ForRatio | None:
+    """Which samples are scored, where not all are."""
+    if job.aim is None:
+        return None
+    if job.cascade is None:
+        return ForRatio.of(dots, job.aim)
+    run_id, recall = job.cascade
+    return Cascade.of(dots, job.aim, read_cheap(dots, run_id), recall)
 
 
 class _DotScorer(EngineScorer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,22 @@ from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.errors import MissingScoresError
 from diq.base.text import amount
-from diq.influence.certificate import Certificate, Columns, parts
+from diq.influence.certificate import Certificate, Columns, Mask, parts
 from diq.selection.quadrants import rank
 from diq.selection.scores import Request, Runs, Scores
 from diq.store.store import Store
 
+log = logging.getLogger(__name__)
+
 
 def order_of_part(
-    store: Store, scores: Scores, data: dict[str, Any], request: Request, runs: Runs, certificate: Certificate
+    store: Store,
+    scores: Scores,
+    data: dict[str, Any],
+    request: Request,
+    runs: Runs,
+    weights: Mapping[str, float] | None,
+    certificate: Certificate,
 ) -> tuple[npt.NDArray[np.int64], float, int]:
     """The places that are certain, all of them in Q1.
 
@@ -29,6 +39,7 @@ def order_of_part(
         data: the dataset.
         request: what is ranked by.
         runs: whose scores.
+        weights: weight of each validation set; None takes all of the run.
         certificate: how the scored part was chosen.
 
     Returns:
@@ -65,6 +76,14 @@ def order_of_part(
             f"{certificate.tau:g} are missing",
             f"{again} --difficulty-{option}`",
         )
+    if certificate.recall is not None:
+        if tau != certificate.tau or request.influence != "dot" or weights is not None or not certificate.supports:
+            raise MissingScoresError(
+                f"run {runs.influence} was scored by a cascade, for the dots with all its validation sets and the "
+                f"difficulty threshold {certificate.tau:g}",
+                f"{again}` without --cascade",
+            )
+        return _of_cascade(columns, runs, certificate, tau)
     known, drawn, hard = parts(columns, certificate, tau)
     n_missing = int(np.count_nonzero(columns.missing & (known | drawn)))
     if n_missing:
@@ -73,7 +92,25 @@ def order_of_part(
             f"{again}` again: it goes on where it stopped",
         )
     evidence = columns.evidence(hard, known, drawn, certificate.looks)
+    return _ordered(columns, hard, tau)[: evidence.largest()], float(tau), evidence.n
+
+
+def _of_cascade(
+    columns: Columns, runs: Runs, certificate: Certificate, tau: float
+) -> tuple[npt.NDArray[np.int64], float, int]:
+    """The best of what a cascade scored: as many as the selection that it was scored for, or fewer."""
+    assert certificate.recall is not None
+    log.warning(
+        "run %s was scored by a cascade: of the %s samples that all dots would select, it has found an estimated "
+        "%.1f %% (%.1f to %.1f)",
+        runs.influence, f"{certificate.supports:,}",
+        *(100 * one for one in (certificate.recall.value, certificate.recall.low, certificate.recall.high)),
+    )  # fmt: skip
+    hard = (columns.level >= tau) & np.isfinite(columns.dot)
+    return _ordered(columns, hard, tau)[: certificate.supports], float(tau), int(np.count_nonzero(columns.counted))
+
+
+def _ordered(columns: Columns, hard: Mask, tau: float) -> npt.NDArray[np.int64]:
+    """Rows of hard samples by dot, difficulty and position: Q1, and then Q3, of them alone."""
     rows = np.flatnonzero(hard)
-    # Q1 and then Q3 of hard samples alone: by dot, difficulty and position throughout
-    ordered = rank(scores.dot[rows], scores.level[rows], threshold=float(tau)).rows
-    return rows[ordered[: evidence.largest()]], float(tau), evidence.n
+    return rows[rank(columns.dot[rows], columns.level[rows], threshold=float(tau)).rows]

@@ -140,7 +140,7 @@ def make_ranking(
         scores = scores.without(numbers(excluded.column("position")))
     part = None if runs.influence is None else read_certificate(store, runs.influence, data["dataset_id"])
     if part is not None:
-        return _of_part(store, scores, data, request, runs, part)
+        return _of_part(store, scores, data, request, runs, weights, part)
     made = order(scores, request)
     if not len(made.rows):
         raise MissingScoresError(
@@ -170,10 +170,16 @@ def make_ranking(
 
 
 def _of_part(
-    store: Store, scores: Scores, data: dict[str, Any], request: Request, runs: Runs, certificate: Certificate
+    store: Store,
+    scores: Scores,
+    data: dict[str, Any],
+    request: Request,
+    runs: Runs,
+    weights: Mapping[str, float] | None,
+    certificate: Certificate,
 ) -> MadeRanking:
     """The beginning of a ranking, from a run that was scored in part."""
-    rows, tau, n = order_of_part(store, scores, data, request, runs, certificate)
+    rows, tau, n = order_of_part(store, scores, data, request, runs, weights, certificate)
     facts: dict[str, Any] = dict.fromkeys(("median", "quadrant_counts", "half_sizes", "even_counts", "odd_counts"))
     facts |= {
         "n_unscored": len(scores.position) - n,
