@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diq import plot as plot
     from diq.base.errors import DiqError as DiqError
+    from diq.baselines.score_ifd import score_ifd as score_ifd
+    from diq.baselines.score_length import score_length as score_length
     from diq.baselines.score_perplexity import score_perplexity as score_perplexity
     from diq.baselines.similarity import score_similarity as score_similarity
     from diq.costs.cost import cost as cost
@@ -67,7 +69,9 @@ _WHERE = {
     "run_demo": "diq.recipes.demo",
     "run_recipe": "diq.recipes.run",
     "score_difficulty": "diq.difficulty.score",
+    "score_ifd": "diq.baselines.score_ifd",
     "score_influence": "diq.influence.score",
+    "score_length": "diq.baselines.score_length",
     "score_perplexity": "diq.baselines.score_perplexity",
     "score_rater": "diq.rater.score",
     "score_similarity": "diq.baselines.similarity",

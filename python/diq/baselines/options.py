@@ -1,4 +1,4 @@
-"""What ``diq score perplexity`` and ``diq score similarity`` take."""
+"""What the commands of the baselines take: ``diq score length``, ``perplexity``, ``ifd`` and ``similarity``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ from diq.base.options import (
 from diq.encoders.options import Pooled, Text
 from diq.models.options import batch_tokens
 
+LARGEST_IFD = 1.0
+"""Above it a question makes its answer less likely, and no such sample is selected by IFD."""
+
 
 @dataclass(frozen=True)
-class ScorePerplexityOptions(InStore):
-    """Options of ``diq score perplexity``."""
+class LanguageModelOptions(InStore):
+    """Options of every score that one pass of a causal language model gives."""
 
     dataset: DatasetName
     _: KW_ONLY
@@ -46,6 +49,36 @@ class ScorePerplexityOptions(InStore):
     batch_tokens: Annotated[int | None, batch_tokens("perplexity")] = None
     device: Device = "auto"
     dtype: Dtype = "auto"
+
+
+@dataclass(frozen=True)
+class ScorePerplexityOptions(LanguageModelOptions):
+    """Options of ``diq score perplexity``."""
+
+
+@dataclass(frozen=True)
+class ScoreIfdOptions(LanguageModelOptions):
+    """Options of ``diq score ifd``."""
+
+
+@dataclass(frozen=True)
+class ScoreLengthOptions(InStore):
+    """Options of ``diq score length``."""
+
+    dataset: DatasetName
+    _: KW_ONLY
+    model: Annotated[
+        str | os.PathLike[str],
+        Option(
+            "Folder or hub id whose tokenizer counts; a folder needs no weights.",
+            metavar="FOLDER|ID",
+            reads="model",
+            name=True,
+        ),
+    ]
+    max_length: MaxLength = None
+    template: ChatTemplate = None
+    chat_template_kwargs: ChatTemplateKwargs = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``diq score difficulty``, ``influence``, ``perplexity`` and ``similarity``."""
+"""``diq score difficulty``, ``influence``, and the scores of the baselines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import click
 import diq
 from diq.base.errors import UsageError
 from diq.base.options import fields_of
-from diq.baselines.options import ScorePerplexityOptions, ScoreSimilarityOptions
+from diq.baselines.options import (
+    ScoreIfdOptions,
+    ScoreLengthOptions,
+    ScorePerplexityOptions,
+    ScoreSimilarityOptions,
+)
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.difficulty.options import ScoreDifficultyOptions
@@ -140,6 +145,32 @@ def similarity(as_json: bool, quiet: bool, **given: Any) -> None:
     with progress(quiet=quiet or as_json) as report:
         summary = diq.score_similarity(**keywords(ScoreSimilarityOptions, given), progress=report)
     _show("similarity", summary.to_dict(), as_json)
+
+
+@score.command()
+@options_of(ScoreLengthOptions)
+@output_options
+def length(as_json: bool, quiet: bool, **given: Any) -> None:
+    """Answer tokens of every sample of DATASET, for `diq select --strategy length`.
+
+    A tokenizer is enough, no model runs. Counted is what a training would learn: reasoning and answer.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_length(**keywords(ScoreLengthOptions, given), progress=report)
+    _show("length", summary.to_dict(), as_json)
+
+
+@score.command()
+@options_of(ScoreIfdOptions)
+@output_options
+def ifd(as_json: bool, quiet: bool, **given: Any) -> None:
+    """Instruction-following difficulty of every sample of DATASET, for `diq select --strategy ifd`.
+
+    The loss of the answer behind its question, over its loss with the question left empty. Above 1 it is not selected.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_ifd(**keywords(ScoreIfdOptions, given), progress=report)
+    _show("ifd", summary.to_dict(), as_json)
 
 
 def _show(kind: str, summary: dict[str, Any], as_json: bool) -> None:

@@ -62,6 +62,10 @@ VERBS: dict[str, Verb] = {
         "diq.baselines.options:ScorePerplexityOptions",
         ("score", "perplexity"),
     ),
+    "score length": Verb(
+        "diq.baselines.score_length:score_length", "diq.baselines.options:ScoreLengthOptions", ("score", "length")
+    ),
+    "score ifd": Verb("diq.baselines.score_ifd:score_ifd", "diq.baselines.options:ScoreIfdOptions", ("score", "ifd")),
     "score similarity": Verb(
         "diq.baselines.similarity:score_similarity",
         "diq.baselines.options:ScoreSimilarityOptions",

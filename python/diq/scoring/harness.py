@@ -73,7 +73,7 @@ class Scorer(ABC):
     """A loaded model that scores the samples of a block.
 
     Attributes:
-        model: what is recorded of it.
+        model: what is recorded of it; None where no model scores.
         environment: versions and hardware.
         token_budget: tokens a batch, padding included unless ``packed``.
         packed: whether batches have no padding.
@@ -83,7 +83,7 @@ class Scorer(ABC):
         insert: query that adds rows, except those that are there.
     """
 
-    model: RunModel
+    model: RunModel | None
     environment: Mapping[str, Any]
     token_budget: int
     packed: bool = False

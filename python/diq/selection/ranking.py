@@ -207,7 +207,7 @@ def find_ranking(
         UsageError: a difficulty threshold outside the data.
         MissingScoresError: no sample has the scores that the strategy needs.
     """
-    config = asdict(request) | {"validation_weights": dict(weights) if weights is not None else None}
+    config = request.settings() | {"validation_weights": dict(weights) if weights is not None else None}
     identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
     configuration = fingerprint_of(canonical_json(identity))
     (digest,) = store.rows(
@@ -304,9 +304,22 @@ def order(scores: Scores, request: Request) -> Order:
     if request.influence is not None:
         score = scores.dot
     elif request.strategy in TEXT_STRATEGIES:
-        # the lowest perplexity first, the highest of any other score
-        score = -scores.score if request.strategy == "perplexity" else scores.score
+        score = _merit(scores.score, request)
     return Order(rank(score, np.where(np.isfinite(score), 0.0, np.nan)).rows)
+
+
+def _merit(score: Floats, request: Request) -> Floats:
+    """What the order goes down by, of text scores; NaN where the strategy takes none of the kind."""
+    # the lowest perplexity first, the highest of any other score
+    merit = -score if request.strategy == "perplexity" else score
+    if request.band is not None:
+        # in exact decimals an end of the band is as near as the other; halves of what floats make of it are not
+        merit = np.asarray(-np.round(np.abs(score - sum(request.band) / 2), 12), np.float64)
+    if request.taken is None:
+        return merit
+    least, most = request.taken
+    inside = (score >= (-np.inf if least is None else least)) & (score <= (np.inf if most is None else most))
+    return np.where(inside, merit, np.nan)
 
 
 def _check_threshold(scores: Scores, request: Request) -> None:
