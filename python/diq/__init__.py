@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diq import plot as plot
     from diq.base.errors import DiqError as DiqError
+    from diq.baselines.score_bm25 import score_bm25 as score_bm25
     from diq.baselines.score_ifd import score_ifd as score_ifd
     from diq.baselines.score_length import score_length as score_length
     from diq.baselines.score_perplexity import score_perplexity as score_perplexity
@@ -68,6 +69,7 @@ _WHERE = {
     "results": "diq.evaluation.results",
     "run_demo": "diq.recipes.demo",
     "run_recipe": "diq.recipes.run",
+    "score_bm25": "diq.baselines.score_bm25",
     "score_difficulty": "diq.difficulty.score",
     "score_ifd": "diq.baselines.score_ifd",
     "score_influence": "diq.influence.score",

@@ -82,6 +82,25 @@ class ScoreLengthOptions(InStore):
 
 
 @dataclass(frozen=True)
+class ScoreBm25Options(InStore):
+    """Options of ``diq score bm25``."""
+
+    dataset: DatasetName
+    _: KW_ONLY
+    validation_set: ValidationSets = ()
+    reduction: Annotated[
+        Pooled, Option("mean of the scores against the questions of a validation set, or the largest of them.")
+    ] = "mean"
+    text: Annotated[Text, Option("What is searched of a sample: the question, or question, reasoning and answer.")] = (
+        "prompt"
+    )
+    k1: Annotated[float, Option("How slowly repeats of a word stop to count.", least=0)] = 1.2
+    b: Annotated[
+        float, Option("How much long texts are held back: 0 not at all, 1 by their length.", least=0, most=1)
+    ] = 0.75
+
+
+@dataclass(frozen=True)
 class ScoreSimilarityOptions(InStore):
     """Options of ``diq score similarity``."""
 

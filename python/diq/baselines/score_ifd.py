@@ -21,14 +21,12 @@ from diq.base.sample import Message, split_prompt
 from diq.baselines.language_model import ModelScorer, ScoringModel
 from diq.baselines.options import LARGEST_IFD, ScoreIfdOptions
 from diq.baselines.perplexity import NOT_FINITE, answer_losses
-from diq.baselines.text_scores import text_job, text_rows
+from diq.baselines.text_scores import count_above, text_job, text_rows
 from diq.influence.stored import NO_ANSWER
 from diq.models.tokens import Tokenization, Tokens
 from diq.scoring.harness import Batch, score_missing
 from diq.scoring.job import read_dataset
 from diq.scoring.summary import ScoreSummary
-from diq.store.connection import WAIT_S
-from diq.store.store import Store
 
 METHOD = "loss-ratio"
 SURE = "the answer alone has no loss to compare with"
@@ -63,12 +61,7 @@ def score_ifd(options: ScoreIfdOptions) -> ScoreSummary:
         tokenization.say(f"dataset `{options.dataset}`")
 
     summary = score_missing(job, load)
-    with Store(options.store_file, read_only=True, wait_s=WAIT_S) as opened:
-        (found,) = opened.rows(
-            "store/count_outside",
-            run_id=summary.run_id, dataset_id=data["dataset_id"], least=None, most=LARGEST_IFD,
-        )  # fmt: skip
-    summary.details |= model.describe(tokenization) | {"n_above_1": found["n"]}
+    summary.details |= model.describe(tokenization) | {"n_above_1": count_above(job, summary.run_id, LARGEST_IFD)}
     return summary
 
 

@@ -11,6 +11,7 @@ import diq
 from diq.base.errors import UsageError
 from diq.base.options import fields_of
 from diq.baselines.options import (
+    ScoreBm25Options,
     ScoreIfdOptions,
     ScoreLengthOptions,
     ScorePerplexityOptions,
@@ -171,6 +172,19 @@ def ifd(as_json: bool, quiet: bool, **given: Any) -> None:
     with progress(quiet=quiet or as_json) as report:
         summary = diq.score_ifd(**keywords(ScoreIfdOptions, given), progress=report)
     _show("ifd", summary.to_dict(), as_json)
+
+
+@score.command()
+@options_of(ScoreBm25Options)
+@output_options
+def bm25(as_json: bool, quiet: bool, **given: Any) -> None:
+    """BM25 of every sample of DATASET against the questions of each validation set, for `diq select --strategy bm25`.
+
+    No model runs: how rare the words are that they share. A dataset that grew is counted again as a whole.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_bm25(**keywords(ScoreBm25Options, given), progress=report)
+    _show("bm25", summary.to_dict(), as_json)
 
 
 def _show(kind: str, summary: dict[str, Any], as_json: bool) -> None:

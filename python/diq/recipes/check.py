@@ -46,6 +46,7 @@ SCORES = {
     "score similarity": "similarity",
     "score length": "length",
     "score ifd": "ifd",
+    "score bm25": "bm25",
 }
 
 

@@ -66,6 +66,9 @@ VERBS: dict[str, Verb] = {
         "diq.baselines.score_length:score_length", "diq.baselines.options:ScoreLengthOptions", ("score", "length")
     ),
     "score ifd": Verb("diq.baselines.score_ifd:score_ifd", "diq.baselines.options:ScoreIfdOptions", ("score", "ifd")),
+    "score bm25": Verb(
+        "diq.baselines.score_bm25:score_bm25", "diq.baselines.options:ScoreBm25Options", ("score", "bm25")
+    ),
     "score similarity": Verb(
         "diq.baselines.similarity:score_similarity",
         "diq.baselines.options:ScoreSimilarityOptions",
