@@ -62,6 +62,15 @@ class ScoreIfdOptions(LanguageModelOptions):
 
 
 @dataclass(frozen=True)
+class ScoreRdsOptions(LanguageModelOptions):
+    """Options of ``diq score rds``."""
+
+    dataset: DatasetName
+    _: KW_ONLY
+    validation_set: ValidationSets = ()
+
+
+@dataclass(frozen=True)
 class ScoreLengthOptions(InStore):
     """Options of ``diq score length``."""
 

@@ -112,7 +112,7 @@ def read_conversations(job: ScoreJob) -> Iterator[list[list[Message]]]:
     whole = {"dataset_id": job.data["dataset_id"], "first": 0, "last": 1 << 62}
     with (
         Store(job.store, read_only=True, wait_s=WAIT_S) as opened,
-        opened.batches("scoring/messages_in_order", rows=shards.READ_ROWS, **whole) as batches,
+        opened.batches("store/messages_in_order", rows=shards.READ_ROWS, **whole) as batches,
     ):
         for batch in batches:
             yield [orjson.loads(one) for one in batch.column("messages").to_pylist()]

@@ -26,6 +26,7 @@ from diq.selection.options import TEXT_STRATEGIES
 from diq.selection.partial import order_of_part
 from diq.selection.quadrants import QUADRANTS, rank
 from diq.selection.scores import Floats, Request, Runs, Scores, read_scores
+from diq.selection.turns import with_turns
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,8 @@ def make_ranking(
     part = None if runs.influence is None else read_certificate(store, runs.influence, data["dataset_id"])
     if part is not None:
         return _of_part(store, scores, data, request, runs, part)
+    if request.strategy == "rds":
+        scores = with_turns(store, data, runs, list(weights) if weights is not None else None, scores)
     made = order(scores, request)
     if not len(made.rows):
         raise MissingScoresError(
@@ -304,7 +307,7 @@ def order(scores: Scores, request: Request) -> Order:
     if request.influence is not None:
         score = scores.dot
     elif request.strategy in TEXT_STRATEGIES:
-        score = _merit(scores.score, request)
+        score = _merit(scores.score, request) if scores.turn is None else -scores.turn
     return Order(rank(score, np.where(np.isfinite(score), 0.0, np.nan)).rows)
 
 

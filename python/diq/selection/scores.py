@@ -158,6 +158,9 @@ def choose_runs(
         _warn_of_namesakes(store, model, influence)
     if strategy in DIFFICULTY_STRATEGIES:
         candidates = store.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
+        if asked_difficulty is None:
+            # how often a model solves a question is meant when it is named, or when there is nothing else
+            candidates = [one for one in candidates if one["method"] != "pass_rate"] or candidates
         command = f"diq score difficulty {quoted(name)} --model CLASSIFIER"
         difficulty = one_run(
             store,
@@ -238,6 +241,13 @@ def settled_weights(store: Store, request: Request, runs: Runs, asked: Sequence[
     if run_id is None:
         return None
     sets = store.rows("store/validation_sets_of_run", run_id=run_id)
+    if request.strategy == "rds":
+        weighted = [one for one in asked if one not in {row["name"] for row in sets} and "=" in one]
+        if weighted:
+            raise UsageError(
+                f"the strategy `rds` takes turns, in which `{weighted[0]}` has no meaning",
+                "name the set without a weight",
+            )
     if request.influence == "cosine" and takes_largest(sets):
         raise UsageError(f"run {run_id} of method `less` holds cosines already", "leave out --influence cosine")
     return choose_weights(asked, sets)
@@ -255,6 +265,7 @@ class Scores:
         halves: ``[n]`` what ``dot`` would be by the even and by the odd folds of the validation sets; None where a
             sample with a dot lacks them.
         half_sizes: validation samples of the two halves; None without them.
+        turn: ``[n]`` when each is taken where validation samples take turns, from 0 up; None for other strategies.
     """
 
     position: npt.NDArray[np.int64]
@@ -263,6 +274,7 @@ class Scores:
     score: Floats
     halves: tuple[Floats, Floats] | None = None
     half_sizes: tuple[int, int] | None = None
+    turn: Floats | None = None
 
     def without(self, positions: npt.NDArray[np.int64]) -> Scores:
         """The rows of all other positions."""

@@ -5,6 +5,7 @@ COMMENT ON COLUMN text_scores.validation_set_id IS 'Validation set of a similari
 COMMENT ON COLUMN text_scores.n_tokens IS 'Tokens that a perplexity, IFD or embedding covers; null for the others and for scores computed elsewhere.';
 COMMENT ON COLUMN text_scores.value IS
     'Score of a run of another kind, which says what it is: length, ifd, bm25, rds (length of the embedding), pass_rate.';
+COMMENT ON COLUMN gradient_indexes.kind IS 'rademacher, sparse or subspace; rds: embeddings in place of gradients.';
 COMMENT ON COLUMN rankings.score_run IS 'Run of the text scores (perplexity, similarity, length and so on); null where the strategy uses none.';
 COMMENT ON COLUMN ranking_samples.score IS 'Text score (perplexity, similarity, length and so on) when the ranking was made; null for other strategies.';
 COMMENT ON COLUMN selection_samples.score IS 'Text score when the ranking was made: perplexity, similarity, length and so on.';
@@ -49,7 +50,8 @@ found AS (
 expected AS (
     SELECT p.run_id, p.dataset_id, rv.validation_set_id
     FROM pairs AS p
-    LEFT JOIN run_validation_sets AS rv ON rv.run_id = p.run_id
+    -- an embedding of rds is of the sample alone
+    LEFT JOIN run_validation_sets AS rv ON rv.run_id = p.run_id AND p.kind <> 'rds'
     WHERE p.kind IN ('influence', 'perplexity', 'similarity', 'length', 'ifd', 'bm25', 'rds', 'pass_rate')
     UNION
     SELECT f.run_id, f.dataset_id, f.validation_set_id FROM found AS f
