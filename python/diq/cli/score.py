@@ -15,11 +15,13 @@ from diq.baselines.options import (
     ScoreIfdOptions,
     ScoreLengthOptions,
     ScorePerplexityOptions,
+    ScoreRdsOptions,
     ScoreSimilarityOptions,
 )
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.difficulty.options import ScoreDifficultyOptions
+from diq.evaluation.options import ScorePassRateOptions
 from diq.influence.options import ScoreInfluenceOptions
 from diq.rater.options import ScoreRaterOptions
 from diq.training.options import WarmUpOptions
@@ -185,6 +187,33 @@ def bm25(as_json: bool, quiet: bool, **given: Any) -> None:
     with progress(quiet=quiet or as_json) as report:
         summary = diq.score_bm25(**keywords(ScoreBm25Options, given), progress=report)
     _show("bm25", summary.to_dict(), as_json)
+
+
+@score.command()
+@options_of(ScoreRdsOptions)
+@output_options
+def rds(as_json: bool, quiet: bool, **given: Any) -> None:
+    """RDS+ embeddings of every sample of DATASET and of each validation set, for `diq select --strategy rds`.
+
+    Position-weighted means of the model's last hidden states, kept beside the store. A further set costs its samples.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_rds(**keywords(ScoreRdsOptions, given), progress=report)
+    _show("rds", summary.to_dict(), as_json)
+
+
+@score.command("pass-rate")
+@options_of(ScorePassRateOptions)
+@output_options
+def pass_rate(as_json: bool, quiet: bool, **given: Any) -> None:
+    """How often the model itself solves each question of DATASET, for `diq select --strategy pass_rate`.
+
+    Questions with options, or with an answer of a few words, are asked K times; answers are kept beside the store. The
+    share of wrong ones is a difficulty too, from 1 to 5, for `diq select --difficulty-run`.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_pass_rate(**keywords(ScorePassRateOptions, given), progress=report)
+    _show("pass rate", summary.to_dict(), as_json)
 
 
 def _show(kind: str, summary: dict[str, Any], as_json: bool) -> None:

@@ -47,6 +47,8 @@ SCORES = {
     "score length": "length",
     "score ifd": "ifd",
     "score bm25": "bm25",
+    "score rds": "rds",
+    "score pass-rate": "pass_rate",
 }
 
 

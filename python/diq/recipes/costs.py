@@ -22,6 +22,7 @@ from diq.costs.flops import (
     ifd_flops,
     preference_flops,
     projected_flops,
+    rds_flops,
     training_flops,
 )
 from diq.costs.lengths import Lengths, read_file_lengths, read_lengths
@@ -60,6 +61,7 @@ class _Counter:
             "score influence": self._influence,
             "score perplexity": self._forward,
             "score ifd": self._ifd,
+            "score rds": self._rds,
             "train": self._training,
         }
         if step.verb in counters:
@@ -98,6 +100,15 @@ class _Counter:
         lengths = self._dataset(step.options["dataset"], step.options.get("max_length"))
         size = _size(step.options["model"])
         return None if lengths is None or size is None else forward_flops(size, lengths.every_token())
+
+    def _rds(self, step: Step) -> float | None:
+        lengths = self._dataset(step.options["dataset"], step.options.get("max_length"))
+        size = _size(step.options["model"])
+        if lengths is None or size is None:
+            return None
+        names = step.options.get("validation_set") or self._validation_sets()
+        names = names if isinstance(names, list) else [names]
+        return rds_flops(size, lengths, Lengths.same(sum(map(self._n_validation, names)), lengths.mean))
 
     def _ifd(self, step: Step) -> float | None:
         lengths = self._dataset(step.options["dataset"], step.options.get("max_length"))

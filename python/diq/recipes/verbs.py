@@ -69,6 +69,12 @@ VERBS: dict[str, Verb] = {
     "score bm25": Verb(
         "diq.baselines.score_bm25:score_bm25", "diq.baselines.options:ScoreBm25Options", ("score", "bm25")
     ),
+    "score rds": Verb("diq.baselines.score_rds:score_rds", "diq.baselines.options:ScoreRdsOptions", ("score", "rds")),
+    "score pass-rate": Verb(
+        "diq.evaluation.pass_rate:score_pass_rate",
+        "diq.evaluation.options:ScorePassRateOptions",
+        ("score", "pass-rate"),
+    ),
     "score similarity": Verb(
         "diq.baselines.similarity:score_similarity",
         "diq.baselines.options:ScoreSimilarityOptions",

@@ -346,7 +346,7 @@ class _Texts:
         needed = set(wanted)
         names = {"first": int(samples.positions[begin]), "last": int(samples.positions[end - 1])}
         at = begin
-        with opened.batches("scoring/messages_in_order", dataset_id=job.data["dataset_id"], **names) as batches:
+        with opened.batches("store/messages_in_order", dataset_id=job.data["dataset_id"], **names) as batches:
             for batch in batches:
                 lines = batch.column("messages").to_pylist()
                 done = 0
