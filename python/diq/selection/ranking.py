@@ -126,6 +126,24 @@ class MadeRanking:
     facts: dict[str, Any]
 
 
+def ranked_scores(
+    store: Store,
+    data: dict[str, Any],
+    request: Request,
+    runs: Runs,
+    weights: Mapping[str, float] | None,
+    guard_runs: Sequence[int] = (),
+) -> Scores:
+    """What `order` ranks: the scores without those that guards leave out, and the turns of what is left."""
+    scores = read_scores(store, data, request, runs, dict(weights) if weights is not None else None)
+    if guard_runs:
+        excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
+        scores = scores.without(numbers(excluded.column("position")))
+    if request.strategy == "rds":
+        scores = with_turns(store, data, runs, list(weights) if weights is not None else None, scores)
+    return scores
+
+
 def make_ranking(
     store: Store,
     data: dict[str, Any],
@@ -135,15 +153,10 @@ def make_ranking(
     guard_runs: Sequence[int] = (),
 ) -> MadeRanking:
     """The ranking of a request, made from the scores; nothing is written. Arguments and errors as `find_ranking`."""
-    scores = read_scores(store, data, request, runs, dict(weights) if weights is not None else None)
-    if guard_runs:
-        excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
-        scores = scores.without(numbers(excluded.column("position")))
+    scores = ranked_scores(store, data, request, runs, weights, guard_runs)
     part = None if runs.influence is None else read_certificate(store, runs.influence, data["dataset_id"])
     if part is not None:
         return _of_part(store, scores, data, request, runs, part)
-    if request.strategy == "rds":
-        scores = with_turns(store, data, runs, list(weights) if weights is not None else None, scores)
     made = order(scores, request)
     if not len(made.rows):
         raise MissingScoresError(
@@ -307,6 +320,7 @@ def order(scores: Scores, request: Request) -> Order:
     if request.influence is not None:
         score = scores.dot
     elif request.strategy in TEXT_STRATEGIES:
+        assert (request.strategy == "rds") == (scores.turn is not None), "ask ranked_scores for the turns"
         score = _merit(scores.score, request) if scores.turn is None else -scores.turn
     return Order(rank(score, np.where(np.isfinite(score), 0.0, np.nan)).rows)
 

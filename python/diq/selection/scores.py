@@ -326,7 +326,7 @@ def read_scores(
     if request.strategy in ("similarity", "bm25") and runs.score is not None:
         score = read_similarity(store, dataset_id=dataset_id, run_id=runs.score, weights=weights)
     elif runs.score is not None:
-        found = store.arrow("selection/text_score_of_dataset", dataset_id=dataset_id, run_id=runs.score)
+        found = store.arrow("store/text_score_of_dataset", dataset_id=dataset_id, run_id=runs.score)
         score = _scattered(position, numbers(found.column("position")), numbers(found.column("score")))
     return Scores(position, level, dot, score, halves, half_sizes)
 
