@@ -329,15 +329,7 @@ pub fn shingle_hashes<T: AsRef<str> + Sync>(texts: &[T], n: usize) -> Result<(Ve
     let each: Vec<Vec<u64>> = texts
         .par_iter()
         .map(|text| {
-            let hashed: Vec<u64> = words_or_text(text.as_ref())
-                .into_iter()
-                .map(|word| {
-                    let mut hasher = Quick::default();
-                    hasher.write(word.as_bytes());
-                    hasher.write_usize(word.len());
-                    hasher.finish()
-                })
-                .collect();
+            let hashed: Vec<u64> = words_or_text(text.as_ref()).into_iter().map(hash_of).collect();
             let mut found: Vec<u64> = hashed
                 .windows(n.min(hashed.len()))
                 .map(|run| {
@@ -351,13 +343,34 @@ pub fn shingle_hashes<T: AsRef<str> + Sync>(texts: &[T], n: usize) -> Result<(Ve
             found
         })
         .collect();
+    Ok(joined(&each))
+}
+
+/// Hashes of the [`small_words`] of each text in their order, repeats included; none for a text without a word.
+///
+/// Returns and promises as [`shingle_hashes`].
+pub fn word_hashes<T: AsRef<str> + Sync>(texts: &[T]) -> (Vec<u64>, Vec<u64>) {
+    let each: Vec<Vec<u64>> =
+        texts.par_iter().map(|text| small_words(text.as_ref()).map(hash_of).collect()).collect();
+    joined(&each)
+}
+
+fn hash_of(word: &str) -> u64 {
+    let mut hasher = Quick::default();
+    hasher.write(word.as_bytes());
+    hasher.write_usize(word.len());
+    hasher.finish()
+}
+
+/// All hashes, and where those of each text begin; the last offset is their number.
+fn joined(each: &[Vec<u64>]) -> (Vec<u64>, Vec<u64>) {
     let mut offsets = Vec::with_capacity(each.len() + 1);
     offsets.push(0);
     offsets.extend(each.iter().scan(0, |total, hashes| {
         *total += hashes.len() as u64;
         Some(*total)
     }));
-    Ok((each.concat(), offsets))
+    (each.concat(), offsets)
 }
 
 /// The group of each row: the first row that it is connected with by equal keys in equal columns.

@@ -439,6 +439,12 @@ fn shingle_hashes(py: Python<'_>, texts: Vec<PyBackedStr>, n: usize) -> PyResult
 }
 
 #[pyfunction]
+fn word_hashes(py: Python<'_>, texts: Vec<PyBackedStr>) -> Hashes<'_> {
+    let (hashes, offsets) = py.detach(|| ngram::word_hashes(&texts));
+    (hashes.into_pyarray(py), offsets.into_pyarray(py))
+}
+
+#[pyfunction]
 fn candidate_groups<'py>(py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArray1<u32>>> {
     let keys = borrowed::<u64, Ix2>("keys", U64, keys)?;
     let bands = keys.shape()[1];
@@ -612,6 +618,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<NgramTable>()?;
     module.add_function(wrap_pyfunction!(sample_ids, module)?)?;
     module.add_function(wrap_pyfunction!(shingle_hashes, module)?)?;
+    module.add_function(wrap_pyfunction!(word_hashes, module)?)?;
     module.add_function(wrap_pyfunction!(candidate_groups, module)?)?;
     module.add_function(wrap_pyfunction!(near_copies, module)?)?;
     module.add_function(wrap_pyfunction!(file_hash, module)?)?;

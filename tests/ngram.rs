@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use diq_core::error::DiqError;
-use diq_core::ngram::{Checked, Match, NearCopy, Table, groups, near_copies, shingle_hashes, small_words, words};
+use diq_core::ngram::{Checked, Match, NearCopy, Table, groups, near_copies, shingle_hashes, small_words, word_hashes, words};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -213,12 +213,32 @@ fn no_result_depends_on_threads() {
     assert!(seen.windows(2).all(|two| two[0] == two[1]));
 }
 
+proptest! {
+    #[test]
+    fn word_hashes_tell_words_apart_and_keep_their_order(texts in vec(sentence(30), 0..8)) {
+        let (hashes, offsets) = word_hashes(&texts);
+        let each: Vec<Vec<&str>> = texts.iter().map(|text| small_words(text).collect()).collect();
+        let counts: Vec<usize> = offsets.windows(2).map(|two| (two[1] - two[0]) as usize).collect();
+        prop_assert_eq!(counts, each.iter().map(Vec::len).collect::<Vec<_>>());
+        let words = each.concat();
+        prop_assert_eq!(hashes.len(), words.len());
+        for (i, one) in words.iter().enumerate() {
+            for (j, other) in words.iter().enumerate() {
+                prop_assert_eq!(one == other, hashes[i] == hashes[j]);
+            }
+        }
+    }
+}
+
 // pinned: another hash would propose other pairs, and a run found in a store must be what a new one would be
 #[test]
 fn known_hashes() {
     let (hashes, offsets) = shingle_hashes(&["a patient with fever", "", "a patient with fever and more"], 5).unwrap();
     assert_eq!(offsets, [0, 1, 2, 4]);
     assert_eq!(hashes, [4297822932647383953, 0, 4619304849551126818, 8651972447998908836]);
+    let (hashes, offsets) = word_hashes(&["体温 38", "..."]);
+    assert_eq!(offsets, [0, 3, 3]);
+    assert_eq!(hashes.len(), 3);
 }
 
 #[test]

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diq import plot as plot
     from diq.base.errors import DiqError as DiqError
+    from diq.baselines.score_bm25 import score_bm25 as score_bm25
+    from diq.baselines.score_ifd import score_ifd as score_ifd
+    from diq.baselines.score_length import score_length as score_length
     from diq.baselines.score_perplexity import score_perplexity as score_perplexity
+    from diq.baselines.score_rds import score_rds as score_rds
     from diq.baselines.similarity import score_similarity as score_similarity
     from diq.costs.cost import cost as cost
     from diq.costs.probe import probe as probe
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from diq.difficulty.score import score_difficulty as score_difficulty
     from diq.difficulty.train import train_difficulty as train_difficulty
     from diq.evaluation.evaluate import evaluate as evaluate
+    from diq.evaluation.pass_rate import score_pass_rate as score_pass_rate
     from diq.evaluation.rescore import rescore as rescore
     from diq.evaluation.results import results as results
     from diq.explorer.explore import explore as explore
@@ -66,10 +71,15 @@ _WHERE = {
     "results": "diq.evaluation.results",
     "run_demo": "diq.recipes.demo",
     "run_recipe": "diq.recipes.run",
+    "score_bm25": "diq.baselines.score_bm25",
     "score_difficulty": "diq.difficulty.score",
+    "score_ifd": "diq.baselines.score_ifd",
     "score_influence": "diq.influence.score",
+    "score_length": "diq.baselines.score_length",
+    "score_pass_rate": "diq.evaluation.pass_rate",
     "score_perplexity": "diq.baselines.score_perplexity",
     "score_rater": "diq.rater.score",
+    "score_rds": "diq.baselines.score_rds",
     "score_similarity": "diq.baselines.similarity",
     "select": "diq.selection.select",
     "show": "diq.samples.show",

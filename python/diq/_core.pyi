@@ -314,6 +314,15 @@ def shingle_hashes(texts: list[str], n: int) -> tuple[npt.NDArray[np.uint64], np
         ValueError: ``n`` is 0.
     """
 
+def word_hashes(texts: list[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Hashes of the words of each text in their order, repeats included; none for a text without a word.
+
+    A word is a maximal run of alphanumeric characters; in scripts without spaces each character is one.
+
+    Returns:
+        The hashes of all texts, one text after the other; ``[texts + 1]`` offsets.
+    """
+
 def candidate_groups(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
     """The first row that each row is connected with by equal keys in equal columns.
 

@@ -62,7 +62,7 @@ def rows_of(store: Path) -> list[tuple[Any, ...]]:
     """All rows, in an order of their own."""
     with Store(store, read_only=True) as opened:
         return opened.connection.execute(
-            "SELECT run_id, sample_id::VARCHAR, validation_set_id, perplexity, similarity, n_tokens, reason "
+            "SELECT run_id, sample_id::VARCHAR, validation_set_id, perplexity, similarity, value, n_tokens, reason "
             "FROM text_scores ORDER BY ALL"
         ).fetchall()
 
@@ -192,7 +192,7 @@ def test_nothing_is_computed_twice(
     before = rows_of(filled)
     # a known answer needs no model: one that could not be loaded any more would do
     with monkeypatch.context() as patch:
-        patch.setattr("diq.baselines.score_perplexity.load_causal_lm", None)
+        patch.setattr("diq.baselines.language_model.load_causal_lm", None)
         again = score_perplexity("pool", model=model, store=filled)
     assert (again.run_id, again.n_scored, again.n_cached) == (first.run_id, 0, 40)
     assert rows_of(filled) == before

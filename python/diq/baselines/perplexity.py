@@ -29,29 +29,35 @@ NOT_FINITE = "the loss is not finite"
 OVERFLOW = "the loss is so large that its exponential is infinite"
 
 
-@torch.inference_mode()
 def mean_losses(
     model: nn.Module, samples: Sequence[Tokens], *, padding_side: Literal["left", "right"] = "right"
 ) -> npt.NDArray[np.float64]:
-    """Mean cross-entropy of all tokens but the first of each sample, computed as one padded batch.
+    """Mean cross-entropy of all tokens but the first of each sample; arguments and result as `answer_losses`."""
+    return answer_losses(model, [Tokens(one.ids, 1) for one in samples], padding_side=padding_side)
+
+
+@torch.inference_mode()
+def answer_losses(
+    model: nn.Module, samples: Sequence[Tokens], *, padding_side: Literal["left", "right"] = "right"
+) -> npt.NDArray[np.float64]:
+    """Mean cross-entropy of the answer tokens of each sample, computed as one padded batch.
 
     The decoder runs once; the language-model head, and whatever the model does to its logits, run over so few tokens at
     a time that memory does not grow with vocabulary times tokens.
 
     Args:
         model: a causal language model of transformers.
-        samples: of two tokens or more each.
+        samples: with one answer token or more each, of which none is the very first.
         padding_side: makes no difference beyond rounding.
 
     Returns:
         ``[n]`` nats; each token's loss in float32 (float64 for a float64 model), their mean in float64.
     """
     device = next(model.parameters()).device
-    whole = [Tokens(one.ids, 1) for one in samples]
-    batch = collate(whole, padding_side=padding_side).to(device)
+    batch = collate(samples, padding_side=padding_side).to(device)
     rows, columns = batch.answer.nonzero(as_tuple=True)
     vocabulary = vocabulary_size(model)
-    sums = np.zeros(len(whole))
+    sums = np.zeros(len(samples))
     with trunk_once(model):
         for part in slices(len(rows), vocabulary):
             predicted = torch.zeros_like(batch.answer)
@@ -59,7 +65,7 @@ def mean_losses(
             losses = token_losses(model, replace(batch, answer=predicted))
             values = losses.values.cpu().double().numpy()
             sums += np.bincount(losses.sample.cpu().numpy(), weights=values, minlength=len(sums))
-    means: npt.NDArray[np.float64] = sums / np.asarray([one.answer_tokens for one in whole])
+    means: npt.NDArray[np.float64] = sums / np.asarray([one.answer_tokens for one in samples])
     return means
 
 

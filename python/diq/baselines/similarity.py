@@ -20,7 +20,7 @@ from diq.base.options import verb
 from diq.base.sample import Message
 from diq.base.text import first_line
 from diq.baselines.options import ScoreSimilarityOptions
-from diq.baselines.text_scores import INSERT, MISSING, REASONS, text_rows
+from diq.baselines.text_scores import INSERT, text_job, text_rows
 from diq.encoders.embeddings import NO_DIRECTION, Encoder, similarity, text_of
 from diq.encoders.options import Pooled, Text
 from diq.models.device import describe_environment, pick_device, pick_dtype
@@ -49,19 +49,14 @@ def score_similarity(options: ScoreSimilarityOptions) -> ScoreSummary:
     place = pick_device(options.device)
     precision = pick_dtype(options.dtype, place)
     set_ids = [int(one["validation_set_id"]) for one in request.sets]
-    job = ScoreJob(
-        store=options.store_file,
-        data=request.data,
+    job = text_job(
+        options,
+        request.data,
         kind="similarity",
         method=options.reduction,
         model_id=source.model_id,
         settings={"reduction": options.reduction, "text": options.text, "dtype": precision},
-        missing=MISSING,
-        params={"validation_set_ids": set_ids},
-        reasons=REASONS,
-        label="similarity",
         set_ids=set_ids,
-        progress=options.progress,
     )
     loaded: list[_Scorer] = []
 

@@ -1,4 +1,4 @@
-"""``diq score difficulty``, ``influence``, ``perplexity`` and ``similarity``."""
+"""``diq score difficulty``, ``influence``, and the scores of the baselines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import click
 import diq
 from diq.base.errors import UsageError
 from diq.base.options import fields_of
-from diq.baselines.options import ScorePerplexityOptions, ScoreSimilarityOptions
+from diq.baselines.options import (
+    ScoreBm25Options,
+    ScoreIfdOptions,
+    ScoreLengthOptions,
+    ScorePerplexityOptions,
+    ScoreRdsOptions,
+    ScoreSimilarityOptions,
+)
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.difficulty.options import ScoreDifficultyOptions
+from diq.evaluation.options import ScorePassRateOptions
 from diq.influence.options import ScoreInfluenceOptions
 from diq.rater.options import ScoreRaterOptions
 from diq.training.options import WarmUpOptions
@@ -140,6 +148,72 @@ def similarity(as_json: bool, quiet: bool, **given: Any) -> None:
     with progress(quiet=quiet or as_json) as report:
         summary = diq.score_similarity(**keywords(ScoreSimilarityOptions, given), progress=report)
     _show("similarity", summary.to_dict(), as_json)
+
+
+@score.command()
+@options_of(ScoreLengthOptions)
+@output_options
+def length(as_json: bool, quiet: bool, **given: Any) -> None:
+    """Answer tokens of every sample of DATASET, for `diq select --strategy length`.
+
+    A tokenizer is enough, no model runs. Counted is what a training would learn: reasoning and answer.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_length(**keywords(ScoreLengthOptions, given), progress=report)
+    _show("length", summary.to_dict(), as_json)
+
+
+@score.command()
+@options_of(ScoreIfdOptions)
+@output_options
+def ifd(as_json: bool, quiet: bool, **given: Any) -> None:
+    """Instruction-following difficulty of every sample of DATASET, for `diq select --strategy ifd`.
+
+    The loss of the answer behind its question, over its loss with the question left empty. Above 1 it is not selected.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_ifd(**keywords(ScoreIfdOptions, given), progress=report)
+    _show("ifd", summary.to_dict(), as_json)
+
+
+@score.command()
+@options_of(ScoreBm25Options)
+@output_options
+def bm25(as_json: bool, quiet: bool, **given: Any) -> None:
+    """BM25 of every sample of DATASET against the questions of each validation set, for `diq select --strategy bm25`.
+
+    No model runs: how rare the words are that they share. A dataset that grew is counted again as a whole.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_bm25(**keywords(ScoreBm25Options, given), progress=report)
+    _show("bm25", summary.to_dict(), as_json)
+
+
+@score.command()
+@options_of(ScoreRdsOptions)
+@output_options
+def rds(as_json: bool, quiet: bool, **given: Any) -> None:
+    """RDS+ embeddings of every sample of DATASET and of each validation set, for `diq select --strategy rds`.
+
+    Position-weighted means of the model's last hidden states, kept beside the store. A further set costs its samples.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_rds(**keywords(ScoreRdsOptions, given), progress=report)
+    _show("rds", summary.to_dict(), as_json)
+
+
+@score.command("pass-rate")
+@options_of(ScorePassRateOptions)
+@output_options
+def pass_rate(as_json: bool, quiet: bool, **given: Any) -> None:
+    """How often the model itself solves each question of DATASET, for `diq select --strategy pass_rate`.
+
+    Questions with options, or with an answer of a few words, are asked K times; answers are kept beside the store. The
+    share of wrong ones is a difficulty too, from 1 to 5, for `diq select --difficulty-run`.
+    """
+    with progress(quiet=quiet or as_json) as report:
+        summary = diq.score_pass_rate(**keywords(ScorePassRateOptions, given), progress=report)
+    _show("pass rate", summary.to_dict(), as_json)
 
 
 def _show(kind: str, summary: dict[str, Any], as_json: bool) -> None:

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 from diq.base.summary import Summary
 from diq.base.text import Ratio
-from diq.costs.flops import exact_flops, forward_flops, in_context, preference_flops, projected_flops, training_flops
+from diq.costs.flops import (
+    exact_flops,
+    forward_flops,
+    ifd_flops,
+    in_context,
+    preference_flops,
+    projected_flops,
+    rds_flops,
+    training_flops,
+)
 from diq.costs.lengths import Lengths
 from diq.costs.options import ENCODER_CONTEXT, Params
 from diq.costs.paper import paper_inference, paper_lora, paper_training
@@ -124,6 +133,8 @@ def account(plan: Plan) -> Account:
         ),
         _encoder_step("score influence, rater", plan.rater, lengths.n, lengths.mean),
         _forward_step("score perplexity", size, lengths),
+        Step("score ifd", None, lengths.n, lengths.tokens + lengths.answers, None, ifd_flops(size, lengths)),
+        Step("score rds", None, lengths.n, lengths.tokens, None, rds_flops(size, lengths, plan.validation)),
         Step("select", None, lengths.n, 0.0, 0.0, 0.0),
     ]
     for ratio in plan.ratios:

@@ -28,6 +28,17 @@ def forward_flops(size: Size, lengths: Lengths) -> float:
     return linear + attention_flops(size, lengths)
 
 
+def ifd_flops(size: Size, lengths: Lengths) -> float:
+    """A forward pass over each sample, and one over its answer alone; the head looks at the answers both times."""
+    alone = Lengths.same(lengths.n, lengths.answers / max(lengths.n, 1))
+    return forward_flops(size, lengths) + forward_flops(size, alone)
+
+
+def rds_flops(size: Size, lengths: Lengths, validation: Lengths) -> float:
+    """A forward pass over each sample and validation sample, without the head."""
+    return sum(forward_flops(size, replace(one, answers=0.0)) for one in (lengths, validation))
+
+
 def backward_flops(size: Size, lengths: Lengths) -> float:
     """The way back to the activations alone: no gradient of a weight.
 

@@ -12,7 +12,7 @@ from diq.base.fingerprint import canonical_json
 from diq.base.sample import Message
 from diq.base.text import first_line
 from diq.evaluation.generations import Answers
-from diq.evaluation.options import EvaluateOptions
+from diq.evaluation.options import AnsweringOptions
 from diq.evaluation.protocol import PLAIN_STOP, Protocol
 from diq.evaluation.questions import QuestionSet
 from diq.judging.options import Server
@@ -64,7 +64,7 @@ class Answerer:
 class LocalAnswerer(Answerer):
     """A model that runs in this process."""
 
-    def __init__(self, options: EvaluateOptions, common: Mapping[str, Any]) -> None:
+    def __init__(self, options: AnsweringOptions, common: Mapping[str, Any]) -> None:
         from diq.models.device import pick_device, pick_dtype
         from diq.models.source import find_adapter, find_model
         from diq.models.tokens import load_tokenization

@@ -30,7 +30,7 @@ from diq.evaluation.answerers import Answerer, LocalAnswerer, ServerAnswerer
 from diq.evaluation.answers import read_tags, scoring
 from diq.evaluation.benchmarks import BENCHMARKS, averages, benchmark
 from diq.evaluation.generations import Answers, Kept
-from diq.evaluation.options import EvaluateOptions
+from diq.evaluation.options import AnsweringOptions, EvaluateOptions
 from diq.evaluation.questions import Question, QuestionSet, load_questions
 from diq.judging.options import Server
 from diq.store.connection import WAIT_S
@@ -135,10 +135,10 @@ def evaluate(options: EvaluateOptions) -> EvaluateSummary:
     tags = read_tags(options.thinking_tags)
     check_folder(generations.folder_of(options.store_file))
     asked = _load(options)
-    with contextlib.closing(_answerer(options)) as answerer:
+    with contextlib.closing(answerer_of(options, few_shot=options.few_shot, limit=options.limit)) as answerer:
         answerer.check(asked)
         run_id = _open_run(options.store_file, answerer, asked)
-        evaluation = _Evaluation(options.store_file, run_id, answerer, options.repeat, tags, options.progress)
+        evaluation = Evaluation(options.store_file, run_id, answerer, options.repeat, tags, options.progress)
         results = [evaluation.measure(one) for one in asked]
     return _summary(options.store_file, run_id, answerer, results, evaluation, seconds=time.monotonic() - started)
 
@@ -178,16 +178,16 @@ def _load(options: EvaluateOptions) -> list[QuestionSet]:
     return found
 
 
-def _answerer(options: EvaluateOptions) -> Answerer:
+def answerer_of(options: AnsweringOptions, *, few_shot: int = 0, limit: int | None = None) -> Answerer:
     """What answers; nothing is loaded or asked yet."""
     common = {
-        "few_shot": options.few_shot,
+        "few_shot": few_shot,
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,
         "top_p": options.top_p,
         # greedy decoding draws nothing, and a server is sent no seed
         "seed": options.seed if options.temperature and options.backend != "server" else None,
-        "limit": options.limit,
+        "limit": limit,
     }
     if options.backend == "server":
         server = Server(
@@ -241,8 +241,13 @@ def _open_run(store: Path, answerer: Answerer, asked: Sequence[QuestionSet]) -> 
     return run_id
 
 
-class _Evaluation:
-    """One call of ``run``, after everything was checked."""
+class Evaluation:
+    """What one call asks for, after everything was checked.
+
+    Attributes:
+        n_generated: outputs that were generated now.
+        n_kept: outputs that were there already.
+    """
 
     def __init__(
         self,
@@ -270,7 +275,7 @@ class _Evaluation:
             which = Answers(self._run_id, asked.benchmark.name, asked.fingerprint, repeat)
             kept = generations.read(self._store, which)
             self.n_kept += len(kept.answers)
-            no_reply.update(self._generate(asked, which, kept))
+            no_reply.update(self.generate(asked, which, kept))
             numbers = generations.score((kept.answers[place] for place in sorted(kept.answers)), self.tags)
             if len(kept.answers) == len(asked.questions):
                 generations.record(self._store, which, numbers, self.tags)
@@ -285,7 +290,7 @@ class _Evaluation:
         generations.tell_unread(result.label, result.n_unanswered, sum(one["n"] for one in repeats))
         return result
 
-    def _generate(self, asked: QuestionSet, which: Answers, kept: Kept) -> Counter[str]:
+    def generate(self, asked: QuestionSet, which: Answers, kept: Kept) -> Counter[str]:
         """Windows are the same in every call, and so are the batches in them, however often it was killed.
 
         Returns:
@@ -453,7 +458,7 @@ def _summary(
     run_id: int,
     answerer: Answerer,
     results: list[BenchmarkResult],
-    evaluation: _Evaluation,
+    evaluation: Evaluation,
     *,
     seconds: float,
 ) -> EvaluateSummary:

@@ -1,10 +1,10 @@
-"""What ``diq evaluate`` and ``diq results`` take."""
+"""What ``diq evaluate``, ``diq results`` and ``diq score pass-rate`` take."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +12,7 @@ from diq.base.config import MAX_LENGTH
 from diq.base.errors import UsageError
 from diq.base.options import (
     ChatTemplateKwargs,
+    DatasetName,
     Device,
     Dtype,
     Excludes,
@@ -45,8 +46,8 @@ SUFFIXES: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(InStore):
-    """Options of ``diq evaluate``; the answers lie beside the store in ``STEM.generations``."""
+class AnsweringOptions(InStore):
+    """Who answers questions, and how; the answers lie beside the store in ``STEM.generations``."""
 
     model: Annotated[
         str | os.PathLike[str],
@@ -64,40 +65,6 @@ class EvaluateOptions(InStore):
         ),
         _NOT_OF_SERVERS,
     ] = None
-    benchmark: Annotated[
-        Sequence[str],
-        Option(
-            "Ask this benchmark, from its hub id or from a file, folder or other hub id. Repeat for several.",
-            metavar="NAME|NAME=SOURCE",
-            default="all nine: medqa, medmcqa, mmlu_pro, hle, medbullets4, medbullets5, medxpertqa, medguide, "
-            "metamedqa",
-            named=True,
-            reads="source",
-        ),
-    ] = ()
-    sources: Annotated[
-        Mapping[str, str] | None,
-        Option(
-            "Files, folders or hub ids by benchmark, in place of their own; names that are not asked are ignored.",
-            metavar="NAME=SOURCE",
-            reads="source",
-        ),
-    ] = None
-    repeat: Annotated[int, Option("Ask everything so often.", metavar="N", least=1)] = 1
-    limit: Annotated[
-        int | None, Option("The first questions of each benchmark alone, for a trial.", metavar="N", least=1)
-    ] = None
-    few_shot: Annotated[int, Option("Examples before each question; see --examples.", metavar="N", least=0)] = 0
-    examples: Annotated[
-        Sequence[str],
-        Option(
-            "File of a benchmark's validation split, whose first questions are its examples. Repeat for several.",
-            metavar="NAME=FILE",
-            named=True,
-            reads="source",
-        ),
-        Needs("few_shot"),
-    ] = ()
     max_tokens: Annotated[int, Option("Tokens of an answer, thinking included. Part of the run.", least=1)] = 4096
     temperature: Annotated[
         float | None,
@@ -132,7 +99,6 @@ class EvaluateOptions(InStore):
     concurrency: Annotated[Concurrency, _OF_SERVERS] = 8
     timeout: Annotated[Timeout, _OF_SERVERS] = 600.0
     retries: Annotated[Retries, _OF_SERVERS] = 6
-    allow_bad_rows: Annotated[bool, Option("Go on without the rows of a benchmark that hold no question.")] = False
     thinking_tags: ThinkingTags = ()
     model_name: Annotated[
         str | None,
@@ -146,6 +112,67 @@ class EvaluateOptions(InStore):
     device: Annotated[Device, _NOT_OF_SERVERS] = "auto"
     dtype: Annotated[Dtype, _NOT_OF_SERVERS] = "auto"
     progress: ToldWithNote = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(AnsweringOptions):
+    """Options of ``diq evaluate``."""
+
+    benchmark: Annotated[
+        Sequence[str],
+        Option(
+            "Ask this benchmark, from its hub id or from a file, folder or other hub id. Repeat for several.",
+            metavar="NAME|NAME=SOURCE",
+            default="all nine: medqa, medmcqa, mmlu_pro, hle, medbullets4, medbullets5, medxpertqa, medguide, "
+            "metamedqa",
+            named=True,
+            reads="source",
+        ),
+    ] = ()
+    sources: Annotated[
+        Mapping[str, str] | None,
+        Option(
+            "Files, folders or hub ids by benchmark, in place of their own; names that are not asked are ignored.",
+            metavar="NAME=SOURCE",
+            reads="source",
+        ),
+    ] = None
+    repeat: Annotated[int, Option("Ask everything so often.", metavar="N", least=1)] = 1
+    limit: Annotated[
+        int | None, Option("The first questions of each benchmark alone, for a trial.", metavar="N", least=1)
+    ] = None
+    few_shot: Annotated[int, Option("Examples before each question; see --examples.", metavar="N", least=0)] = 0
+    examples: Annotated[
+        Sequence[str],
+        Option(
+            "File of a benchmark's validation split, whose first questions are its examples. Repeat for several.",
+            metavar="NAME=FILE",
+            named=True,
+            reads="source",
+        ),
+        Needs("few_shot"),
+    ] = ()
+    allow_bad_rows: Annotated[bool, Option("Go on without the rows of a benchmark that hold no question.")] = False
+
+
+@dataclass(frozen=True)
+class ScorePassRateOptions(AnsweringOptions):
+    """Options of ``diq score pass-rate``."""
+
+    dataset: DatasetName
+    _: KW_ONLY
+    samples: Annotated[
+        int, Option("Answers that are drawn to each question. Part of the run.", metavar="K", least=2)
+    ] = 8
+    temperature: Annotated[
+        float | None,
+        Option(
+            "Of the drawing; `default` (None) leaves it to the server. Part of the run.",
+            metavar="NUMBER",
+            above=0,
+            none="default",
+        ),
+    ] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,12 @@ PROMPT = """{question}
 
 Reason about this multiple-choice question step by step. Then finish with one line that says \
 "The answer is (LETTER).", with the letter of the one option that you choose."""
+OPEN_PROMPT = """{question}
+
+Reason about this question step by step. Then finish with one line that says "The answer is ANSWER.", with your short \
+answer."""
+"""Of a question without options, as samples of a dataset may be; no benchmark has one."""
+
 PROMPT_VERSION = "choices-1"
 """Version of `PROMPT` and of how options are listed; it rises with any change of either."""
 
@@ -70,7 +76,9 @@ class Protocol:
 
 
 def prompt(question: Question) -> str:
-    """What is asked."""
+    """What is asked; a single option is the answer, and not shown."""
+    if len(question.options) == 1:
+        return OPEN_PROMPT.format(question=question.question)
     options = "\n".join(f"{letter}. {text.strip()}" for letter, text in question.options.items())
     return PROMPT.format(question=question.question, options=options)
 

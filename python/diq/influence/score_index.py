@@ -11,7 +11,6 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from diq.base.arrow import numbers
 from diq.base.errors import UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import begun, canonical_json
-from diq.gradient_index.index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord, ShardTakenError
+from diq.gradient_index.index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex
+from diq.gradient_index.kept import (
+    INSERT_ROWS,
+    commit_rows,
+    folder_of,
+    forget_broken,
+    gradient_rows,
+    note_index,
+    records_of,
+    write_rows,
+)
 from diq.gradients.engine import EngineFacts, Result, common_settings
 from diq.gradients.engines import Engines
 from diq.gradients.validation import ValidationTokens, fold_sizes
@@ -45,7 +53,7 @@ from diq.scoring.harness import Shards, score_samples
 from diq.scoring.job import ScoreJob, bytes_of_ids, cached, column_of_ids, computing, finish, look_up, open_run
 from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
-from diq.store.store import Store, now
+from diq.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +214,7 @@ def _score_missing(
         check_folder(folder)
     if found.index_run_id is not None:
         # only now: checksums read the whole index
-        _forget_broken(job, found.index_run_id, folder)
+        forget_broken(job.store, found.index_run_id, folder)
     if job.settings.kind == "subspace" and (folder / BASIS_FILE).exists():
         job = replace(job, settings=replace(job.settings, basis=GradientIndex.open(folder).read_basis()))
     with Engines(job.settings, devices=job.devices) as engines:
@@ -224,7 +232,7 @@ def _score_missing(
         index = GradientIndex.create(folder, identity, element=job.element)
         if job.settings.kind == "subspace" and job.settings.basis is None:
             index.write_basis(engines.ask("basis_arrays"))
-        _note_index(job, index_run_id, index, identity)
+        note_index(job.store, index_run_id, index, job.settings.kind)
         if not build:
             _adopt_shards(job, index_run_id, index)
         summary = ScoreSummary(run_id, job.data["name"], job.data["n_samples"])
@@ -299,76 +307,22 @@ def _folder(opened: Store, job: Job, owner: dict[str, Any] | None, fingerprint: 
     """
     if job.index is not None:
         return job.index
-    beside = Path(f"{job.store}.gradients") / fingerprint[:12]
-    noted = opened.row("influence/get_gradient_index", run_id=owner["run_id"]) if owner else None
-    # a store that was moved together with its indexes finds them again
-    if noted is None or (beside / INDEX_FILE).exists():
-        return beside
-    folder = Path(noted["folder"])
-    if owner is not None and not (folder / INDEX_FILE).exists() and _records(opened, owner["run_id"]):
-        raise UsageError(
-            f"the gradient index of run {owner['run_id']} is no longer in `{folder}`",
-            "name its new place with --index DIR; an empty DIR builds it again",
-        )
-    return folder
-
-
-def _note_index(job: Job, run_id: int, index: GradientIndex, identity: Mapping[str, Any]) -> None:
-    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
-        noted = opened.row("influence/get_gradient_index", run_id=run_id)
-        if noted is not None and Path(noted["folder"]).resolve() != index.folder.resolve():
-            log.info("the gradient index of run %d moved from %s to %s", run_id, noted["folder"], index.folder)
-        opened.run(
-            "influence/insert_gradient_index",
-            run_id=run_id,
-            folder=str(index.folder.resolve()),
-            kind=job.settings.kind,
-            dim=identity["dim"],
-            element=index.element,
-            created_at=now(),
-        )
-
-
-def _records(opened: Store, run_id: int) -> dict[int, ShardRecord]:
-    return {
-        row["shard"]: ShardRecord(row["shard"], row["file"], row["n_rows"], row["n_bytes"], row["content_hash"])
-        for row in opened.rows("influence/list_gradient_shards", run_id=run_id)
-    }
-
-
-def _forget_broken(job: Job, run_id: int, folder: Path) -> None:
-    """Check every shard against its checksum; the samples of one that fails are missing again."""
-    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        records = _records(opened, run_id)
-    index = GradientIndex.open(folder) if (folder / INDEX_FILE).exists() else None
-    for record in records.values():
-        problem = f"`{folder / record.file}` is missing" if index is None else index.shard_problem(record)
-        if problem is None:
-            continue
-        log.warning("%s: its %d samples are scored again", problem, record.n_rows)
-        with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
-            opened.run("influence/delete_gradient_rows", run_id=run_id, shard=record.shard)
-            opened.run("influence/delete_gradient_shard", run_id=run_id, shard=record.shard)
+    run_id = None if owner is None else int(owner["run_id"])
+    moved = "name its new place with --index DIR; an empty DIR builds it again"
+    return folder_of(opened, job.store, run_id, fingerprint, moved=moved)
 
 
 def _adopt_shards(job: Job, index_run_id: int, index: GradientIndex) -> None:
     """Enter the shards of an index that came from elsewhere."""
     with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        known = _records(opened, index_run_id)
+        known = records_of(opened, index_run_id)
     for found in index.shards_on_disk(known=known):
         if isinstance(found, BrokenShard):
             log.warning("%s of the gradient index cannot be used: %s", found.file, found.problem)
             continue
         ids = np.frombuffer(b"".join(uuid.UUID(one).bytes for one in found.sample_ids), np.uint8).reshape(-1, 16)
-        rows = _gradient_rows(index_run_id, column_of_ids(ids), [None] * len(ids), found.answer_tokens, found.losses)
-        _commit_rows(job, index_run_id, found.record, rows)
-
-
-def _next_shard(job: Job, index_run_id: int, index: GradientIndex) -> int:
-    with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        known = _records(opened, index_run_id)
-    # a shard that a killed run wrote and did not enter keeps its number, and is nobody's
-    return max([*known, *index.numbers_on_disk(), -1]) + 1
+        rows = gradient_rows(index_run_id, column_of_ids(ids), [None] * len(ids), found.answer_tokens, found.losses)
+        commit_rows(job.store, index_run_id, found.record, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +340,7 @@ class _Projected:
 class _GradientScorer(EngineScorer):
     """Engines that project gradients; they go to the shards of an index."""
 
-    insert = "influence/insert_gradient_rows"
+    insert = INSERT_ROWS
 
     def __init__(
         self,
@@ -415,74 +369,18 @@ class _GradientScorer(EngineScorer):
         if self.job.settings.method == "less":
             # the dot with a normalised row is the cosine
             kept = (kept / lengths[keep, None]).astype(np.float32)
-        return _Projected(_gradient_rows(run_id, ids, reasons, result.counts, result.losses), kept)
+        return _Projected(gradient_rows(run_id, ids, reasons, result.counts, result.losses), kept)
 
     def refused(self, run_id: int, ids: pa.Array, reasons: Sequence[str]) -> _Projected:
         """See ``Scorer``."""
         nothing = np.zeros((0, self._index.dim), np.float32)
-        return _Projected(_gradient_rows(run_id, ids, reasons, np.zeros(len(ids), np.int64)), nothing)
+        return _Projected(gradient_rows(run_id, ids, reasons, np.zeros(len(ids), np.int64)), nothing)
 
     def write(self, store: Path, pending: Sequence[_Projected]) -> None:
         """Write a shard, then its rows in the store."""
         table = pa.concat_tables([one.rows for one in pending])
-        scored = pc.is_null(table.column("reason"))
-        kept, record = table.filter(scored), None
-        while len(kept) and record is None:
-            # a process with another store may write to the same folder, and be faster
-            with suppress(ShardTakenError):
-                record = self._index.write_shard(
-                    _next_shard(self.job, self._index_run_id, self._index),
-                    np.ascontiguousarray(np.concatenate([one.gradients for one in pending])),
-                    [str(uuid.UUID(bytes=one)) for one in kept.column("sample_id").to_pylist()],
-                    numbers(kept.column("loss")),
-                    numbers(kept.column("answer_tokens")),
-                )
-        without = table.filter(pc.invert(scored))
-        _commit_rows(self.job, self._index_run_id, record, pa.concat_tables([without, kept]))
-
-
-def _gradient_rows(
-    run_id: int,
-    ids: pa.Array,
-    reasons: Sequence[str | None],
-    counts: npt.NDArray[np.integer[Any]],
-    losses: npt.NDArray[np.floating[Any]] | None = None,
-) -> pa.Table:
-    """Rows of ``gradient_rows`` without their places; a sample without a gradient has a reason, and no loss."""
-    refused = np.asarray([one is not None for one in reasons], np.bool_)
-    return pa.table(
-        {
-            "run_id": pa.array(np.full(len(ids), run_id)),
-            "sample_id": ids,
-            "loss": pa.nulls(len(ids), pa.float64())
-            if losses is None
-            else pa.array(losses, pa.float64(), mask=refused),
-            "answer_tokens": pa.array(counts, pa.int32()),
-            "reason": pa.array(reasons, pa.string()),
-        }
-    )
-
-
-def _commit_rows(job: Job, index_run_id: int, record: ShardRecord | None, rows: pa.Table) -> None:
-    """Enter a shard and its rows, which are the last ones; those before have no gradient."""
-    n = record.n_rows if record is not None else 0
-    none = len(rows) - n
-    incoming = rows.append_column(
-        "shard", pa.array([None] * none + ([record.shard] * n if record is not None else []), pa.int32())
-    ).append_column("row", pa.array([None] * none + list(range(n)), pa.int32()))
-    with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
-        if record is not None:
-            opened.run(
-                "influence/insert_gradient_shard",
-                run_id=index_run_id,
-                shard=record.shard,
-                file=record.file,
-                n_rows=record.n_rows,
-                n_bytes=record.n_bytes,
-                content_hash=record.content_hash,
-                written_at=now(),
-            )
-        opened.insert("influence/insert_gradient_rows", incoming)
+        gradients = np.concatenate([one.gradients for one in pending])
+        write_rows(store, self._index_run_id, self._index, table, gradients)
 
 
 # dots --------------------------------------------------------------------------------------------------------------
@@ -499,7 +397,7 @@ def _dots(
 ) -> None:
     """Compute the dots that the index can give; a sample takes 37 bytes of memory meanwhile."""
     with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-        records = _records(opened, index_run_id)
+        records = records_of(opened, index_run_id)
         table = opened.arrow(
             "influence/gradient_rows_missing_dots",
             dataset_id=job.data["dataset_id"],

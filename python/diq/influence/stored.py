@@ -46,6 +46,9 @@ NO_ANSWER = "no answer token is left within the maximum length"
 _BLOCK = 1 << 16
 
 
+NO_ANSWER = "no answer token is left within the maximum length"
+
+
 def no_dot_reason(loss: float, answer_tokens: int, dots: Sequence[float]) -> str | None:
     """Why a sample has no dot, or None when it has one.
 

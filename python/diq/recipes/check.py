@@ -20,6 +20,7 @@ from diq.recipes.verbs import VERBS, effective, given, idle_options, keywords, l
 from diq.selection.options import (
     DIFFICULTY_STRATEGIES,
     DOT_STRATEGIES,
+    MODEL_STRATEGIES,
     TEXT_STRATEGIES,
     SelectOptions,
     default_name,
@@ -43,6 +44,11 @@ SCORES = {
     "score rater": "influence",
     "score perplexity": "perplexity",
     "score similarity": "similarity",
+    "score length": "length",
+    "score ifd": "ifd",
+    "score bm25": "bm25",
+    "score rds": "rds",
+    "score pass-rate": "pass_rate",
 }
 
 
@@ -205,8 +211,9 @@ def reads(step: Step) -> list[tuple[str, Thing]]:
         if strategy in DIFFICULTY_STRATEGIES:
             found.append(("dataset", ("difficulty", f"{dataset} {ANY}")))
         if strategy in TEXT_STRATEGIES:
-            owner = owner if strategy == "perplexity" else options.get("encoder") or ANY
-            found.append(("model" if strategy == "perplexity" else "encoder", (strategy, f"{dataset} {owner}")))
+            key = "encoder" if strategy == "similarity" else "model" if strategy in MODEL_STRATEGIES else "strategy"
+            owner = ANY if key == "strategy" else options.get(key) or ANY
+            found.append((key, (strategy, f"{dataset} {owner}")))
     return found
 
 

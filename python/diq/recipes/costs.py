@@ -15,7 +15,16 @@ from typing import Any
 from diq.base.config import MAX_LENGTH, expanded
 from diq.base.errors import DiqError
 from diq.base.text import Ratio
-from diq.costs.flops import encoder_flops, exact_flops, forward_flops, preference_flops, projected_flops, training_flops
+from diq.costs.flops import (
+    encoder_flops,
+    exact_flops,
+    forward_flops,
+    ifd_flops,
+    preference_flops,
+    projected_flops,
+    rds_flops,
+    training_flops,
+)
 from diq.costs.lengths import Lengths, read_file_lengths, read_lengths
 from diq.costs.options import Params
 from diq.costs.sizes import BIOMEDBERT, Size, find_size
@@ -34,6 +43,10 @@ def estimates(recipe: Recipe, store: Path) -> list[float | None]:
     return [counter.count(step) for step in recipe.steps]
 
 
+# what runs no model
+_FREE = ("ingest", "score length", "score bm25", "select", "sql", "results", "benchmark questions")
+
+
 class _Counter:
     """Looks lengths up along the steps of a recipe."""
 
@@ -46,7 +59,9 @@ class _Counter:
         counters: dict[str, Callable[[Step], float | None]] = {
             "score difficulty": self._difficulty,
             "score influence": self._influence,
-            "score perplexity": self._perplexity,
+            "score perplexity": self._forward,
+            "score ifd": self._ifd,
+            "score rds": self._rds,
             "train": self._training,
         }
         if step.verb in counters:
@@ -54,7 +69,7 @@ class _Counter:
             with contextlib.suppress(DiqError):
                 return counters[step.verb](step)
             return None
-        return 0.0 if step.verb in ("ingest", "select", "sql", "results", "benchmark questions") else None
+        return 0.0 if step.verb in _FREE else None
 
     def _difficulty(self, step: Step) -> float | None:
         if step.options.get("columns"):
@@ -81,10 +96,24 @@ class _Counter:
             return None
         return exact_flops(size, lengths, validation, params=params, sets=len(names))
 
-    def _perplexity(self, step: Step) -> float | None:
+    def _forward(self, step: Step) -> float | None:
         lengths = self._dataset(step.options["dataset"], step.options.get("max_length"))
         size = _size(step.options["model"])
         return None if lengths is None or size is None else forward_flops(size, lengths.every_token())
+
+    def _rds(self, step: Step) -> float | None:
+        lengths = self._dataset(step.options["dataset"], step.options.get("max_length"))
+        size = _size(step.options["model"])
+        if lengths is None or size is None:
+            return None
+        names = step.options.get("validation_set") or self._validation_sets()
+        names = names if isinstance(names, list) else [names]
+        return rds_flops(size, lengths, Lengths.same(sum(map(self._n_validation, names)), lengths.mean))
+
+    def _ifd(self, step: Step) -> float | None:
+        lengths = self._dataset(step.options["dataset"], step.options.get("max_length"))
+        size = _size(step.options["model"])
+        return None if lengths is None or size is None else ifd_flops(size, lengths)
 
     def _training(self, step: Step) -> float | None:
         options = step.options

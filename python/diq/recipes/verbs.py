@@ -62,6 +62,19 @@ VERBS: dict[str, Verb] = {
         "diq.baselines.options:ScorePerplexityOptions",
         ("score", "perplexity"),
     ),
+    "score length": Verb(
+        "diq.baselines.score_length:score_length", "diq.baselines.options:ScoreLengthOptions", ("score", "length")
+    ),
+    "score ifd": Verb("diq.baselines.score_ifd:score_ifd", "diq.baselines.options:ScoreIfdOptions", ("score", "ifd")),
+    "score bm25": Verb(
+        "diq.baselines.score_bm25:score_bm25", "diq.baselines.options:ScoreBm25Options", ("score", "bm25")
+    ),
+    "score rds": Verb("diq.baselines.score_rds:score_rds", "diq.baselines.options:ScoreRdsOptions", ("score", "rds")),
+    "score pass-rate": Verb(
+        "diq.evaluation.pass_rate:score_pass_rate",
+        "diq.evaluation.options:ScorePassRateOptions",
+        ("score", "pass-rate"),
+    ),
     "score similarity": Verb(
         "diq.baselines.similarity:score_similarity",
         "diq.baselines.options:ScoreSimilarityOptions",

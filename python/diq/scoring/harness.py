@@ -73,7 +73,7 @@ class Scorer(ABC):
     """A loaded model that scores the samples of a block.
 
     Attributes:
-        model: what is recorded of it.
+        model: what is recorded of it; None where no model scores.
         environment: versions and hardware.
         token_budget: tokens a batch, padding included unless ``packed``.
         packed: whether batches have no padding.
@@ -83,7 +83,7 @@ class Scorer(ABC):
         insert: query that adds rows, except those that are there.
     """
 
-    model: RunModel
+    model: RunModel | None
     environment: Mapping[str, Any]
     token_budget: int
     packed: bool = False
@@ -346,7 +346,7 @@ class _Texts:
         needed = set(wanted)
         names = {"first": int(samples.positions[begin]), "last": int(samples.positions[end - 1])}
         at = begin
-        with opened.batches("scoring/messages_in_order", dataset_id=job.data["dataset_id"], **names) as batches:
+        with opened.batches("store/messages_in_order", dataset_id=job.data["dataset_id"], **names) as batches:
             for batch in batches:
                 lines = batch.column("messages").to_pylist()
                 done = 0

@@ -10,7 +10,6 @@ appendix C, and ``decontaminate`` of lm-evaluation-harness.
 from __future__ import annotations
 
 import importlib
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from diq import _core
 from diq.base.errors import UsageError
 from diq.base.sample import Message, prompt_text
-from diq.base.text import short
+from diq.base.text import normalized, short
 
 # words of a shingle: five keep the order of words, and a changed word costs no more than five shingles
 SHINGLE_WORDS = 5
@@ -75,14 +74,6 @@ class Question:
     place: str
     row: int
     text: str
-
-
-def normalized(text: str) -> str:
-    """The text in compatibility form (NFKC) and case folded."""
-    if text.isascii():
-        return text.lower()
-    # folding can leave what NFKC would compose or split
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def _parts(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:

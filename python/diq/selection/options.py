@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Annotated, Literal, get_args
 
 from diq.base.config import DIFFICULTY_DIMENSIONS, Dimension
+from diq.base.errors import UsageError
 from diq.base.options import DatasetName, Excludes, InStore, Needs, Option, check_name
 from diq.base.text import Ratio
 
@@ -17,6 +18,11 @@ Strategy = Literal[
     "random",
     "perplexity",
     "similarity",
+    "length",
+    "ifd",
+    "bm25",
+    "rds",
+    "pass_rate",
     "less",
     "influence",
     "knowledge",
@@ -38,8 +44,33 @@ DOT_STRATEGIES = (*QUADRANT_STRATEGIES, "influence", "less")
 DIFFICULTY_STRATEGIES = (*QUADRANT_STRATEGIES, *DIFFICULTY_DIMENSIONS)
 """Strategies that rank by difficulty."""
 
-TEXT_STRATEGIES = ("perplexity", "similarity")
-"""Strategies that rank by the score of their name."""
+TEXT_STRATEGIES = ("perplexity", "similarity", "length", "ifd", "bm25", "rds", "pass_rate")
+"""Strategies that rank by the text score of their name."""
+
+MODEL_STRATEGIES = ("perplexity", "ifd", "rds", "pass_rate")
+"""Those of them whose scores belong to a language model."""
+
+SET_STRATEGIES = ("similarity", "bm25", "rds")
+"""Those of them whose scores are with validation sets."""
+
+DEFAULT_BAND = "0.2-0.8"
+
+
+def read_band(text: str) -> tuple[float, float]:
+    """The two pass rates of a band such as ``0.2-0.8``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    low, _, high = text.partition("-")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = 1.0, 0.0
+    if not 0 <= found[0] <= found[1] <= 1:
+        raise UsageError(f"the band `{text}` is none of pass rates", "give two numbers of 0 to 1 such as 0.2-0.8")
+    return found
+
 
 _OF_QUADRANTS = Needs("strategy", QUADRANT_STRATEGIES)
 
@@ -57,7 +88,7 @@ class SelectOptions(InStore):
     model: Annotated[
         str | None,
         Option("Name of a scored model in the store: the hub id or the folder's name.", metavar="NAME"),
-        Needs("strategy", (*DOT_STRATEGIES, "perplexity")),
+        Needs("strategy", (*DOT_STRATEGIES, *MODEL_STRATEGIES)),
     ] = None
     encoder: Annotated[
         str | None,
@@ -88,12 +119,12 @@ class SelectOptions(InStore):
     validation_set: Annotated[
         Sequence[str],
         Option(
-            "Validation set whose dots (or similarities) count; repeat.",
+            "Validation set whose dots (or text scores) count; repeat.",
             metavar="NAME[=WEIGHT]",
             default="all of the run, by their samples (Eq. 3)",
             reads="validation set",
         ),
-        Needs("strategy", (*DOT_STRATEGIES, "similarity")),
+        Needs("strategy", (*DOT_STRATEGIES, *SET_STRATEGIES)),
     ] = ()
     strategy: Annotated[Strategy, Option("What ranks the samples; docs/method.md has the formula of each.")] = "diq"
     influence: Annotated[
@@ -105,7 +136,7 @@ class SelectOptions(InStore):
     ] = "dot"
     run: Annotated[
         int | None,
-        Option("Run of the dots (perplexities, similarities), when there are several.", metavar="NUMBER"),
+        Option("Run of the dots (or text scores), when there are several.", metavar="NUMBER"),
         Needs("strategy", (*DOT_STRATEGIES, *TEXT_STRATEGIES)),
     ] = None
     difficulty_run: Annotated[
@@ -113,6 +144,15 @@ class SelectOptions(InStore):
         Option("Difficulty run, when the dataset has several.", metavar="NUMBER"),
         Needs("strategy", DIFFICULTY_STRATEGIES),
     ] = None
+    band: Annotated[
+        str,
+        Option(
+            "Pass rates that are taken, both ends included, those nearest to the middle first.",
+            metavar="LOW-HIGH",
+            check=read_band,
+        ),
+        Needs("strategy", ("pass_rate",)),
+    ] = DEFAULT_BAND
     seed: Annotated[
         int,
         Option("Seed of the strategy random.", least=0, most=2**64 - 1, hint="give a number such as 0"),
@@ -175,7 +215,7 @@ def default_name(options: SelectOptions) -> str:
     """
     parts = [options.dataset, options.strategy, Ratio.parse(options.ratio).text]
     quadrants = options.strategy in QUADRANT_STRATEGIES
-    uses_sets = quadrants or options.strategy in ("influence", "less", "similarity")
+    uses_sets = quadrants or options.strategy in ("influence", "less", *SET_STRATEGIES)
     if quadrants and options.difficulty != "overall":
         parts.append(options.difficulty)
     if quadrants and options.difficulty_threshold is not None:
@@ -186,6 +226,8 @@ def default_name(options: SelectOptions) -> str:
         parts.append("+".join(sorted(options.validation_set)))
     if options.influence != "dot" and (quadrants or options.strategy == "influence"):
         parts.append(options.influence)
+    if options.strategy == "pass_rate" and read_band(options.band) != read_band(DEFAULT_BAND):
+        parts.append(options.band)
     if options.strategy == "random" and options.seed:
         parts.append(f"seed{options.seed}")
     if options.dedupe == "near" and options.dedupe_threshold != 0.8:

@@ -26,6 +26,7 @@ from diq.selection.options import TEXT_STRATEGIES
 from diq.selection.partial import order_of_part
 from diq.selection.quadrants import QUADRANTS, rank
 from diq.selection.scores import Floats, Request, Runs, Scores, read_scores
+from diq.selection.turns import with_turns
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,24 @@ class MadeRanking:
     facts: dict[str, Any]
 
 
+def ranked_scores(
+    store: Store,
+    data: dict[str, Any],
+    request: Request,
+    runs: Runs,
+    weights: Mapping[str, float] | None,
+    guard_runs: Sequence[int] = (),
+) -> Scores:
+    """What `order` ranks: the scores without those that guards leave out, and the turns of what is left."""
+    scores = read_scores(store, data, request, runs, dict(weights) if weights is not None else None)
+    if guard_runs:
+        excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
+        scores = scores.without(numbers(excluded.column("position")))
+    if request.strategy == "rds":
+        scores = with_turns(store, data, runs, list(weights) if weights is not None else None, scores)
+    return scores
+
+
 def make_ranking(
     store: Store,
     data: dict[str, Any],
@@ -134,10 +153,7 @@ def make_ranking(
     guard_runs: Sequence[int] = (),
 ) -> MadeRanking:
     """The ranking of a request, made from the scores; nothing is written. Arguments and errors as `find_ranking`."""
-    scores = read_scores(store, data, request, runs, dict(weights) if weights is not None else None)
-    if guard_runs:
-        excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
-        scores = scores.without(numbers(excluded.column("position")))
+    scores = ranked_scores(store, data, request, runs, weights, guard_runs)
     part = None if runs.influence is None else read_certificate(store, runs.influence, data["dataset_id"])
     if part is not None:
         return _of_part(store, scores, data, request, runs, weights, part)
@@ -213,7 +229,7 @@ def find_ranking(
         UsageError: a difficulty threshold outside the data.
         MissingScoresError: no sample has the scores that the strategy needs.
     """
-    config = asdict(request) | {"validation_weights": dict(weights) if weights is not None else None}
+    config = request.settings() | {"validation_weights": dict(weights) if weights is not None else None}
     identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
     configuration = fingerprint_of(canonical_json(identity))
     (digest,) = store.rows(
@@ -310,9 +326,23 @@ def order(scores: Scores, request: Request) -> Order:
     if request.influence is not None:
         score = scores.dot
     elif request.strategy in TEXT_STRATEGIES:
-        # the lowest perplexity first, the highest of any other score
-        score = -scores.score if request.strategy == "perplexity" else scores.score
+        assert (request.strategy == "rds") == (scores.turn is not None), "ask ranked_scores for the turns"
+        score = _merit(scores.score, request) if scores.turn is None else -scores.turn
     return Order(rank(score, np.where(np.isfinite(score), 0.0, np.nan)).rows)
+
+
+def _merit(score: Floats, request: Request) -> Floats:
+    """What the order goes down by, of text scores; NaN where the strategy takes none of the kind."""
+    # the lowest perplexity first, the highest of any other score
+    merit = -score if request.strategy == "perplexity" else score
+    if request.band is not None:
+        # in exact decimals an end of the band is as near as the other; halves of what floats make of it are not
+        merit = np.asarray(-np.round(np.abs(score - sum(request.band) / 2), 12), np.float64)
+    if request.taken is None:
+        return merit
+    least, most = request.taken
+    inside = (score >= (-np.inf if least is None else least)) & (score <= (np.inf if most is None else most))
+    return np.where(inside, merit, np.nan)
 
 
 def _check_threshold(scores: Scores, request: Request) -> None:

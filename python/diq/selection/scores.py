@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import did_you_mean
+from diq.baselines.options import LARGEST_IFD
 from diq.influence.stored import (
     LESS,
     ONLY_WHEN_MEANT,
@@ -25,7 +26,16 @@ from diq.influence.stored import (
     read_similarity,
     takes_largest,
 )
-from diq.selection.options import DIFFICULTY_STRATEGIES, DOT_STRATEGIES, QUADRANT_STRATEGIES, TEXT_STRATEGIES
+from diq.selection.options import (
+    DEFAULT_BAND,
+    DIFFICULTY_STRATEGIES,
+    DOT_STRATEGIES,
+    MODEL_STRATEGIES,
+    QUADRANT_STRATEGIES,
+    SET_STRATEGIES,
+    TEXT_STRATEGIES,
+    read_band,
+)
 from diq.store.runs import one_run
 from diq.store.store import Store
 
@@ -40,13 +50,14 @@ class Request:
 
     Attributes:
         strategy: ``diq`` (which q1 to q4 take parts of), ``random``, or the score that decides alone.
-        model: name of the model that the dots or perplexities belong to.
+        model: name of the model that the dots or text scores belong to.
         encoder: name of the encoder that the similarities belong to.
         difficulty: ``knowledge``, ``reasoning`` or ``overall``.
         percentile: p of the difficulty threshold.
         threshold: an absolute difficulty threshold in its place.
         influence: ``dot`` or ``cosine``.
         seed: of the strategy ``random``.
+        band: lowest and highest pass rate that is taken.
     """
 
     strategy: str
@@ -57,6 +68,16 @@ class Request:
     threshold: float | None = None
     influence: str | None = None
     seed: int | None = None
+    band: tuple[float, float] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """As a ranking keeps it; what came later than the first rankings is left out where it is not used."""
+        return {key: value for key, value in asdict(self).items() if key != "band" or value is not None}
+
+    @property
+    def taken(self) -> tuple[float | None, float | None] | None:
+        """Least and largest text score that the strategy takes; None where it takes all."""
+        return self.band if self.band is not None else (None, LARGEST_IFD) if self.strategy == "ifd" else None
 
     @classmethod
     def of(
@@ -70,12 +91,13 @@ class Request:
         threshold: float | None,
         influence: str,
         seed: int,
+        band: str = DEFAULT_BAND,
     ) -> Request:
         """The request with everything left out that the strategy does not use, so that equal rankings are equal."""
         quadrants = strategy in QUADRANT_STRATEGIES
         return cls(
             "diq" if quadrants else strategy,
-            model=model if strategy in DOT_STRATEGIES or strategy == "perplexity" else None,
+            model=model if strategy in (*DOT_STRATEGIES, *MODEL_STRATEGIES) else None,
             encoder=encoder if strategy == "similarity" else None,
             difficulty=strategy
             if strategy in DIFFICULTY_DIMENSIONS
@@ -86,6 +108,7 @@ class Request:
             threshold=threshold if quadrants else None,
             influence=influence if strategy in DOT_STRATEGIES else None,
             seed=seed if strategy == "random" else None,
+            band=read_band(band) if strategy == "pass_rate" else None,
         )
 
 
@@ -107,7 +130,7 @@ def choose_runs(
         store: an open store.
         data: the dataset.
         request: what is ranked by.
-        asked: number of the run of dots, perplexities or similarities; None takes the only one.
+        asked: number of the run of dots or text scores; None takes the only one.
         asked_difficulty: likewise, of the difficulty.
 
     Raises:
@@ -135,6 +158,9 @@ def choose_runs(
         _warn_of_namesakes(store, model, influence)
     if strategy in DIFFICULTY_STRATEGIES:
         candidates = store.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
+        if asked_difficulty is None:
+            # how often a model solves a question is meant when it is named, or when there is nothing else
+            candidates = [one for one in candidates if one["method"] != "pass_rate"] or candidates
         command = f"diq score difficulty {quoted(name)} --model CLASSIFIER"
         difficulty = one_run(
             store,
@@ -147,18 +173,28 @@ def choose_runs(
             request.difficulty,
         )
     if strategy in TEXT_STRATEGIES:
-        owner, option, example = (
-            (model, "--model", "MODEL") if strategy == "perplexity" else (request.encoder, "--encoder", "ENCODER")
-        )
-        command = f"diq score {strategy} {quoted(name)} {option} {quoted(owner) if owner else example}"
+        owner = request.encoder if strategy == "similarity" else model
+        command = _scoring_command(name, strategy, owner)
         if owner is not None:
             _check_model(store, owner, command)
         candidates = store.rows("store/candidate_runs", kind=strategy, dataset_id=data["dataset_id"], model=owner)
-        wanted = f"{strategy} scores" + (f" of `{owner}`" if owner else "")
+        wanted = f"{strategy.replace('_', ' ')} scores" + (f" of `{owner}`" if owner else "")
         score = one_run(store, candidates, asked, wanted, data, command, "--run")
         if owner is not None:
             _warn_of_namesakes(store, owner, score)
     return Runs(influence, difficulty, score)
+
+
+def _scoring_command(dataset: str, strategy: str, owner: str | None) -> str:
+    """The command that computes the text scores of a strategy."""
+    command = f"diq score {strategy.replace('_', '-')} {quoted(dataset)}"
+    if strategy == "bm25":
+        return command
+    option, example = {
+        "similarity": ("--encoder", "ENCODER"),
+        "length": ("--model", "TOKENIZER"),
+    }.get(strategy, ("--model", "MODEL"))
+    return f"{command} {option} {quoted(owner) if owner else example}"
 
 
 def _warn_of_predictions(store: Store, run_id: int) -> None:
@@ -201,10 +237,17 @@ def settled_weights(store: Store, request: Request, runs: Runs, asked: Sequence[
     Raises:
         UsageError: as :func:`diq.influence.choose_weights`, or ``cosine`` for a run that holds cosines.
     """
-    run_id = runs.score if request.strategy == "similarity" else runs.influence
+    run_id = runs.score if request.strategy in SET_STRATEGIES else runs.influence
     if run_id is None:
         return None
     sets = store.rows("store/validation_sets_of_run", run_id=run_id)
+    if request.strategy == "rds":
+        weighted = [one for one in asked if one not in {row["name"] for row in sets} and "=" in one]
+        if weighted:
+            raise UsageError(
+                f"the strategy `rds` takes turns, in which `{weighted[0]}` has no meaning",
+                "name the set without a weight",
+            )
     if request.influence == "cosine" and takes_largest(sets):
         raise UsageError(f"run {run_id} of method `less` holds cosines already", "leave out --influence cosine")
     return choose_weights(asked, sets)
@@ -218,10 +261,11 @@ class Scores:
         position: ``[n]``.
         level: ``[n]`` difficulty.
         dot: ``[n]`` dots, or dots over gradient norms for the influence ``cosine``.
-        score: ``[n]`` perplexities or similarities.
+        score: ``[n]`` text scores.
         halves: ``[n]`` what ``dot`` would be by the even and by the odd folds of the validation sets; None where a
             sample with a dot lacks them.
         half_sizes: validation samples of the two halves; None without them.
+        turn: ``[n]`` when each is taken where validation samples take turns, from 0 up; None for other strategies.
     """
 
     position: npt.NDArray[np.int64]
@@ -230,6 +274,7 @@ class Scores:
     score: Floats
     halves: tuple[Floats, Floats] | None = None
     half_sizes: tuple[int, int] | None = None
+    turn: Floats | None = None
 
     def without(self, positions: npt.NDArray[np.int64]) -> Scores:
         """The rows of all other positions."""
@@ -278,11 +323,11 @@ def read_scores(
         else:
             # also where some samples were scored before there were folds
             halves = half_sizes = None
-    if request.strategy == "similarity" and runs.score is not None:
+    if request.strategy in ("similarity", "bm25") and runs.score is not None:
         score = read_similarity(store, dataset_id=dataset_id, run_id=runs.score, weights=weights)
     elif runs.score is not None:
-        found = store.arrow("selection/perplexity_of_dataset", dataset_id=dataset_id, run_id=runs.score)
-        score = _scattered(position, numbers(found.column("position")), numbers(found.column("perplexity")))
+        found = store.arrow("store/text_score_of_dataset", dataset_id=dataset_id, run_id=runs.score)
+        score = _scattered(position, numbers(found.column("position")), numbers(found.column("score")))
     return Scores(position, level, dot, score, halves, half_sizes)
 
 

@@ -43,7 +43,7 @@ class Selection(Summary):
         thresholds: ``tau`` of difficulty and ``median`` of the dots; None where the strategy uses none.
         counts: samples in each quadrant of the dataset and of the selection; empty where the strategy uses none.
         n_scored: N, the samples with the scores that the strategy needs.
-        n_unscored: samples without them.
+        n_unscored: samples without them, or outside what the strategy takes (an IFD above 1, the band of a pass rate).
         n_excluded: samples that guards left out, which are in neither.
         guards: what each guard left out and why.
         flip_share: share of the selection that differs between two halves of the validation samples; None where the
@@ -99,6 +99,7 @@ def select(options: SelectOptions) -> Selection:
         threshold=options.difficulty_threshold,
         influence=options.influence,
         seed=options.seed,
+        band=options.band,
     )
 
     def look_up(opened: Store) -> tuple[dict[str, Any], Runs, dict[str, float] | None]:
@@ -138,7 +139,7 @@ def select(options: SelectOptions) -> Selection:
             _check_part(ranking, options, parsed, n_target)
         first, n = ranking.part(options.strategy, n_target)
         flips = ranking.flip_share(opened, options.strategy, n_target)
-        _warn(data, ranking, flips, parsed, n)
+        _warn(data, ranking, flips, parsed, n, _count_outside(opened, data, request, runs))
         label = options.name or default_name(options)
         before = opened.find_selection(label)
         place = {"dataset_id": data["dataset_id"], "ranking_id": ranking.ranking_id, "first": first, "n": n}
@@ -193,13 +194,37 @@ def _check_part(ranking: Ranking, options: SelectOptions, ratio: Ratio, n_target
         )
 
 
-def _warn(data: dict[str, Any], ranking: Ranking, flips: float | None, ratio: Ratio, n: int) -> None:
+def _count_outside(store: Store, data: dict[str, Any], request: Request, runs: Runs) -> tuple[int, str]:
+    """How many samples a strategy does not take for their score, and in words which."""
+    if request.taken is None:
+        return 0, ""
+    least, most = request.taken
+    (found,) = store.rows(
+        "store/count_outside", run_id=runs.score, dataset_id=data["dataset_id"], least=least, most=most
+    )
+    name = request.strategy.replace("_", " ")
+    return int(found["n"]), f"{name} above {most:g}" if least is None else f"{name} outside {least:g} to {most:g}"
+
+
+def _warn(
+    data: dict[str, Any], ranking: Ranking, flips: float | None, ratio: Ratio, n: int, outside: tuple[int, str]
+) -> None:
     """Say what a user must know of a selection before training on it."""
-    if ranking.n_unscored:
+    n_outside, which = outside
+    if n_outside:
+        log.warning(
+            "%s of %s samples of dataset `%s` have a %s and are not selected",
+            f"{n_outside:,}",
+            f"{data['n_samples']:,}",
+            data["name"],
+            which,
+        )
+    # guards may have left out some of both
+    if ranking.n_unscored > n_outside:
         log.warning(
             "%s of %s samples of dataset `%s` lack a finite score and are left out: "
             "`diq status` shows which, and the same `diq score` command computes what is missing",
-            f"{ranking.n_unscored:,}",
+            f"{ranking.n_unscored - n_outside:,}",
             f"{ranking.n_unscored + ranking.n_scored:,}",
             data["name"],
         )

@@ -113,4 +113,4 @@ class ValidateOptions(InStore):
 
 
 # strategies that no validation sample has a part in: any may measure them
-BLIND = ("random", "perplexity", *DIFFICULTY_DIMENSIONS)
+BLIND = ("random", "perplexity", "length", "ifd", "pass_rate", *DIFFICULTY_DIMENSIONS)

@@ -18,8 +18,8 @@ from diq.base.text import Ratio
 from diq.influence.stored import read_certificate, read_influence, read_similarity
 from diq.scoring.job import bytes_of_ids
 from diq.selection.options import DOT_STRATEGIES
-from diq.selection.ranking import order, part_of
-from diq.selection.scores import Request, Runs, Scores, choose_runs, read_scores, settled_weights
+from diq.selection.ranking import order, part_of, ranked_scores
+from diq.selection.scores import Request, Runs, Scores, choose_runs, settled_weights
 from diq.store.connection import WAIT_S
 from diq.store.store import Store
 from diq.trials.options import BLIND, ValidateOptions
@@ -247,12 +247,14 @@ class _Reader:
             yield Column(label, run_id, dots)
             if all(np.isfinite(one).any() for one in cosines.values()):
                 yield Column(f"{label}, cosine", run_id, cosines)
-        elif kind == "similarity":
+        elif kind in ("similarity", "bm25"):
             close = {name: read_similarity(self.opened, **ids, weights={name: 1.0}) for name in sets}
-            yield Column(f"similarity, {run['model']}", run_id, close)
-        elif kind == "perplexity" and run["model"] == self.model:
-            found = self.opened.arrow("selection/perplexity_of_dataset", **ids)
-            yield Column("perplexity, lowest", run_id, {"": -self._scattered(found, "perplexity")})
+            yield Column(f"{kind}, {run['model'] or run['method']}", run_id, close)
+        elif kind == "length" or (kind in ("perplexity", "ifd") and run["model"] == self.model):
+            found = self.opened.arrow("store/text_score_of_dataset", **ids)
+            score = self._scattered(found, "score")
+            yield Column("perplexity, lowest" if kind == "perplexity" else kind, run_id,
+                         {"": -score if kind == "perplexity" else score})  # fmt: skip
         elif kind == "difficulty":
             found = self.opened.arrow(
                 "store/levels_of_dataset",
@@ -312,7 +314,7 @@ class _Reader:
             work.left_out.append(f"{strategy}: run {runs.influence} was scored in part; score the rest first")
             return
         weights = settled_weights(self.opened, request, runs, self._choosing(runs))
-        scores = read_scores(self.opened, work.data, request, runs, weights)
+        scores = ranked_scores(self.opened, work.data, request, runs, weights)
         if by_dots and not work.held_out:
             if scores.halves is None:
                 work.left_out.append(
@@ -331,13 +333,14 @@ class _Reader:
 
     def _choosing(self, runs: Runs) -> Sequence[str]:
         """Names of the validation sets that may choose, where some are held out."""
-        if runs.influence is None or not self.work.held_out:
+        run_id = runs.score if runs.influence is None else runs.influence
+        sets = [one["name"] for one in self.opened.rows("store/validation_sets_of_run", run_id=run_id)]
+        if not sets or not self.work.held_out:
             return ()
-        sets = [one["name"] for one in self.opened.rows("store/validation_sets_of_run", run_id=runs.influence)]
         left = [name for name in sets if name not in self.work.held_out]
         if not left:
             raise UsageError(
-                f"every validation set of run {runs.influence} is held out: none is left to choose by",
+                f"every validation set of run {run_id} is held out: none is left to choose by",
                 "hold out fewer, or score with others",
             )
         return left if len(left) < len(sets) else ()

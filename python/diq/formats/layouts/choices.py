@@ -219,3 +219,14 @@ def first(row: Values, *names: str) -> Any:
         if value is not None and value != "" and value != []:
             return value
     return None
+
+
+def at_the_end(question: str) -> Options:
+    """Options that end a question, one a line (``A. text``, ``(A) text``), or behind ``Answer Choices:``; else none."""
+    if found := inline(question):
+        return found
+    for shape in _SHAPES:
+        starts = [match.start() for match in re.finditer(rf"(?m)^\s*{re.escape(shape.format('A'))}\s", question)]
+        if starts and len(found := _split(question[starts[-1] :], shape)) > 1:
+            return found
+    return {}

@@ -21,7 +21,13 @@ CREATE OR REPLACE MACRO diq_digest(of_dataset, of_influence, of_difficulty, of_s
         WHERE f.run_id = CAST(of_difficulty AS BIGINT)
     ),
     (
-        SELECT concat_ws(':', count(*), bit_xor(hash(t.sample_id, t.validation_set_id, t.perplexity, t.similarity)))
+        SELECT concat_ws(
+            ':',
+            count(*),
+            bit_xor(hash(t.sample_id, t.validation_set_id, t.perplexity, t.similarity)),
+            -- null, and so nothing, for runs of older stores
+            bit_xor(hash(t.sample_id, t.value)) FILTER (WHERE t.value IS NOT NULL)
+        )
         FROM text_scores AS t
         WHERE t.run_id = CAST(of_score AS BIGINT)
     ),

@@ -96,6 +96,16 @@ difficulty_count AS (
         r.kind = 'difficulty'
         AND r.state = 'sealed'
         AND (difficulty_run IS NULL OR r.run_id = CAST(difficulty_run AS BIGINT))
+        -- pass rates are taken when they are named, or when there is nothing else
+        AND (
+            difficulty_run IS NOT NULL
+            OR r.method <> 'pass_rate'
+            OR NOT EXISTS (
+                SELECT 1
+                FROM runs_here AS o
+                WHERE o.kind = 'difficulty' AND o.state = 'sealed' AND o.method <> 'pass_rate'
+            )
+        )
 ),
 difficulty_choice AS (
     SELECT

@@ -22,7 +22,7 @@ COMMENT ON COLUMN ranking_states.dataset IS 'Name of the dataset.';
 COMMENT ON COLUMN ranking_states.strategy IS 'diq (also for q1 to q4), random, influence and so on.';
 COMMENT ON COLUMN ranking_states.influence_run IS 'Run of the dots; null where the strategy uses none.';
 COMMENT ON COLUMN ranking_states.difficulty_run IS 'Run of the difficulty; null where the strategy uses none.';
-COMMENT ON COLUMN ranking_states.score_run IS 'Run of the perplexity or similarity; null where the strategy uses none.';
+COMMENT ON COLUMN ranking_states.score_run IS 'Run of the text scores (perplexity, similarity, length and so on); null where the strategy uses none.';
 COMMENT ON COLUMN ranking_states.current IS
     'Whether the samples and scores are still those that it was made from; false: the next selection looks again, and ranks again if the order could differ. Null for rankings of older stores. Another release of DuckDB may say false of its own accord.';
 COMMENT ON COLUMN ranking_states.replaced_by IS 'Ranking that took its place after scores changed; null while it is in use.';

@@ -60,13 +60,16 @@ CREATE TABLE text_scores (
     perplexity DOUBLE,
     similarity DOUBLE,
     reason VARCHAR,
-    n_tokens INTEGER
+    n_tokens INTEGER,
+    value DOUBLE
 );
 COMMENT ON TABLE text_scores IS 'Scores of the baselines that need no gradient.';
 COMMENT ON COLUMN text_scores.run_id IS 'Run.';
 COMMENT ON COLUMN text_scores.sample_id IS 'Sample.';
-COMMENT ON COLUMN text_scores.validation_set_id IS 'Validation set of a similarity; null for perplexity.';
+COMMENT ON COLUMN text_scores.validation_set_id IS 'Validation set of a similarity or BM25; null for the others.';
 COMMENT ON COLUMN text_scores.perplexity IS 'Perplexity of the full text.';
 COMMENT ON COLUMN text_scores.similarity IS 'Cosine similarity with the validation set: the mean or the largest over its samples, as the run''s config says.';
 COMMENT ON COLUMN text_scores.reason IS 'Why there is no score; null where there is one.';
-COMMENT ON COLUMN text_scores.n_tokens IS 'Tokens that a perplexity covers; null for a similarity and for scores computed elsewhere.';
+COMMENT ON COLUMN text_scores.n_tokens IS 'Tokens that a perplexity, IFD or embedding covers; null for the others and for scores computed elsewhere.';
+COMMENT ON COLUMN text_scores.value IS
+    'Score of a run of another kind, which says what it is: length, ifd, bm25, rds (length of the embedding), pass_rate.';

@@ -12,7 +12,7 @@ CREATE TABLE gradient_indexes (
 COMMENT ON TABLE gradient_indexes IS 'Gradient indexes: projected gradients of samples, kept in safetensors shards.';
 COMMENT ON COLUMN gradient_indexes.run_id IS 'The projected run that the index belongs to.';
 COMMENT ON COLUMN gradient_indexes.folder IS 'Folder of the shards.';
-COMMENT ON COLUMN gradient_indexes.kind IS 'rademacher, sparse or subspace.';
+COMMENT ON COLUMN gradient_indexes.kind IS 'rademacher, sparse or subspace; rds: embeddings in place of gradients.';
 COMMENT ON COLUMN gradient_indexes.dim IS 'Numbers that are kept of a gradient.';
 COMMENT ON COLUMN gradient_indexes.element IS 'How they are stored: float32, float16, bfloat16 or int8.';
 COMMENT ON COLUMN gradient_indexes.created_at IS 'When the index was begun (UTC).';

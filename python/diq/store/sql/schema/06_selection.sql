@@ -47,7 +47,7 @@ COMMENT ON COLUMN rankings.quadrant_counts IS 'Samples in Q1, Q2, Q3 and Q4; nul
 COMMENT ON COLUMN rankings.created_at IS 'When the ranking was computed (UTC).';
 COMMENT ON COLUMN rankings.configuration IS 'Fingerprint of the configuration alone; null for rankings of older stores, which hold a prefix only.';
 COMMENT ON COLUMN rankings.scores_digest IS 'Digest of the scores that the ranking was made from; another digest in the store means that it is out of date.';
-COMMENT ON COLUMN rankings.score_run IS 'Run of the perplexity or similarity; null where the strategy uses none.';
+COMMENT ON COLUMN rankings.score_run IS 'Run of the text scores (perplexity, similarity, length and so on); null where the strategy uses none.';
 COMMENT ON COLUMN rankings.guard_runs IS 'Runs of the guards whose exclusions were left out; null where there were none.';
 COMMENT ON COLUMN rankings.n_excluded IS 'Samples that guards left out: neither scored nor unscored.';
 COMMENT ON COLUMN rankings.half_sizes IS 'Validation samples of the even and of the odd folds; null without folds.';
@@ -74,7 +74,7 @@ COMMENT ON COLUMN ranking_samples.position IS 'Position in the dataset.';
 COMMENT ON COLUMN ranking_samples.quadrant IS 'Q1 to Q4; null where the strategy uses no quadrants.';
 COMMENT ON COLUMN ranking_samples.difficulty IS 'Difficulty when the ranking was made; null where the strategy uses none.';
 COMMENT ON COLUMN ranking_samples.dot IS 'Dot (or cosine) when the ranking was made; null where the strategy uses none.';
-COMMENT ON COLUMN ranking_samples.score IS 'Perplexity or similarity when the ranking was made; null for other strategies.';
+COMMENT ON COLUMN ranking_samples.score IS 'Text score (perplexity, similarity, length and so on) when the ranking was made; null for other strategies.';
 COMMENT ON COLUMN ranking_samples.even_rank IS
     'Its place in the ranking by the even folds of the validation sets alone; null without folds.';
 COMMENT ON COLUMN ranking_samples.odd_rank IS
@@ -136,4 +136,4 @@ COMMENT ON COLUMN selection_samples.position IS 'Position in the dataset.';
 COMMENT ON COLUMN selection_samples.quadrant IS 'Q1 to Q4; null where the strategy uses no quadrants.';
 COMMENT ON COLUMN selection_samples.difficulty IS 'Difficulty when the ranking was made.';
 COMMENT ON COLUMN selection_samples.dot IS 'Dot (or cosine) when the ranking was made.';
-COMMENT ON COLUMN selection_samples.score IS 'Perplexity or similarity when the ranking was made.';
+COMMENT ON COLUMN selection_samples.score IS 'Text score when the ranking was made: perplexity, similarity, length and so on.';

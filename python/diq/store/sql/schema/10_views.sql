@@ -19,7 +19,7 @@ WITH pairs AS (
     JOIN datasets AS ds USING (dataset_id)
     LEFT JOIN models AS m USING (model_id)
 ),
--- per validation set; perplexities have none
+-- per validation set; most kinds of text scores have none
 found AS (
     SELECT
         rd.run_id,
@@ -31,7 +31,7 @@ found AS (
     FROM (
         SELECT run_id, sample_id, validation_set_id, dot AS score, reason FROM influence_scores
         UNION ALL
-        SELECT run_id, sample_id, validation_set_id, coalesce(perplexity, similarity), reason FROM text_scores
+        SELECT run_id, sample_id, validation_set_id, coalesce(perplexity, similarity, value), reason FROM text_scores
     ) AS s
     JOIN run_datasets AS rd ON rd.run_id = s.run_id
     JOIN dataset_samples AS d ON d.dataset_id = rd.dataset_id AND d.sample_id = s.sample_id
@@ -41,8 +41,9 @@ found AS (
 expected AS (
     SELECT p.run_id, p.dataset_id, rv.validation_set_id
     FROM pairs AS p
-    LEFT JOIN run_validation_sets AS rv ON rv.run_id = p.run_id
-    WHERE p.kind IN ('influence', 'perplexity', 'similarity')
+    -- an embedding of rds is of the sample alone
+    LEFT JOIN run_validation_sets AS rv ON rv.run_id = p.run_id AND p.kind <> 'rds'
+    WHERE p.kind IN ('influence', 'perplexity', 'similarity', 'length', 'ifd', 'bm25', 'rds', 'pass_rate')
     UNION
     SELECT f.run_id, f.dataset_id, f.validation_set_id FROM found AS f
 ),
@@ -100,12 +101,12 @@ JOIN pairs AS p ON p.run_id = c.run_id AND p.dataset_id = c.dataset_id
 LEFT JOIN validation_sets AS v ON v.validation_set_id = c.validation_set_id;
 COMMENT ON VIEW score_coverage IS 'How many samples of each dataset have each score; reads every score of the store.';
 COMMENT ON COLUMN score_coverage.dataset IS 'Name of the dataset.';
-COMMENT ON COLUMN score_coverage.score IS 'Kind of score: influence, difficulty, perplexity or similarity.';
+COMMENT ON COLUMN score_coverage.score IS 'Kind of score: influence, difficulty, perplexity, similarity, length, ifd, bm25, rds or pass_rate.';
 COMMENT ON COLUMN score_coverage.dimension IS 'knowledge, reasoning or overall; null for other scores than difficulty.';
 COMMENT ON COLUMN score_coverage.run_id IS 'Run that the scores belong to.';
 COMMENT ON COLUMN score_coverage.method IS 'Method of the run.';
 COMMENT ON COLUMN score_coverage.model IS 'Name of the model; null where there is none.';
-COMMENT ON COLUMN score_coverage.validation_set IS 'Validation set; null for difficulty and perplexity.';
+COMMENT ON COLUMN score_coverage.validation_set IS 'Validation set; null for scores that are of none.';
 COMMENT ON COLUMN score_coverage.state IS 'open until the run has finished with the dataset, then sealed.';
 COMMENT ON COLUMN score_coverage.n_scored IS 'Samples with a finite score.';
 COMMENT ON COLUMN score_coverage.n_without_score IS 'Samples that were scored and got no finite score; reasons says why.';

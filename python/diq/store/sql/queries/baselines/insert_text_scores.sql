@@ -1,12 +1,13 @@
--- Add the perplexities or similarities of a shard, except those that are there (another validation set may be new).
--- Reads: incoming (run_id, sample_id BLOB, validation_set_id, perplexity, similarity, n_tokens, reason)
-INSERT INTO text_scores (run_id, sample_id, validation_set_id, perplexity, similarity, n_tokens, reason)
+-- Add the text scores of a shard, except those that are there (another validation set may be new).
+-- Reads: incoming (run_id, sample_id BLOB, validation_set_id, perplexity, similarity, value, n_tokens, reason)
+INSERT INTO text_scores (run_id, sample_id, validation_set_id, perplexity, similarity, value, n_tokens, reason)
 SELECT
     i.run_id,
     CAST(i.sample_id AS UUID),
     i.validation_set_id,
     i.perplexity,
     i.similarity,
+    i.value,
     i.n_tokens,
     i.reason
 FROM incoming AS i

@@ -1,5 +1,5 @@
--- Every sample of a dataset in order, and whether a row of a perplexity or similarity run is missing for it.
--- Params:  $dataset_id INTEGER, $run_id BIGINT, $validation_set_ids INTEGER[] (empty for a perplexity)
+-- Every sample of a dataset in order, and whether a row of a run of text scores is missing for it.
+-- Params:  $dataset_id INTEGER, $run_id BIGINT, $validation_set_ids INTEGER[] (empty for scores of none)
 -- Returns: position BIGINT, sample_id BLOB (16 bytes), missing BOOLEAN
 WITH have AS (
     SELECT sample_id, count(*) AS n

@@ -1,4 +1,4 @@
--- Samples of a dataset without a perplexity or similarity, by reason.
+-- Samples of a dataset without a text score, by reason.
 -- Params: $run_id BIGINT, $dataset_id INTEGER
 SELECT t.reason, count(DISTINCT t.sample_id) AS n
 FROM text_scores AS t

@@ -1,4 +1,4 @@
--- Every set of answers that is kept, one row a repeat, with the model that gave them.
+-- Every set of answers to a benchmark that is kept, one row a repeat, with the model that gave them.
 -- Params:  $run_id BIGINT (null: of all runs)
 -- Returns: run_id, model_id, model, backend, benchmark, questions, repeat, n_questions, n_kept
 SELECT
@@ -7,6 +7,6 @@ SELECT
 FROM generation_files AS g
 JOIN runs AS r USING (run_id)
 LEFT JOIN models AS m USING (model_id)
-WHERE $run_id IS NULL OR g.run_id = $run_id
+WHERE r.kind = 'evaluate' AND ($run_id IS NULL OR g.run_id = $run_id)
 GROUP BY ALL
 ORDER BY g.run_id, min(g.created_at), g.benchmark, g.questions, g.repeat

@@ -22,11 +22,12 @@ FROM levels AS d
 UNION ALL
 SELECT
     t.run_id,
-    CASE WHEN t.validation_set_id IS NULL THEN 'perplexity' ELSE 'similarity' END,
+    r.kind,
     v.name,
-    coalesce(t.perplexity, t.similarity),
+    coalesce(t.perplexity, t.similarity, t.value),
     t.reason
 FROM text_scores AS t
+JOIN runs AS r ON r.run_id = t.run_id
 LEFT JOIN validation_sets AS v ON v.validation_set_id = t.validation_set_id
 WHERE t.sample_id = CAST($sample_id AS UUID)
 ORDER BY score, run_id, of

@@ -9,5 +9,5 @@ SELECT
 FROM runs AS r
 JOIN run_datasets AS rd ON rd.run_id = r.run_id AND rd.dataset_id = $dataset_id AND rd.state = 'sealed'
 LEFT JOIN models AS m ON m.model_id = r.model_id
-WHERE r.kind IN ('influence', 'perplexity', 'similarity', 'difficulty')
+WHERE r.kind IN ('influence', 'perplexity', 'similarity', 'length', 'ifd', 'bm25', 'difficulty')
 ORDER BY r.run_id
