@@ -198,7 +198,7 @@ class Bench:
         positions = self.position[np.sort(rows)].tolist()
         with Store(self.store, read_only=True, wait_s=WAIT_S) as opened:
             found = opened.arrow(
-                "selection/texts_at_positions", dataset_id=self.data["dataset_id"], positions=positions
+                "store/texts_at_positions", dataset_id=self.data["dataset_id"], positions=positions
             )
         texts = found.column("messages").to_pylist()
         return [orjson.loads(texts[row]) for row in np.argsort(numbers(found.column("position")))]
