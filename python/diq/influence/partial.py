@@ -26,7 +26,7 @@ from diq.scoring.harness import Choice
 from diq.scoring.job import Samples, ScoreJob, look_up
 from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
-from diq.store.runs import one_run
+from diq.store.runs import difficulty_candidates, one_run
 from diq.store.store import Store
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ForRatio(Choice):
         with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
             run_id = one_run(
                 opened,
-                opened.rows("store/candidate_runs", kind="difficulty", dataset_id=dataset_id, model=None),
+                difficulty_candidates(opened, dataset_id, aim.difficulty_run),
                 aim.difficulty_run,
                 "difficulty scores",
                 dict(data),

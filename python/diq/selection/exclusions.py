@@ -180,9 +180,7 @@ class _Data:
     def at(self, positions: npt.NDArray[np.int64]) -> list[list[Message]]:
         """Texts of some samples, in the order of ``positions``, which ascend."""
         with Store(self.store, read_only=True, wait_s=WAIT_S) as opened:
-            found = opened.arrow(
-                "store/texts_at_positions", dataset_id=self.dataset_id, positions=positions.tolist()
-            )
+            found = opened.arrow("store/texts_at_positions", dataset_id=self.dataset_id, positions=positions.tolist())
         read, texts = _decoded(found)
         if not np.array_equal(np.sort(read), positions):
             raise _changed()

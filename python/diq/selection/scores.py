@@ -36,7 +36,7 @@ from diq.selection.options import (
     TEXT_STRATEGIES,
     read_band,
 )
-from diq.store.runs import one_run
+from diq.store.runs import difficulty_candidates, one_run
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -157,10 +157,7 @@ def choose_runs(
         _warn_of_predictions(store, influence)
         _warn_of_namesakes(store, model, influence)
     if strategy in DIFFICULTY_STRATEGIES:
-        candidates = store.rows("store/candidate_runs", kind="difficulty", dataset_id=data["dataset_id"], model=None)
-        if asked_difficulty is None:
-            # how often a model solves a question is meant when it is named, or when there is nothing else
-            candidates = [one for one in candidates if one["method"] != "pass_rate"] or candidates
+        candidates = difficulty_candidates(store, data["dataset_id"], asked_difficulty)
         command = f"diq score difficulty {quoted(name)} --model CLASSIFIER"
         difficulty = one_run(
             store,

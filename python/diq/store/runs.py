@@ -8,6 +8,21 @@ from diq.base.errors import MissingScoresError
 from diq.store.store import Store, listed_runs
 
 
+def difficulty_candidates(store: Store, dataset_id: int, asked: int | None) -> list[dict[str, Any]]:
+    """Rows of ``candidate_runs`` that may be meant by the difficulty of a dataset.
+
+    How often a model solves a question is meant when it is named, or when there is nothing else.
+
+    Args:
+        store: an open store.
+        dataset_id: dataset.
+        asked: number of a run that was named, or None.
+    """
+    found = store.rows("store/candidate_runs", kind="difficulty", dataset_id=dataset_id, model=None)
+    others = [one for one in found if one["method"] != "pass_rate"]
+    return others if asked is None and others else found
+
+
 def one_run(
     store: Store,
     candidates: list[dict[str, Any]],

@@ -197,9 +197,7 @@ class Bench:
         """Texts of some rows, in the order of the dataset."""
         positions = self.position[np.sort(rows)].tolist()
         with Store(self.store, read_only=True, wait_s=WAIT_S) as opened:
-            found = opened.arrow(
-                "store/texts_at_positions", dataset_id=self.data["dataset_id"], positions=positions
-            )
+            found = opened.arrow("store/texts_at_positions", dataset_id=self.data["dataset_id"], positions=positions)
         texts = found.column("messages").to_pylist()
         return [orjson.loads(texts[row]) for row in np.argsort(numbers(found.column("position")))]
 
