@@ -290,6 +290,54 @@ def test_weights_of_the_validation_sets_are_told_and_metered(plain: Path, tmp_pa
     assert f"standard deviation of the dots{told(expected.to_dict())[4][1]}" in re.sub(r"\s+", " ", words)
 
 
+def external(path: Path, dataset: str, sets: list[str]) -> None:
+    """A dataset with scores that were computed elsewhere, of one model whatever the dataset."""
+    rng = np.random.default_rng(len(dataset))
+    rows = [{"question": f"{dataset} {number}?", "answer": "A."} for number in range(40)]
+    diq.ingest([write_jsonl(path.with_name(f"{dataset}.jsonl"), rows)], dataset=dataset, store=path)
+    for name in sets:
+        scores = [{"position": i, "overall": i % 5 + 1, "dot": float(rng.normal())} for i in range(40)]
+        file = write_jsonl(path.with_name(f"{dataset}-{name}.jsonl"), scores)
+        diq.ingest([file], dataset=dataset, scores=True, model="model", validation_set=name, store=path)
+
+
+def test_a_validation_set_that_one_of_two_datasets_lacks_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    external(path, "one", ["a", "b"])
+    external(path, "two", ["a"])
+    made = diq.report(output=tmp_path / "r.html", store=path)
+    notes = " ".join(made.notes)
+    assert "`--validation-set a` counts the others alone" in notes
+    assert "diq ingest FILE --scores --dataset two --model model --validation-set b" in notes
+    assert "two-quadrants" not in specs_of((tmp_path / "r.html").read_text(encoding="utf-8"))
+    done = invoke(command, "--store", path, "-o", tmp_path / "r.html", "--validation-set", "a", "--json")
+    assert done.exit_code == 0, done.output
+    assert not [note for note in json.loads(done.output)["notes"] if "validation set" in note]
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    for name in ("one", "two"):
+        cells = specs_of(page)[f"{name}-quadrants"]["layer"][0]["data"]["values"]
+        assert sum(one["n"] for one in cells) == 40
+        # the meters are of the same dots
+        with grounded(path, name, validation_set="a") as ground:
+            ids = {"dataset_id": ground.data["dataset_id"], "run_id": ground.needs_dots()}
+            expected = measure(read_dots(ground.store, **ids, weights={"a": 1.0})).to_dict()
+        assert f"standard deviation of the dots</td><td>{told(expected)[4][1]}" in page
+    assert "The validation sets count a 1." in re.sub("<[^>]+>", "", page)
+    assert "--validation-set a " in html.unescape(page)
+
+
+def test_options_that_every_selection_overrules_are_refused(plain: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"output": tmp_path / "r.html", "store": plain}
+    with pytest.raises(UsageError, match="validation_set changes nothing here: `diq` brings the run"):
+        diq.report(selection="diq", validation_set="medqa", **given)
+    with pytest.raises(UsageError, match="run changes nothing here"):
+        diq.report(selection="diq", run=1, **given)
+    diq.report(selection="random", validation_set="medqa=2", run=1, **given)
+    assert "The validation sets count medqa 2." in re.sub("<[^>]+>", "", own(tmp_path / "r.html"))
+    with pytest.raises(UsageError, match="did you mean `medqa`"):
+        diq.report(selection="random", validation_set="medq", **given)
+
+
 def test_a_validation_set_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "s.duckdb"
     rows = write_jsonl(tmp_path / "a.jsonl", [{"question": "Q?", "answer": "A."}])

@@ -39,8 +39,18 @@ class ReportOptions(InStore):
         ),
     ] = ()
     run: Annotated[
-        int | None, Option("Influence run to show where nothing is selected.", metavar="N", default="the only one")
+        int | None,
+        Option("Influence run to show where no selection brings its own.", metavar="N", default="the only one"),
     ] = None
+    validation_set: Annotated[
+        Sequence[str],
+        Option(
+            "Validation set whose dots count where no selection brings its own; repeat.",
+            metavar="NAME[=WEIGHT]",
+            default="all of the run, by their samples (Eq. 3)",
+            reads="validation set",
+        ),
+    ] = ()
     output: Annotated[
         str | os.PathLike[str], Option("The page to write.", short="o", metavar="FILE", writes="path")
     ] = "report.html"

@@ -206,18 +206,10 @@ def find_ranking(
         UsageError: a difficulty threshold outside the data.
         MissingScoresError: no sample has the scores that the strategy needs.
     """
-    config = asdict(request) | {"validation_weights": dict(weights) if weights is not None else None}
-    identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
-    configuration = fingerprint_of(canonical_json(identity))
-    (digest,) = store.rows(
-        "selection/digest_scores",
-        dataset_id=data["dataset_id"],
-        influence_run=runs.influence,
-        difficulty_run=runs.difficulty,
-        score_run=runs.score,
-    )
+    config, configuration = _configuration(data, request, runs, weights, guard_runs)
+    digest = _digest(store, data, runs)
     known = store.row("selection/find_ranking", configuration=configuration)
-    if known is not None and known["scores_digest"] == digest["digest"]:
+    if known is not None and known["scores_digest"] == digest:
         return read_row(known, "stored")
 
     made = make_ranking(store, data, request, runs, weights, guard_runs)
@@ -225,9 +217,7 @@ def find_ranking(
     if known is not None and known["fingerprint"] == fingerprint:
         # a score of another dataset of the run, or a sample without one
         left = {name: made.facts[name] for name in ("n_unscored", "n_excluded")}
-        store.run(
-            "selection/update_ranking_digest", ranking_id=known["ranking_id"], scores_digest=digest["digest"], **left
-        )
+        store.run("selection/update_ranking_digest", ranking_id=known["ranking_id"], scores_digest=digest, **left)
         return read_row(known | left, "stored")
     with store.transaction():
         row = store.row(
@@ -241,7 +231,7 @@ def find_ranking(
             fingerprint=fingerprint,
             config=json.dumps(config, sort_keys=True),
             configuration=configuration,
-            scores_digest=digest["digest"],
+            scores_digest=digest,
             created_at=now(),
             **made.facts,
         )
@@ -259,6 +249,43 @@ def find_ranking(
             row["ranking_id"],
         )
     return read_row(made.facts | row, "new" if known is None else "renewed")
+
+
+def current_ranking(
+    store: Store, data: dict[str, Any], request: Request, runs: Runs, weights: Mapping[str, float] | None
+) -> dict[str, Any] | None:
+    """The row of the stored ranking of a request whose scores have not changed since; None where there is none.
+
+    Nothing is written. Arguments as `find_ranking`, without guards.
+    """
+    _, configuration = _configuration(data, request, runs, weights, ())
+    known = store.row("selection/find_ranking", configuration=configuration)
+    return known if known is not None and known["scores_digest"] == _digest(store, data, runs) else None
+
+
+def _configuration(
+    data: dict[str, Any],
+    request: Request,
+    runs: Runs,
+    weights: Mapping[str, float] | None,
+    guard_runs: Sequence[int],
+) -> tuple[dict[str, Any], str]:
+    """What a ranking is made by, and the fingerprint by which the ranking of the same is found again."""
+    config = asdict(request) | {"validation_weights": dict(weights) if weights is not None else None}
+    identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
+    return config, fingerprint_of(canonical_json(identity))
+
+
+def _digest(store: Store, data: dict[str, Any], runs: Runs) -> str:
+    """What changes with every score that a ranking is made from."""
+    (found,) = store.rows(
+        "selection/digest_scores",
+        dataset_id=data["dataset_id"],
+        influence_run=runs.influence,
+        difficulty_run=runs.difficulty,
+        score_run=runs.score,
+    )
+    return str(found["digest"])
 
 
 def read_row(row: Mapping[str, Any], state: Literal["stored", "new", "renewed"] = "stored") -> Ranking:
