@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import socket
 import threading
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 
 import diq
+from conftest import invoke
 from diq.base.errors import MissingScoresError, RunFailedError, StoreError, UsageError
+from diq.cli.explore import explore as command
 from diq.explorer.columns import choose, read_table
 from diq.selection.scores import Request, Runs, read_scores
 from diq.store.store import Store
@@ -518,9 +521,9 @@ def test_a_port_in_use_is_told(pool: Path, tmp_path: Path) -> None:
         assert "--port" in caught.value.hint
 
 
-def test_without_a_browser_the_address_is_printed(
-    pool: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def unserved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Pages that end at once, on a machine without a browser; the addresses that one was asked to open."""
     import webbrowser
 
     from diq.explorer import server
@@ -538,12 +541,31 @@ def test_without_a_browser_the_address_is_printed(
 
     monkeypatch.setattr(webbrowser, "open", none)
     monkeypatch.setattr(server.Server, "run", run)
+    return asked
+
+
+def test_without_a_browser_the_address_is_told(
+    pool: Path, unserved: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     diq.explore(store=pool)
-    assert asked[0] in caplog.text
+    assert unserved[0] in caplog.text
     caplog.clear()
-    diq.explore(store=pool, browser=False)
-    assert "http://127.0.0.1:" in caplog.text
-    assert len(asked) == 1
+    told: list[str] = []
+    diq.explore(store=pool, browser=False, listener=told.append)
+    assert told[0].startswith("http://127.0.0.1:")
+    assert caplog.text == "", "who is told it need not read it twice"
+    assert len(unserved) == 1
+
+
+def test_the_command_prints_the_address_on_a_plain_line(pool: Path, unserved: list[str]) -> None:
+    for options in ([], ["--no-browser"]):
+        done = invoke(command, "--store", pool, *options)
+        assert done.exit_code == 0, done.output
+        assert re.fullmatch(
+            r"the page is at http://127\.0\.0\.1:\d+/\?token=\S+ \(stop it with Ctrl-C\)\n", done.stdout
+        )
+        assert done.stderr == ""
+    assert len(unserved) == 1
 
 
 def test_a_page_can_ask_many_things_at_once(pool: Path, serve: Serve) -> None:
