@@ -181,6 +181,43 @@ def test_sliders_show_what_a_selection_becomes_and_saving_makes_it(
     assert f"in both {len(saved)}" in tab.locator("#overlap").inner_text()
 
 
+def test_a_threshold_is_set_as_a_value_in_place_of_a_percentile(
+    pool: Path, tmp_path: Path, serve: Serve, visit: Open
+) -> None:
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(pool.read_bytes())
+    page = serve(path)
+    tab = visit(page)
+    after(tab, lambda: slide(tab, "#percentile", 0.9))
+    after(tab, lambda: tab.locator("#cut").select_option("threshold"))
+    assert tab.locator("#percentile").is_hidden()
+    assert tab.locator("#threshold-text").input_value() == "5", "it starts where the percentile was"
+
+    def quadrants() -> list[int]:
+        found = tab.locator("#quadrants tbody td:nth-child(2)").all_inner_texts()
+        return [int(one.replace(",", "")) for one in found]
+
+    assert quadrants() == page.view(percentile=0.9)[0]["quadrants"]
+    after(tab, lambda: slide(tab, "#threshold", 2))
+    assert quadrants() == page.view(threshold=2)[0]["quadrants"]
+    tab.locator("#threshold-text").fill("2.5")
+    after(tab, lambda: tab.locator("#threshold-text").press("Enter"))
+    assert quadrants() == page.view(threshold=3)[0]["quadrants"], "no level lies between"
+    # what no level reaches becomes the nearest one
+    tab.locator("#threshold-text").fill("70")
+    after(tab, lambda: tab.locator("#threshold-text").press("Enter"))
+    assert tab.locator("#threshold-text").input_value() == "5"
+    after(tab, lambda: slide(tab, "#threshold", 4))
+    tab.locator("#save button").click()
+    tab.wait_for_selector("#saved pre")
+    command = tab.locator("#saved pre").inner_text()
+    assert "--difficulty-threshold 4" in command
+    assert "percentile" not in command
+    after(tab, lambda: tab.locator("#cut").select_option("percentile"))
+    assert quadrants() == page.view(percentile=0.9)[0]["quadrants"]
+    assert tab.locator("#threshold-text").is_hidden()
+
+
 def test_the_table_sorts_pages_and_opens_texts_by_keys(pool: Path, serve: Serve, visit: Open) -> None:
     page = serve(pool)
     tab = visit(page)

@@ -126,6 +126,23 @@ def test_a_view_counts_what_numpy_counts(pool: Path, serve: Serve) -> None:
     assert "15 of 600 samples have no difficulty" in notes
 
 
+def test_an_absolute_threshold_takes_the_place_of_the_percentile(pool: Path, serve: Serve) -> None:
+    page = serve(pool)
+    table = page.session.table
+    influence = (table.dots["medqa"] + table.dots["pub'qa"]) / 2
+    for threshold in (1.0, 2.5, 5.0):
+        expected = diq.rank(influence, table.level, threshold=threshold)
+        # a larger ratio is answered from the same order
+        for ratio in ("0.05", "0.9"):
+            facts, _ = page.view(threshold=threshold, percentile=0.2, ratio=ratio)
+            assert (facts["tau"], facts["quadrants"]) == (threshold, list(expected.counts))
+            rows = page.session.answers.would_be(_look(page, threshold=threshold, ratio=ratio)).rows
+            np.testing.assert_array_equal(rows, expected.rows[: len(rows)])
+            assert facts["n_selected"] == len(rows) == int(expected.n_scored * float(ratio))
+    assert page.view(percentile=0.2)[0]["tau"] == diq.rank(influence, table.level, percentile=0.2).tau
+    assert page.facts()["levels"] == [1, 5, True]
+
+
 def test_a_part_is_looked_at_until_all_samples_are_read(pool: Path, serve: Serve, gate: threading.Event) -> None:
     page = serve(pool, wait=False)
     while page.facts()["state"] == "reading":
@@ -190,6 +207,11 @@ def test_a_quick_view_is_of_a_part_multiplied_on_the_axes_of_all(
     assert settled["columns"][1]["edges"] != exact["columns"][1]["edges"]
     moved = page.view(ratio="0.2", weights=weights, quick=True)[0]
     assert moved["columns"][1]["edges"] == settled["columns"][1]["edges"]
+    # a threshold is judged by all samples, of which a part may lack the highest levels
+    part.level[part.level > 3] = 1.0
+    page.session._part.table.level[:] = part.level  # type: ignore[union-attr]
+    assert page.view(threshold=4, quick=True)[0]["tau"] == 4
+    assert "outside the data" in page.refusal("view", threshold=6)
 
 
 def test_the_table_sorts_and_pages(pool: Path, serve: Serve) -> None:
@@ -218,6 +240,8 @@ def test_the_table_sorts_and_pages(pool: Path, serve: Serve) -> None:
         {"ratio": "37%", "percentile": 0.81},
         {"ratio": "0.57", "weights": {"medqa": 0.35, "pub'qa": 1.15}},
         {"ratio": "1", "weights": {"medqa": 2, "pub'qa": 0}, "percentile": 0},
+        {"ratio": "0.4", "threshold": 4, "percentile": 0.9},
+        {"ratio": "0.4", "threshold": 2.5, "weights": {"medqa": 2, "pub'qa": 1}},
     ],
 )
 def test_what_is_saved_is_what_was_shown_and_what_the_command_makes(
@@ -244,6 +268,7 @@ def test_what_is_saved_is_what_was_shown_and_what_the_command_makes(
 
     words = shlex.split(made["command"])
     assert words[:2] == ["diq", "select"]
+    assert ("--difficulty-threshold" in words) == ("threshold" in look)
     again = json.loads(stdout_of(root, "select", "--json", *words[2:]))
     assert (again["selection_id"], again["ranking"]) == (made["selection_id"], "stored")
     # and it can be compared with
@@ -294,10 +319,14 @@ BRUSHES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("filters", BRUSHES, ids=str)
-@pytest.mark.parametrize("weights", [None, {"medqa": 0.35, "pub'qa": 1.15}], ids=["all", "weighed"])
-def test_a_brush_leaves_as_jsonl_and_as_sql(pool: Path, serve: Serve, filters: Any, weights: Any) -> None:
+@pytest.mark.parametrize(
+    ("weights", "threshold"), [(None, None), ({"medqa": 0.35, "pub'qa": 1.15}, 4)], ids=["all", "weighed"]
+)
+def test_a_brush_leaves_as_jsonl_and_as_sql(
+    pool: Path, serve: Serve, filters: Any, weights: Any, threshold: float | None
+) -> None:
     page = serve(pool)
-    look = {"filters": filters, "weights": weights, "percentile": 0.4, "ratio": "0.25"}
+    look = {"filters": filters, "weights": weights, "percentile": 0.4, "threshold": threshold, "ratio": "0.25"}
     answer = page.client.post("/api/export", json=look)
     assert answer.headers["content-disposition"].startswith("attachment")
     lines = [json.loads(line) for line in answer.text.splitlines()]
@@ -405,6 +434,9 @@ def test_a_store_that_a_writer_holds_is_told_and_then_read(
         ({"percentile": 1.5}, "0 to 1"),
         ({"percentile": "0.5"}, "not a number"),
         ({"percentile": True}, "not a number"),
+        ({"threshold": "3"}, "not a number"),
+        ({"threshold": [3]}, "not a number"),
+        ({"threshold": 5.5}, "outside the data: overall goes from 1 to 5"),
         ({"weights": {"medqa": -1}}, "0 to a million"),
         ({"weights": {"medqa": 1e300}}, "0 to a million"),
         ({"weights": {"medqa": 0, "pub'qa": 0}}, "every weight is 0"),

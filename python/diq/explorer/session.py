@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diq import _core
 from diq.base.command import quoted, shell
 from diq.base.errors import DiqError, UsageError
 from diq.explorer.answers import Answers, Positions
@@ -136,6 +137,8 @@ class Session:
             "quick": bool(whole and self._part),
             "n": len(table),
             "n_samples": choice.data["n_samples"],
+            # lowest and highest difficulty, and whether all are whole numbers
+            "levels": _core.extent(table.level),
             "largest": takes_largest(choice.sets),
             # of the mean weight, so that sliders start about 1
             "sets": [

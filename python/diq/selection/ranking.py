@@ -319,7 +319,9 @@ def order(scores: Scores, request: Request) -> Order:
         drawn = numbers_of_positions(scores.position, request.seed or 0)
         return Order(np.argsort(drawn, kind="stable"))
     if request.strategy == "diq":
-        _check_threshold(scores, request)
+        if request.threshold is not None:
+            scored = np.isfinite(scores.dot) & np.isfinite(scores.level)
+            check_threshold(request.threshold, scores.level[scored], str(request.difficulty))
         # a threshold takes the place of the percentile, which then is any valid one
         percentile = 0.5 if request.percentile is None else request.percentile
         ranking = rank(scores.dot, scores.level, percentile=percentile, threshold=request.threshold)
@@ -335,15 +337,24 @@ def order(scores: Scores, request: Request) -> Order:
     return Order(rank(score, np.where(np.isfinite(score), 0.0, np.nan)).rows)
 
 
-def _check_threshold(scores: Scores, request: Request) -> None:
-    level = scores.level[np.isfinite(scores.dot) & np.isfinite(scores.level)]
-    if request.threshold is None or not len(level):
+def check_threshold(threshold: float, level: Floats, dimension: str) -> None:
+    """Refuse a difficulty threshold that no scored sample is below, or none at or above.
+
+    Args:
+        threshold: absolute, as ``--difficulty-threshold`` takes it.
+        level: ``[n]`` finite difficulty of the samples that are ranked.
+        dimension: of the difficulty, for the message.
+
+    Raises:
+        UsageError: it is outside the data.
+    """
+    if not len(level):
         return
     lowest, highest = level.min(), level.max()
-    if not lowest <= request.threshold <= highest:
+    if not lowest <= threshold <= highest:
         raise UsageError(
-            f"the difficulty threshold {request.threshold:g} is outside the data: {request.difficulty} goes from "
-            f"{lowest:g} to {highest:g}",
+            f"the difficulty threshold {threshold:g} is outside the data: {dimension} goes from {lowest:g} to "
+            f"{highest:g}",
             "give a threshold in between, or --difficulty-percentile",
         )
 

@@ -12,7 +12,7 @@ const $ = (id) => document.getElementById(id);
 const RESTS = 150;
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-const look = { ratio: "0.1", percentile: 0.5, weights: null, filters: {}, axes: {}, height: "influence", compare: null };
+const look = { ratio: "0.1", percentile: 0.5, threshold: null, weights: null, filters: {}, axes: {}, height: "influence", compare: null };
 let told = null;
 let views = {};
 let samples = null;
@@ -185,13 +185,7 @@ function sliders() {
     $("ratio").value = Math.log10(value);
     ratio(typed);
   });
-  $("percentile").value = look.percentile;
-  $("percentile-text").textContent = look.percentile.toFixed(2);
-  $("percentile").addEventListener("input", () => {
-    look.percentile = Number($("percentile").value);
-    $("percentile-text").textContent = look.percentile.toFixed(2);
-    update();
-  });
+  cuts();
   if (told.sets.length < 2) return;
   $("weights").hidden = false;
   const inputs = told.sets.map((one, i) => {
@@ -223,6 +217,47 @@ function sliders() {
     update();
   });
   write();
+}
+
+/** τ by a percentile of the difficulty or as a value of it; what is shown is what counts. */
+function cuts() {
+  // of the samples that are read so far
+  const range = () => told.levels || [0, 1, false];
+  const show = () => {
+    const absolute = look.threshold !== null;
+    const [low, high, whole] = range();
+    Object.assign($("threshold"), { min: low, max: high, step: whole ? 1 : "any" });
+    $("cut").value = absolute ? "threshold" : "percentile";
+    for (const id of ["percentile", "percentile-text"]) $(id).hidden = absolute;
+    for (const id of ["threshold", "threshold-text"]) $(id).hidden = !absolute;
+    $("percentile").value = look.percentile;
+    $("percentile-text").textContent = look.percentile.toFixed(2);
+    if (absolute) $("threshold").value = $("threshold-text").value = look.threshold;
+  };
+  // a value that no level reaches would be refused, as `diq select` refuses it
+  const threshold = (value) => {
+    const [low, high] = range();
+    if (Number.isFinite(value)) look.threshold = Math.min(Math.max(value, low), high);
+    show();
+    update();
+  };
+  $("cut").addEventListener("change", () => {
+    if ($("cut").value === "threshold") threshold(Number((last?.told.tau ?? range()[0]).toPrecision(4)));
+    else {
+      look.threshold = null;
+      show();
+      update();
+    }
+  });
+  $("percentile").addEventListener("input", () => {
+    look.percentile = Number($("percentile").value);
+    show();
+    update();
+  });
+  // three digits are enough for a hand
+  $("threshold").addEventListener("input", () => threshold(Number(Number($("threshold").value).toPrecision(3))));
+  $("threshold-text").addEventListener("change", () => threshold($("threshold-text").value.trim() ? Number($("threshold-text").value) : NaN));
+  show();
 }
 
 // looking ------------------------------------------------------------------------------------------------------------
