@@ -460,6 +460,36 @@ def test_wrong_questions_are_told(pool: Path, serve: Serve, body: dict[str, Any]
     assert told in serve(pool).refusal("view", **body)
 
 
+LOOKS: list[dict[str, Any]] = [
+    {},
+    {"ratio": "37%", "threshold": 2.5, "percentile": 0.25, "weights": {"pub'qa": 2, "medqa": 0}, "compare": 7},
+    {
+        "filters": {"difficulty": {"low": 2, "high": None}, "task:1": {"low": -1e300, "high": 0.5}},
+        "axes": {"influence": "rank", "loss": "linear"},
+        "height": "task:0",
+    },
+    {"filters": {"quadrant": {"values": [3, 1, 3]}, "source": {"values": []}, "selected": {"values": [0]}}},
+]
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=str)
+def test_a_look_that_is_remembered_is_read_as_any_other(pool: Path, serve: Serve, look: dict[str, Any]) -> None:
+    page = serve(pool)
+    kept = page.ask("look", **look, sort="loss", descending=True, colour="density")
+    assert kept["order"] == {"sort": "loss", "descending": True}
+    assert _look(page, **kept["look"]) == _look(page, **look)
+    assert page.ask("look", **kept["look"])["look"] == kept["look"]
+    assert page.ask("look", sort="position")["order"] == {"sort": "position", "descending": False}
+
+
+def test_a_remembered_look_that_is_wrong_is_refused(pool: Path, serve: Serve) -> None:
+    page = serve(pool)
+    assert "names no column" in page.refusal("look", filters={"dot; DROP TABLE samples": {}})
+    assert "names no column" in page.refusal("look", sort="<script>")
+    assert "no validation set named" in page.refusal("look", weights={"__proto__": 1})
+    assert "true or false" in page.refusal("look", descending="yes")
+
+
 def test_wrong_pages_positions_and_names_are_told(pool: Path, serve: Serve) -> None:
     page = serve(pool)
     assert "names no column" in page.refusal("table", sort="x")

@@ -112,6 +112,24 @@ def read_look(body: Mapping[str, Any], numbers: Collection[str], names: Mapping[
     )
 
 
+def written_look(look: Look) -> dict[str, Any]:
+    """A look as a request asks for it: :func:`read_look` makes the same of it."""
+    filters = {
+        name: {"low": one.low, "high": one.high} if isinstance(one, Between) else {"values": sorted(one.values)}
+        for name, one in look.filters.items()
+    }
+    return {
+        "ratio": look.ratio.text,
+        "percentile": look.percentile,
+        "threshold": look.threshold,
+        "weights": None if look.weights is None else dict(look.weights),
+        "filters": filters,
+        "axes": dict(look.axes),
+        "height": look.height,
+        "compare": look.compare,
+    }
+
+
 def read_page(body: Mapping[str, Any], columns: Collection[str]) -> PageOf:
     """The page that a request asks for.
 

@@ -4,6 +4,7 @@ import { ask, download, facts, latest, view } from "./api.js";
 import { bytes, copy, count, element, plain, visible } from "./format.js";
 import { Choices, Histogram } from "./histogram.js";
 import { Plane } from "./plane.js";
+import { forget, remember, remembered } from "./remembering.js";
 import { ROWS, Samples } from "./table.js";
 import { Text, trouble } from "./text.js";
 
@@ -18,9 +19,13 @@ let views = {};
 let samples = null;
 let plane = null;
 let last = null;
+// what could not be restored, and why
+let lost = "";
 
 // the token has done its work, and an address bar is no place for it
-history.replaceState(null, "", "/");
+history.replaceState(null, "", `/${location.hash}`);
+// a view that was pasted into the address
+addEventListener("hashchange", () => location.reload());
 start().catch((error) => fail(error));
 
 async function start() {
@@ -34,11 +39,28 @@ async function start() {
   }
   $("progress").hidden = true;
   if (told.state === "failed") throw Object.assign(new Error(told.error), { hint: told.hint });
+  const { order, colour } = await restored();
   $("main").hidden = false;
-  build();
+  build(order);
+  if ([...$("colour").options].some((one) => one.value === colour)) $("colour").value = colour;
   update();
   selections();
   await all();
+}
+
+/** What the address remembers of an earlier view; the server reads it as it reads any question. */
+async function restored() {
+  try {
+    const kept = remembered();
+    if (!kept) return {};
+    const answer = await ask("look", kept);
+    Object.assign(look, answer.look);
+    return { order: answer.order, colour: kept.colour };
+  } catch (error) {
+    forget();
+    lost = `The view in the address cannot be shown: ${error.message}`;
+    return {};
+  }
 }
 
 /** A part of very many samples is shown at once; when all are there, they take its place under the same brushes. */
@@ -84,7 +106,7 @@ function numbers() {
   ];
 }
 
-function build() {
+function build(order) {
   notes();
   const columns = numbers();
   for (const { key, title, unit } of columns) {
@@ -109,11 +131,15 @@ function build() {
   });
   const heights = columns.filter(({ key }) => key !== "difficulty" && (key !== "task:0" || told.sets.length > 1));
   $("height").replaceChildren(...heights.map(({ key, title }) => element("option", { value: key, textContent: plain(title) })));
+  $("height").value = look.height;
   $("height").addEventListener("change", () => {
     look.height = $("height").value;
     update();
   });
-  $("colour").addEventListener("change", () => last && show(last));
+  $("colour").addEventListener("change", () => {
+    keep();
+    if (last) show(last);
+  });
   samples = new Samples(
     $("rows"),
     [
@@ -127,6 +153,7 @@ function build() {
     told.names,
     { turn: () => page(), open: (position, from) => text.open(position, from) },
   );
+  Object.assign(samples.sort, order);
   const text = new Text({ look: () => look, names: told.names, titles: columns });
   $("clear").addEventListener("click", () => {
     look.filters = {};
@@ -135,9 +162,8 @@ function build() {
   sliders();
   $("compare").addEventListener("change", () => {
     look.compare = $("compare").value ? Number($("compare").value) : null;
+    compared();
     // what is chosen is looked at
-    const option = $("colour").querySelector("option[value=selected]");
-    option.textContent = look.compare ? "both selections" : "selection";
     $("colour").value = look.compare ? "selected" : "density";
     update();
   });
@@ -157,8 +183,13 @@ function build() {
 }
 
 function notes() {
-  $("notes").hidden = !told.notes.length;
-  $("notes").replaceChildren(...told.notes.map((note) => element("li", {}, visible(note))));
+  const found = [...(lost ? [lost] : []), ...told.notes];
+  $("notes").hidden = !found.length;
+  $("notes").replaceChildren(...found.map((note) => element("li", {}, visible(note))));
+}
+
+function compared() {
+  $("colour").querySelector("option[value=selected]").textContent = look.compare ? "both selections" : "selection";
 }
 
 function sliders() {
@@ -166,7 +197,7 @@ function sliders() {
     look.ratio = text;
     update();
   };
-  $("ratio").value = Math.log10(0.1);
+  $("ratio").value = Math.log10(Number(look.ratio));
   $("ratio-text").value = look.ratio;
   $("ratio").addEventListener("input", () => {
     // two digits are enough for a hand
@@ -190,10 +221,11 @@ function sliders() {
   $("weights").hidden = false;
   const inputs = told.sets.map((one, i) => {
     const id = `weight-${i}`;
-    const most = Math.max(3, Math.ceil(Math.max(...told.sets.map((set) => set.share))));
+    const most = Math.max(3, ...[...told.sets.map((set) => set.share), ...Object.values(look.weights || {})].map(Math.ceil));
+    const value = look.weights ? look.weights[one.name] || 0 : one.share;
     const input = told.largest
-      ? element("input", { id, type: "checkbox", checked: true })
-      : element("input", { id, type: "range", min: 0, max: most, step: 0.05, value: one.share });
+      ? element("input", { id, type: "checkbox", checked: !look.weights || value > 0 })
+      : element("input", { id, type: "range", min: 0, max: most, step: 0.05, value });
     const output = element("output", { for: id });
     const size = one.n_samples === null ? "" : ` (${count(one.n_samples)} samples)`;
     $("weight-rows").append(element("div", { className: "slider" }, element("label", { for: id }, visible(one.name + size)), input, output));
@@ -208,6 +240,7 @@ function sliders() {
     write();
     update();
   };
+  $("weights-reset").disabled = look.weights === null;
   for (const { input } of inputs) input.addEventListener("input", weigh);
   $("weights-reset").addEventListener("click", () => {
     look.weights = null;
@@ -293,7 +326,12 @@ const askView = latest(async (rested) => {
 });
 
 function update() {
+  keep();
   askView();
+}
+
+function keep() {
+  remember({ ...look, sort: samples.sort.sort, descending: samples.sort.descending, colour: $("colour").value });
 }
 
 function show({ told: seen, counts }) {
@@ -365,6 +403,7 @@ function askStarts(positions) {
 }
 
 function page() {
+  keep();
   askPage();
 }
 
@@ -373,14 +412,21 @@ function page() {
 async function selections() {
   try {
     const { selections: found } = await ask("selections", {});
-    const chosen = $("compare").value;
     const named = (one) =>
       `${one.selection_id}: ${plain(one.name)} (${count(one.n)}, ${one.strategy} ${one.ratio})${one.replaced ? ", its scores changed since" : ""}`;
     $("compare").replaceChildren(
       element("option", { value: "", textContent: found.length ? "no other selection" : "there is no stored selection yet" }),
       ...found.map((one) => element("option", { value: String(one.selection_id), textContent: named(one) })),
     );
+    const chosen = look.compare === null ? "" : String(look.compare);
     $("compare").value = chosen;
+    compared();
+    if ($("compare").value !== chosen) {
+      // it was remembered, and is no selection of this dataset
+      look.compare = null;
+      $("compare").value = "";
+      update();
+    }
   } catch (error) {
     $("overlap").textContent = error.message;
   }
