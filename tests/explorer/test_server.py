@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import diq
-from conftest import invoke
+from conftest import fill_store, ingest_rows, invoke
 from diq.base.errors import MissingScoresError, RunFailedError, StoreError, UsageError
 from diq.cli.explore import explore as command
 from diq.explorer.columns import choose, read_table
+from diq.explorer.session import Session
 from diq.selection.scores import Request, Runs, read_scores
 from diq.store.store import Store
 from explorer.conftest import TASKS, Page, make_store
@@ -124,6 +125,60 @@ def test_a_view_counts_what_numpy_counts(pool: Path, serve: Serve) -> None:
     notes = " ".join(page.client.get("/api/facts").json()["notes"])
     assert "60 of 600 samples have no finite dot with the validation set `pub'qa`" in notes
     assert "15 of 600 samples have no difficulty" in notes
+
+
+def notes_of(path: Path) -> list[str]:
+    """What a page over a store tells of what is missing."""
+    session = Session(choose(path, **{**ANY, "dataset": "pool"}))
+    session.load()
+    notes: list[str] = session.facts()["notes"]
+    return notes
+
+
+def test_notes_name_nothing_but_what_the_shown_runs_lack(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    dots = {"medqa": np.arange(30.0), "pubmedqa": np.arange(30.0) ** 2}
+    fill_store(path, dots=dots, difficulty=np.arange(30.0) % 5)
+    # a validation set that is held out, for the losses of trainings, say
+    ingest_rows(path, [{"question": f"held out {i}?", "answer": "A."} for i in range(3)], "held-out", validation=True)
+    assert notes_of(path) == []
+    with Store(path) as store:
+        # rows that a scoring refused, and samples that came after it
+        store.connection.execute(
+            "UPDATE influence_scores SET dot = NULL, reason = 'no answer token is left within the maximum length' "
+            "WHERE validation_set_id = 2 AND dot < 4;"
+            "DELETE FROM difficulty_scores WHERE overall = 4 "
+        )
+    assert notes_of(path) == [
+        "6 of 30 samples have no difficulty and are in no quadrant: not scored yet (6); "
+        "`diq score difficulty pool --columns DIMENSION=COLUMN` fills them in",
+        "2 of 30 samples have no finite dot with the validation set `pubmedqa` and are in no quadrant as long as it "
+        "counts: no answer token is left within the maximum length (2)",
+    ]
+    with Store(path) as store:
+        store.connection.execute("DELETE FROM influence_scores WHERE validation_set_id = 2 AND dot = 16")
+    (_, note) = notes_of(path)
+    assert note.endswith(
+        "(2); not scored yet (1); `diq score influence pool --model model --validation-set pubmedqa` fills them in"
+    )
+
+
+def test_scores_from_elsewhere_are_ingested_not_scored(pool: Path, tmp_path: Path, serve: Serve) -> None:
+    difficulty, dots = serve(pool).facts()["notes"]
+    assert "15 of 600 samples have no difficulty" in difficulty
+    assert difficulty.endswith("`diq ingest FILE --scores --dataset pool` fills them in")
+    assert dots.endswith(
+        "`diq ingest FILE --scores --dataset pool --model 'mo<b>del' --validation-set \"pub'qa\"` fills them in"
+    )
+    # a dataset that lacks a set of the run as a whole
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(pool.read_bytes())
+    with Store(path) as opened:
+        opened.connection.execute("DELETE FROM influence_scores WHERE validation_set_id = 2")
+    page = serve(path)
+    assert "600 of 600 samples have no finite dot" in page.facts()["notes"][1]
+    assert page.view()[0]["n_scored"] == 0
+    assert page.view(weights={"medqa": 1})[0]["n_scored"] == 585
 
 
 def test_an_absolute_threshold_takes_the_place_of_the_percentile(pool: Path, serve: Serve) -> None:

@@ -107,7 +107,7 @@ def _score_columns(store: Path, data: dict[str, Any], columns: Mapping[str, str]
         model_id=None,
         settings={"columns": dict(columns), "dataset": data["name"]},
         missing="difficulty/samples_missing_difficulty",
-        reasons="difficulty/difficulty_reasons",
+        reasons="store/difficulty_reasons",
         label="difficulty",
     )
     run_id = open_run(job, None, {})
