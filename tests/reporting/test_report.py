@@ -222,7 +222,7 @@ def test_texts_stay_out_where_they_are_not_wanted(nasty: Path, tmp_path: Path) -
     assert "onerror" not in page
     assert "aaaaaaaaaa" not in page
     assert page.count("<details>") > 10, "scores and places stay"
-    with pytest.raises(UsageError, match="no_text leaves all of them out"):
+    with pytest.raises(UsageError, match="explain has no effect without"):
         diq.report(output=tmp_path / "r.html", store=nasty, text=False, explain=1)
 
 

@@ -54,7 +54,7 @@ class _Counter:
             with contextlib.suppress(DiqError):
                 return counters[step.verb](step)
             return None
-        return 0.0 if step.verb in ("ingest", "select", "sql", "results", "benchmark questions") else None
+        return 0.0 if step.verb in ("ingest", "select", "sql", "results", "report", "benchmark questions") else None
 
     def _difficulty(self, step: Step) -> float | None:
         if step.options.get("columns"):

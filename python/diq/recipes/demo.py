@@ -38,8 +38,9 @@ RECIPE = "demo"
 TRAINED = "0.1"
 HELD_OUT = tuple(f"{task}-held-out" for task in TASKS)
 
-# what takes longest and shows least on a model of this size; `diq run demo` has it
-_LEFT_OUT = ("benchmarks=[]", "preferences=[]")
+# what takes longest and shows least on a model of this size, and the page, for which a demo without a folder has no
+# place; `diq run demo` has them
+_LEFT_OUT = ("benchmarks=[]", "preferences=[]", "reported=[]")
 _QUADRANTS = {
     "Q1": "hard, helps the validation tasks",
     "Q2": "easy, helps",

@@ -46,6 +46,7 @@ _TOLD: dict[str, tuple[tuple[str, str], ...]] = {
     "train": (("n_samples", "samples"), ("steps", "steps"), ("loss_last", "loss at the end")),
     "evaluate": (("n_generated", "answers now"), ("n_kept", "in the store before")),
     "benchmark questions": (("n", "questions"),),
+    "report": (("size_bytes", "bytes"),),
     "difficulty train": (("n_questions", "questions"),),
     "rater train": (("n_samples", "samples"),),
     "difficulty annotate": (("n_annotated", "samples rated"), ("n_no_score", "without a rating")),
@@ -255,6 +256,7 @@ def title(step: Step) -> str:
         "train": f"to {options.get('output')}",
         "evaluate": f"{options.get('model')} {options.get('adapter') or ''}".strip(),
         "results": f"to {options.get('output')}",
+        "report": f"to {options.get('output')}",
         "sql": f"to {options.get('output')}",
     }.get(step.verb, "")
     return short(" ".join([step.verb, *map(str, shown), about]).strip(), width=100)
