@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diq.base import symlog
 from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
@@ -62,7 +63,7 @@ class Axis:
     @classmethod
     def over(cls, low: float, high: float, bins: int, scale: float | None = None) -> Axis:
         """Bins from the lowest to the highest value; one value alone lies in the middle."""
-        one = cls(0.0, 1.0, bins, scale if scale else None)
+        one = cls(0.0, 1.0, bins, symlog.reaching(scale, max(abs(low), abs(high))) if scale else None)
         first, last = one.scaled(low), one.scaled(high)
         if first == last:
             margin = abs(first) / 2 or 1.0
@@ -73,14 +74,14 @@ class Axis:
         """A value on the axis."""
         if self.scale is None:
             return value
-        return math.copysign(math.log1p(abs(value / self.scale)), value)
+        return float(symlog.places(value, self.scale))
 
     def edge(self, bin: int) -> float:
         """Value at the left edge of a bin."""
         place = self.low + bin * self.step
         if self.scale is None:
             return place
-        return math.copysign(math.expm1(abs(place)) * self.scale, place)
+        return float(symlog.values_at(place, self.scale))
 
     def ticks(self) -> list[float]:
         """Round values to be named, of a linear axis none (any will do).
@@ -340,8 +341,8 @@ def lengths(ground: Ground) -> Drawn:
             | dict(zip(names, quantiles, strict=True))
         )
     n, n_taken = (sum(one[name] for one in rows) for name in ("n", "taken"))
-    middle = sorted(abs(one["median"]) for one in rows)[len(rows) // 2]
-    axis = Axis.over(min(one["p10"] for one in rows), max(one["p90"] for one in rows), 1, middle or None)
+    low, high = min(one["p10"] for one in rows), max(one["p90"] for one in rows)
+    axis = Axis.over(low, high, 1, symlog.scale_of(dot[kept]))
     return Drawn(
         rows,
         {
