@@ -169,6 +169,28 @@ def test_lengths_are_those_of_the_samples(path: Path, columns: dict[str, Any]) -
         )
 
 
+def test_a_ranking_is_read_once_for_all_charts(
+    path: Path, columns: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert columns
+    asked: list[str] = []
+    batches = Store.batches
+
+    def counted(self: Store, query: str, **params: Any) -> Any:
+        asked.append(query)
+        return batches(self, query, **params)
+
+    monkeypatch.setattr(Store, "batches", counted)
+    with grounded(path, selection="pool-diq-0.5") as ground:
+        drawn = data.levels(ground), data.lengths(ground)
+    assert asked.count("plot/ranked_rows") == 1
+    # in another order, and each by itself
+    with grounded(path, selection="pool-diq-0.5") as ground:
+        assert (data.lengths(ground), data.levels(ground)) == drawn[::-1]
+    with grounded(path, selection="pool-diq-0.5") as ground:
+        assert data.levels(ground) == drawn[0]
+
+
 def test_halves_disagree_as_their_rankings_do(path: Path, columns: dict[str, Any]) -> None:
     with grounded(path) as ground:
         drawn = data.halves(ground)

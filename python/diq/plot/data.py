@@ -199,7 +199,7 @@ def levels(ground: Ground) -> Drawn:
     if ground.difficulty_run is None:
         raise MissingScoresError(f"dataset `{ground.name}` has no difficulty to draw", hint)
     samples = _samples(ground)
-    quadrant, _ = _of_ranking(ground, samples)
+    quadrant, _ = _placed(ground)
     counts: dict[str, Counter[tuple[int, int]]] = {name: Counter() for name in DIFFICULTY_DIMENSIONS}
     found = samples.batches(
         ground.store, DIFFICULTY_DIMENSIONS, "store/levels_of_run", difficulty_run=ground.difficulty_run
@@ -242,17 +242,20 @@ def _samples(ground: Ground) -> SampleRows:
     return ground.samples
 
 
-def _of_ranking(ground: Ground, samples: SampleRows) -> tuple[Any, Any]:
-    """Quadrant (1 to 4; 0: not ranked) and dot (NaN likewise) of each row."""
-    quadrant, dot = np.zeros(len(samples), np.uint8), np.full(len(samples), np.nan)
-    if ground.ranked is not None:
-        ends = np.cumsum(ground.ranked.counts)
-        with ground.store.batches("plot/ranked_rows", rows=1 << 20) as batches:
-            for batch in batches:
-                rows = samples.of_positions(numbers(batch.column("position")))
-                dot[rows] = numbers(batch.column("dot"))
-                quadrant[rows] = 1 + np.searchsorted(ends, numbers(batch.column("rank")), side="right")
-    return quadrant, dot
+def _placed(ground: Ground) -> tuple[Any, Any]:
+    """Quadrant (1 to 4; 0: not ranked) and dot (NaN likewise) of each row, read once."""
+    if ground.placed is None:
+        samples = _samples(ground)
+        quadrant, dot = np.zeros(len(samples), np.uint8), np.full(len(samples), np.nan)
+        if ground.ranked is not None:
+            ends = np.cumsum(ground.ranked.counts)
+            with ground.store.batches("plot/ranked_rows", rows=1 << 20) as batches:
+                for batch in batches:
+                    rows = samples.of_positions(numbers(batch.column("position")))
+                    dot[rows] = numbers(batch.column("dot"))
+                    quadrant[rows] = 1 + np.searchsorted(ends, numbers(batch.column("rank")), side="right")
+        ground.placed = quadrant, dot
+    return ground.placed
 
 
 def _taken(ground: Ground, samples: SampleRows) -> Any:
@@ -311,7 +314,7 @@ def lengths(ground: Ground) -> Drawn:
     ranked = ground.needs_ranking()
     run_id = ground.needs_dots()
     samples = _samples(ground)
-    _, dot = _of_ranking(ground, samples)
+    _, dot = _placed(ground)
     taken, tokens = _taken(ground, samples), np.full(len(samples), np.nan)
     for one in ground.store.rows("store/validation_sets_of_run", run_id=run_id):
         # all of a run count the same tokens, but not every set has the same samples

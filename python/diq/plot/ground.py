@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from diq.base import config
 from diq.base.command import quoted
 from diq.base.errors import MissingScoresError, UsageError
@@ -64,6 +67,7 @@ class Ground:
         selection: the selection's row with its ranking's; None without one.
         notes: what is missing or not as it was, a line each, with the command that mends it.
         samples: the rows of the dataset, once a chart has needed them.
+        placed: ``[n]`` quadrant and ``[n]`` dot of each of them in the ranking, likewise.
     """
 
     store: Store
@@ -77,6 +81,7 @@ class Ground:
     selection: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     samples: SampleRows | None = None
+    placed: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]] | None = None
 
     @property
     def name(self) -> str:
