@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import diq
-from conftest import fill_store, invoke, write_jsonl
+from conftest import fill_store, invoke, stdout_of, write_jsonl
 from diq.base.errors import DiqError, StoreError, UsageError
 from diq.cli.report import report as command
 from diq.cli.select import select
-from diq.influence.meters import measure, told
+from diq.cli.status import status
+from diq.influence.meters import TOLD_TASKS, measure, told
 from diq.influence.stored import read_dots
 from diq.plot import data
 from diq.plot.ground import grounded
@@ -198,6 +199,23 @@ def test_numbers_of_the_page_are_those_of_the_store(plain: Path, tmp_path: Path)
     assert ids == [str(row["sample_id"]) for row in ranked[:110]], "the selected ones, and 50 that follow"
     for quadrant in ("Q1", "Q2", "Q3", "Q4"):
         assert f"{quadrant} {sum(row['quadrant'] == quadrant for row in ranked):,}" in page
+
+
+def test_every_meter_says_what_it_means_where_it_is_read(plain: Path, tmp_path: Path) -> None:
+    diq.report("pool", selection="diq", output=tmp_path / "r.html", store=plain)
+    page = own(tmp_path / "r.html")
+    (run,) = diq.status(store=plain, scores=True).scores or []
+    rows = told(run)
+    assert len(rows) == 12
+    for name, value, says in rows:
+        assert says.endswith(".")
+        assert f"<td>{html.escape(name)}</td><td>{value}</td><td>{says}</td>" in page
+    assert f'<p class="quiet">{TOLD_TASKS}</p>' in page
+    assert "chance alone gives 90 %" in page
+    # a terminal has no room for it
+    printed = stdout_of(status, "--scores", "--store", plain)
+    assert "flips between them, top 10 %" in printed
+    assert "chance alone" not in printed
 
 
 def test_its_commands_make_the_selections_again(plain: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from diq.evaluation.groups import Group
 from diq.evaluation.results import results
 from diq.evaluation.tables import HEADS, footnotes, percent, title
 from diq.influence.certificate import CONFIDENCE
-from diq.influence.meters import measure, told, told_tasks
+from diq.influence.meters import TOLD_TASKS, measure, told, told_tasks
 from diq.influence.stored import WHAT_IS_NOT_A_DOT, read_dots
 from diq.plot import charts, data
 from diq.plot.ground import Ground, grounded, training_datasets
@@ -290,9 +290,9 @@ def _meters(ground: Ground) -> Section | None:
         section.blocks.append(Words(f"These dots are {held}.", is_note=True))
     dots = read_dots(ground.store, dataset_id=ground.data["dataset_id"], run_id=run_id, weights=ground.weights)
     found = measure(dots).to_dict()
-    section.blocks.append(Table(f"run {run_id}, model {ground.model}", ("meter", "value"), told(found)))
+    section.blocks.append(Table(f"run {run_id}, model {ground.model}", ("meter", "value", "what it says"), told(found)))
     if rows := told_tasks(found):
-        section.blocks.append(Table("task that the samples are closest to", rows[0], rows[1:]))
+        section.blocks.append(Table("task that the samples are closest to", rows[0], rows[1:], [TOLD_TASKS]))
     return section
 
 
