@@ -93,6 +93,19 @@ def test_what_is_missing_names_the_command_that_makes_it(tmp_path: Path) -> None
         choose(dots, **{**ANY, "dataset": "pool", "model": "other"})
 
 
+def test_a_run_that_was_scored_in_part_is_not_shown_as_a_whole(pool: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(pool.read_bytes())
+    with Store(path) as opened:
+        opened.connection.execute(
+            "UPDATE run_datasets SET state = 'open', certificate = '{}' "
+            "WHERE run_id IN (SELECT run_id FROM runs WHERE kind = 'influence')"
+        )
+    with pytest.raises(MissingScoresError, match="are not finished") as caught:
+        choose(path, **{**ANY, "dataset": "pool", "model": "mo<b>del"})
+    assert "scores the rest of a run that was scored in part" in caught.value.hint
+
+
 def test_a_folder_goes_by_its_name(pool: Path) -> None:
     choice = choose(pool, **{**ANY, "model": "/somewhere/mo<b>del/"})
     assert (choice.model, choice.source) == ("mo<b>del", "/somewhere/mo<b>del/")

@@ -122,17 +122,10 @@ def choose(
             # a folder goes by its name in the store
             name = tail if text not in names and tail in names else text
             source = names.get(text, text)
-        request = Request.of(
-            "diq",
-            model=name,
-            encoder=None,
-            difficulty=difficulty,
-            percentile=0.5,
-            threshold=None,
-            influence="dot",
-            seed=0,
-        )
-        runs = choose_runs(opened, data, request, run, difficulty_run)
+        # dots of all samples are shown, so a run that was scored in part will not do
+        dots = choose_runs(opened, data, Request("influence", model=name, influence="dot"), run, None)
+        levels = choose_runs(opened, data, Request(difficulty, difficulty=difficulty), None, difficulty_run)
+        runs = Runs(influence=dots.influence, difficulty=levels.difficulty)
         found = opened.row("store/get_run", run_id=runs.influence)
         level = opened.row("store/get_run", run_id=runs.difficulty)
         sets = opened.rows("store/validation_sets_of_run", run_id=runs.influence)

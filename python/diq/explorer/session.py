@@ -19,7 +19,7 @@ from diq.explorer.answers import Answers, Positions
 from diq.explorer.columns import NOT_SCORED, Choice, Table, positions_of, read_table, selections_of
 from diq.explorer.requests import QUADRANT_NAMES, SELECTED_NAMES, Look
 from diq.influence.stored import all_weights, scoring_command, takes_largest
-from diq.selection.scores import difficulty_command
+from diq.scoring.commands import difficulty_command
 
 # samples that are looked at while the others are being read, and while a hand moves, where there are many times as many
 _FIRST_LOOK = 1 << 18

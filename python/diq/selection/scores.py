@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diq.base.arrow import numbers
-from diq.base.command import quoted, shell
+from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import did_you_mean
@@ -25,7 +25,7 @@ from diq.influence.stored import (
     read_similarity,
     takes_largest,
 )
-from diq.samples.options import EXTERNAL
+from diq.scoring.commands import difficulty_command
 from diq.selection.options import DIFFICULTY_STRATEGIES, DOT_STRATEGIES, QUADRANT_STRATEGIES, TEXT_STRATEGIES
 from diq.store.runs import one_run
 from diq.store.store import Store
@@ -160,21 +160,6 @@ def choose_runs(
         if owner is not None:
             _warn_of_namesakes(store, owner, score)
     return Runs(influence, difficulty, score)
-
-
-def difficulty_command(dataset: str, method: str = "classifier") -> str:
-    """The command that gives samples of a dataset the difficulty that they lack in a run, as it is typed.
-
-    Args:
-        dataset: its name.
-        method: of the run.
-    """
-    words = {
-        EXTERNAL: ["ingest", "FILE", "--scores", "--dataset", dataset],
-        "annotation": ["difficulty", "annotate", dataset, "--model", "MODEL"],
-        "columns": ["score", "difficulty", dataset, "--columns", "DIMENSION=COLUMN"],
-    }.get(method, ["score", "difficulty", dataset, "--model", "CLASSIFIER"])
-    return shell(["diq", *words])
 
 
 def _warn_of_predictions(store: Store, run_id: int) -> None:
