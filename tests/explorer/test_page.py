@@ -459,6 +459,17 @@ def test_a_phone_has_no_sideways_scroll(pool: Path, serve: Serve, visit: Open, s
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_one_sample_is_one_sample(tmp_path: Path, serve: Serve, visit: Open) -> None:
+    tab = visit(serve(make_store(tmp_path / "s.duckdb", ["only"])))
+    after(tab, lambda: slide(tab, "#ratio", 0))
+    assert tab.locator("#status").inner_text() == "1 sample, 1 in quadrants"
+    assert tab.locator("#taken").inner_text().startswith("1 of 1 sample (")
+    assert tab.locator("#plane").get_attribute("aria-label").startswith("1 sample by ")
+    tab.locator("#save button").click()
+    tab.wait_for_selector("#saved pre")
+    assert "Saved 1 sample as" in tab.locator("#saved").inner_text()
+
+
 def test_every_control_has_a_name(pool: Path, serve: Serve, visit: Open) -> None:
     tab = visit(serve(pool))
     nameless = tab.evaluate(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from diq.base.arrow import numbers
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.progress import Progress
+from diq.base.text import amount
 from diq.explorer.requests import Weights
 from diq.influence.stored import ONLY_WHEN_MEANT, takes_largest
 from diq.selection.scores import Request, Runs, choose_runs
@@ -168,7 +169,7 @@ def _only_model(data: Mapping[str, Any], scored: list[dict[str, Any]]) -> str:
     others = listed_runs([one for one in scored if one["kind"] == "difficulty"])
     there = f"; its difficulty is scored: run {others}" if others else ""
     raise MissingScoresError(
-        f"no influence scores on dataset `{data['name']}`: found 0 of {data['n_samples']} samples{there}",
+        f"no influence scores on dataset `{data['name']}`: found 0 of {amount(data['n_samples'], 'sample')}{there}",
         f"run `diq score influence {data['name']} --model MODEL`",
     )
 
@@ -287,7 +288,7 @@ def _sources(
     codes = np.zeros(int(listed[-1]) - lowest + 1 if len(listed) else 0, np.uint8)
     codes[listed - lowest] = np.minimum(np.arange(len(listed)), _MOST_SOURCES)
     if len(listed) > _MOST_SOURCES:
-        sources.append(f"{len(listed) - _MOST_SOURCES} other sources")
+        sources.append(f"{amount(len(listed) - _MOST_SOURCES, 'other source')}")
     return codes[source_ids - lowest], sources
 
 

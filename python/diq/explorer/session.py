@@ -108,7 +108,8 @@ class Session:
         """
         if self.answers is not self._whole:
             raise UsageError(
-                f"{len(self.table):,} of {self.choice.data['n_samples']:,} samples are read: this needs all of them",
+                f"{len(self.table):,} of {amount(self.choice.data['n_samples'], 'sample')} are read: this needs all of "
+                "them",
                 "wait a moment",
             )
 

@@ -25,6 +25,7 @@ from diq.base.arrow import numbers
 from diq.base.errors import UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import begun, canonical_json
+from diq.base.text import amount
 from diq.gradient_index.index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex, ShardRecord, ShardTakenError
 from diq.gradients.engine import EngineFacts, Result, common_settings
 from diq.gradients.engines import Engines
@@ -241,9 +242,9 @@ def _score_missing(
     tell_of_dots(job, summary)
     if left:
         log.warning(
-            "%d of %d samples are not in the gradient index and have no dot: the same command with --method projected "
-            "--index in place of --from-index adds them",
-            left, job.data["n_samples"],
+            "%d of %s are not in the gradient index and have no dot: the same command with --method projected --index "
+            "in place of --from-index adds them",
+            left, amount(job.data["n_samples"], "sample"),
         )  # fmt: skip
     summary.n_cached = summary.n_samples - summary.n_scored - left
     summary.details |= describe(job, facts, tokenization) | _describe_index(job, folder, gradients.settings)
@@ -345,7 +346,7 @@ def _forget_broken(job: Job, run_id: int, folder: Path) -> None:
         problem = f"`{folder / record.file}` is missing" if index is None else index.shard_problem(record)
         if problem is None:
             continue
-        log.warning("%s: its %d samples are scored again", problem, record.n_rows)
+        log.warning("%s: scoring its %s again", problem, amount(record.n_rows, "sample"))
         with Store(job.store, wait_s=WAIT_S) as opened, opened.transaction():
             opened.run("influence/delete_gradient_rows", run_id=run_id, shard=record.shard)
             opened.run("influence/delete_gradient_shard", run_id=run_id, shard=record.shard)

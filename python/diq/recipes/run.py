@@ -22,7 +22,7 @@ from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.options import verb
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
-from diq.base.text import did_you_mean, short
+from diq.base.text import amount, did_you_mean, short
 from diq.models.memory import release
 from diq.recipes import text as reading
 from diq.recipes.check import check_steps, writes
@@ -240,7 +240,7 @@ def _tell_costs(recipe: Recipe, file: Path, reports: Sequence[StepReport]) -> st
             report.cost = f"{flops:.2e} FLOPs"
     if not total:
         return ""
-    left_out = f", without {unknown} steps whose cost is not known" if unknown else ""
+    left_out = f", without {amount(unknown, 'step')} whose cost is not known" if unknown else ""
     return f"{total:.2e} FLOPs{left_out}; `diq cost --probe 60s` tells hours"
 
 

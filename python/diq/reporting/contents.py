@@ -178,7 +178,8 @@ def _dataset_words(store: Store, ground: Ground) -> str:
         text += f" ({amount(row['n_duplicates'], 'repeated row')} and {row['n_rejects']:,} rejected were left out)"
     if ground.ranked is None:
         return text + "."
-    left = f"; {ground.ranked.n_unscored:,} lack one and are ranked nowhere" if ground.ranked.n_unscored else ""
+    n_left = ground.ranked.n_unscored
+    left = f"; {n_left:,} {'lacks one and is' if n_left == 1 else 'lack one and are'} ranked nowhere" if n_left else ""
     has = "has" if ground.ranked.n == 1 else "have"
     held = _held(store, ground.influence_run)
     what = f"a dot with the validation gradient of `{ground.model}`" if held is None else f"an influence: {held}"
@@ -208,7 +209,7 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
     n_scored = row["n_scored"]
     strategy = row["selection_strategy"]
     asked = f"{100 * float(row['ratio']):g} % were asked for"
-    text = f"Selection `{row['name']}` keeps {row['n']:,} of {n_scored:,} scored samples ({asked}): "
+    text = f"Selection `{row['name']}` keeps {row['n']:,} of {amount(n_scored, 'scored sample')} ({asked}): "
     kind = config["influence"] or "dot"
     text += f"{_STRATEGIES.get(strategy, strategy).replace('dot', kind)}."
     if row["quadrant_counts"] is not None:
@@ -313,7 +314,9 @@ def _samples(ground: Ground, row: dict[str, Any], options: ReportOptions, report
     shown = [_listed(one, row, options, explained.get(one["sample_id"])) for one in found]
     if shown:
         section.blocks.append(
-            Samples(f"The first {len(shown):,} of {row['n']:,} selected samples", "Best first.", ground.name, shown)
+            Samples(
+                f"The first {len(shown):,} of {amount(row['n'], 'selected sample')}", "Best first.", ground.name, shown
+            )
         )
     after = ground.store.rows(
         "reporting/rows_of_ranking", **place, first=row["first"] + row["n"], n=options.near_misses

@@ -20,6 +20,7 @@ from diq.base.arrow import numbers
 from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.fingerprint import begun, canonical_json, fingerprint_of
+from diq.base.text import amount
 from diq.influence.certificate import Certificate
 from diq.influence.stored import read_certificate
 from diq.selection.options import TEXT_STRATEGIES
@@ -144,7 +145,7 @@ def make_ranking(
     if not len(made.rows):
         raise MissingScoresError(
             f"no sample of dataset `{data['name']}` has the scores that the strategy `{request.strategy}` needs: "
-            f"found 0 of {len(scores.position)} samples with finite ones",
+            f"found 0 of {amount(len(scores.position), 'sample')} with finite ones",
             "score the dataset first; `diq status` shows what there is",
         )
     halves = None

@@ -1,7 +1,7 @@
 // The page: what is looked at, the questions that this makes, and where the answers go.
 
 import { ask, download, facts, latest, view } from "./api.js";
-import { bytes, copy, count, element, plain, visible } from "./format.js";
+import { amount, bytes, copy, count, element, plain, visible } from "./format.js";
 import { Choices, Histogram } from "./histogram.js";
 import { Plane } from "./plane.js";
 import { forget, remember, remembered } from "./remembering.js";
@@ -227,7 +227,7 @@ function sliders() {
       ? element("input", { id, type: "checkbox", checked: !look.weights || value > 0 })
       : element("input", { id, type: "range", min: 0, max: most, step: 0.05, value });
     const output = element("output", { for: id });
-    const size = one.n_samples === null ? "" : ` (${count(one.n_samples)} samples)`;
+    const size = one.n_samples === null ? "" : ` (${amount(one.n_samples, "sample")})`;
     $("weight-rows").append(element("div", { className: "slider" }, element("label", { for: id }, visible(one.name + size)), input, output));
     return { input, output, one };
   });
@@ -349,14 +349,14 @@ function show({ told: seen, counts }) {
   plane.show(shown.difficulty, shown[height], take(Infinity), seen, [titles.difficulty, titles[height]], $("colour").value);
   const passing = seen.passing.reduce((sum, one) => sum + one, 0);
   const marked = seen.passing[1] + seen.passing[3];
-  const those = seen.n < told.n_samples ? `${count(seen.n)} of ${count(told.n_samples)} samples until all are read` : `${count(seen.n)} samples`;
+  const those = seen.n < told.n_samples ? `${count(seen.n)} of ${amount(told.n_samples, "sample")} until all are read` : amount(seen.n, "sample");
   // counted in a part of the samples, and multiplied
   const about = seen.approximate ? "≈ " : "";
   $("status").textContent = `${those}, ${about}${count(seen.n_scored)} in quadrants`;
   $("brushed").textContent = `${about}${count(passing)} of ${count(seen.n)} pass the brushes, ${about}${count(marked)} of them selected`;
   $("taken").replaceChildren(
     element("strong", { textContent: about + count(seen.n_selected) }),
-    ` of ${about}${count(seen.n_scored)} samples (⌊N × ${seen.ratio}⌋)`,
+    ` of ${about}${amount(seen.n_scored, "sample")} (⌊N × ${seen.ratio}⌋)`,
   );
   $("quadrants").tBodies[0].replaceChildren(
     ...seen.quadrants.map((n, i) =>
@@ -445,7 +445,7 @@ async function save() {
   try {
     const made = await ask("save", { ...look, name: $("name").value });
     const parts = [
-      element("p", {}, visible(`Saved ${count(made.n)} samples as selection ${made.selection_id}, \`${made.name}\`.`)),
+      element("p", {}, visible(`Saved ${amount(made.n, "sample")} as selection ${made.selection_id}, \`${made.name}\`.`)),
     ];
     if (made.took_over !== null) parts.push(element("p", {}, `The name meant selection ${made.took_over} before; that one is reached by its number.`));
     if (!made.same) parts.push(element("p", {}, "Scores changed since this page read them, so it holds other samples than shown: start `diq explore` again."));
