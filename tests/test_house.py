@@ -7,6 +7,7 @@ one that breaks it, so that a rule which has stopped to bite is noticed.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -187,6 +188,43 @@ def flat_modules(sources: Sources) -> list[str]:
     return found + [path for path in sources if re.search(r"(^|/)(utils?|helpers?|common|misc)(\.py|/)", path)]
 
 
+# what there may be one of; of tokens, bytes and weights there are many
+_NOUNS = (
+    "samples|rows|texts|questions|answers|outputs|labels|layers|matrices|steps|runs|sources|places|checkpoints|examples"
+    "|columns|figures|files|prompts|selections|datasets|sets|values|dots|problems|replies|conversations|shards|batches"
+    "|rejects|fields"
+)
+_NAMED = rf"(?:(?:more|other|scored|selected|validation|chosen|factor|answer|ranked|training) )?(?:{_NOUNS})\b"
+_COUNTED, _FORMATTED = re.compile(f" {_NAMED}"), re.compile(f"%[sd] {_NAMED}")
+
+
+def counts_without_amount(sources: Sources) -> list[str]:
+    """Numbers with a plural behind them, which one thing makes wrong: ``base.text.amount`` knows it."""
+    found = []
+    for path, text in sources.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.JoinedStr):
+                pairs = itertools.pairwise(node.values)
+                bad = any(_is_number(one) and _COUNTED.match(_text(other)) for one, other in pairs)
+            else:
+                bad = bool(_FORMATTED.search(_text(node)))
+            if bad:
+                found.append(f"{path}:{node.lineno} counts without `amount`")  # type: ignore[attr-defined]
+    return found
+
+
+def _text(node: ast.AST) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _is_number(node: ast.AST) -> bool:
+    """What an f-string shows, but for constants, which are known not to be one, and what is measured, not counted."""
+    if not isinstance(node, ast.FormattedValue) or "." in (ast.unparse(node.format_spec) if node.format_spec else ""):
+        return False
+    name = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+    return not name.isupper()
+
+
 RULES: dict[Callable[[Sources], list[str]], dict[str, str]] = {
     imports_up: {
         "store/store.py": "from diq.selection.select import select",
@@ -210,6 +248,11 @@ RULES: dict[Callable[[Sources], list[str]], dict[str, str]] = {
     },
     private_names_that_cross: {"training/train.py": "from diq.models.network import _packing"},
     flat_modules: {"annotate.py": "", "base/utils.py": ""},
+    counts_without_amount: {
+        "plot/charts.py": 'f"{n:,} samples"',
+        "selection/select.py": 'raise UsageError(f"found 0 of {data[n]} "\n    "scored samples")',
+        "models/tokens.py": 'log.warning("%d of %d rows are left out", a, b)',
+    },
 }
 
 

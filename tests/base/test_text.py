@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diq.base.text import counted
+from diq.base.text import amount, counted
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,8 @@ from diq.base.text import counted
 )
 def test_reasons_come_with_their_counts_the_commonest_first(reasons: dict[str, int], told: str) -> None:
     assert counted(reasons, shown=3) == told
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [amount(n, "sample") for n in (0, 1, 2, 12_000)] == ["0 samples", "1 sample", "2 samples", "12,000 samples"]
+    assert [amount(n, "reply", "replies") for n in (0, 1, 2)] == ["0 replies", "1 reply", "2 replies"]

@@ -41,8 +41,8 @@ def test_the_table(command: Callable[..., Result], tmp_path: Path) -> None:
         assert text in found.output
     assert "2 (100.0 %)" in found.output
     assert "AvgS needs also: medmcqa, mmlu_pro" in found.output
-    assert f"2 answers were generated, 0 were there; all are in {tmp_path / 's.generations'}" in found.output
-    assert "0 answers were generated, 2 were there" in command("--quiet", "--limit", "2").output
+    assert f"generated 2 answers, 0 were there; all are in {tmp_path / 's.generations'}" in found.output
+    assert "generated 0 answers, 2 were there" in command("--quiet", "--limit", "2").output
     assert "spread of 2" in command("--quiet", "--repeat", "2", "--temperature", "1").output
 
 
@@ -78,7 +78,7 @@ def test_bad_rows_are_told(command: Callable[..., Result], tmp_path: Path) -> No
     with pytest.raises(DiqError, match="1 of 4 rows hold no question of medqa, first line 4: no options"):
         command("--quiet")
     found = command("--quiet", "--allow-bad-rows")
-    assert "MedQ: 1 rows of the benchmark hold no question and are left out" in found.output
+    assert "MedQ: left out, without a question: 1 row of the benchmark" in found.output
 
 
 @pytest.mark.parametrize(

@@ -390,7 +390,7 @@ def test_the_latest_rules_count_and_older_numbers_are_named(fill: Fill, caplog: 
         "2",
         {"medqa": 0.35},
     )
-    assert "1 numbers were scored by other rules than `2`" in caplog.text
+    assert "left out 1 number scored by other rules than `2`" in caplog.text
     older = results(store=fill.path, scoring="1")
     assert {name: one.accuracy for name, one in older.groups[0].rows[0].cells.items()} == {"medqa": 0.3, "hle": 0.1}
     with pytest.raises(UsageError, match="no answers were scored by rules `3`"):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import diq
 from diq.store.store import Store
 from explorer.conftest import Page, make_store
 
@@ -181,6 +182,43 @@ def test_sliders_show_what_a_selection_becomes_and_saving_makes_it(
     assert f"in both {len(saved)}" in tab.locator("#overlap").inner_text()
 
 
+def test_a_threshold_is_set_as_a_value_in_place_of_a_percentile(
+    pool: Path, tmp_path: Path, serve: Serve, visit: Open
+) -> None:
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(pool.read_bytes())
+    page = serve(path)
+    tab = visit(page)
+    after(tab, lambda: slide(tab, "#percentile", 0.9))
+    after(tab, lambda: tab.locator("#cut").select_option("threshold"))
+    assert tab.locator("#percentile").is_hidden()
+    assert tab.locator("#threshold-text").input_value() == "5", "it starts where the percentile was"
+
+    def quadrants() -> list[int]:
+        found = tab.locator("#quadrants tbody td:nth-child(2)").all_inner_texts()
+        return [int(one.replace(",", "")) for one in found]
+
+    assert quadrants() == page.view(percentile=0.9)[0]["quadrants"]
+    after(tab, lambda: slide(tab, "#threshold", 2))
+    assert quadrants() == page.view(threshold=2)[0]["quadrants"]
+    tab.locator("#threshold-text").fill("2.5")
+    after(tab, lambda: tab.locator("#threshold-text").press("Enter"))
+    assert quadrants() == page.view(threshold=3)[0]["quadrants"], "no level lies between"
+    # what no level reaches becomes the nearest one
+    tab.locator("#threshold-text").fill("70")
+    after(tab, lambda: tab.locator("#threshold-text").press("Enter"))
+    assert tab.locator("#threshold-text").input_value() == "5"
+    after(tab, lambda: slide(tab, "#threshold", 4))
+    tab.locator("#save button").click()
+    tab.wait_for_selector("#saved pre")
+    command = tab.locator("#saved pre").inner_text()
+    assert "--difficulty-threshold 4" in command
+    assert "percentile" not in command
+    after(tab, lambda: tab.locator("#cut").select_option("percentile"))
+    assert quadrants() == page.view(percentile=0.9)[0]["quadrants"]
+    assert tab.locator("#threshold-text").is_hidden()
+
+
 def test_the_table_sorts_pages_and_opens_texts_by_keys(pool: Path, serve: Serve, visit: Open) -> None:
     page = serve(pool)
     tab = visit(page)
@@ -224,6 +262,119 @@ def test_scales_colours_and_exports(pool: Path, serve: Serve, visit: Open) -> No
     tab.locator("#as-sql").click()
     tab.wait_for_selector("#exported pre")
     assert "FROM diq_scores('pool', 'mo<b>del'" in tab.locator("#exported pre").inner_text()
+
+
+def shown(tab: Any) -> dict[str, Any]:
+    """What a reader sees of the state of the page."""
+    values = (
+        "ratio-text",
+        "cut",
+        "percentile",
+        "threshold-text",
+        "height",
+        "colour",
+        "compare",
+        "weight-0",
+        "weight-1",
+    )
+    return {
+        "inputs": {name: tab.locator(f"#{name}").input_value() for name in values},
+        "scales": {
+            one.get_attribute("data-column"): one.locator("select").input_value()
+            for one in tab.locator("#histogram-list .histogram").all()
+        },
+        "brushes": [
+            one.get_attribute("aria-valuetext") for one in tab.locator("#histogram-list canvas[role=slider]").all()
+        ],
+        "pressed": tab.locator('.choice[aria-pressed="true"]').all_inner_texts(),
+        "rows": [column(tab, number) for number in (1, 3)],
+        "counts": (passing(tab), taken(tab), tab.locator("#overlap").inner_text()),
+    }
+
+
+def test_a_reload_shows_the_same_view(pool: Path, tmp_path: Path, serve: Serve, visit: Open) -> None:
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(pool.read_bytes())
+    diq.select("pool", ratio="0.3", strategy="influence", model="mo<b>del", name="other", store=path)
+    page = serve(path)
+    tab = visit(page)
+    until(tab, "document.querySelectorAll('#compare option').length > 1")
+    fresh = shown(tab)
+    after(tab, lambda: slide(tab, "#ratio", np.log10(0.35)))
+    after(tab, lambda: slide(tab, "#percentile", 0.7))
+    after(tab, lambda: tab.locator("#cut").select_option("threshold"))
+    after(tab, lambda: slide(tab, "#threshold", 4))
+    after(tab, lambda: slide(tab, "#weight-1", 2.5))
+    after(tab, lambda: tab.locator('[data-column="influence"] select').select_option("rank"))
+    after(tab, lambda: tab.locator("#height").select_option("task:1"))
+    after(tab, lambda: tab.locator("#compare").select_option(index=1))
+    after(tab, lambda: drag(tab, '[data-column="task:0"] canvas', (0.3, 0.5), (0.9, 0.5)))
+    after(tab, lambda: tab.locator('[data-column="source"] button').nth(1).click())
+    after(tab, lambda: tab.locator("#samples th button", has_text="loss").click())
+    tab.locator("#colour").select_option("quadrant")
+    tab.wait_for_timeout(400)
+    before = shown(tab)
+    assert before != fresh
+    assert "token" not in tab.url
+    tab.reload()
+    tab.wait_for_selector("body[data-paged]")
+    until(tab, "document.querySelectorAll('#compare option').length > 1 && document.body.ariaBusy === 'false'")
+    assert shown(tab) == before
+    # and what it shows is what a save would take
+    assert taken(tab) == page.view(ratio="0.35", threshold=4, weights={"medqa": 1, "pub'qa": 2.5})[0]["n_selected"]
+    after(tab, lambda: tab.locator("#weights-reset").click())
+    assert tab.locator("#weight-1").input_value() == fresh["inputs"]["weight-1"]
+    # an address without a view is a fresh page
+    tab.goto(page.origin)
+    tab.wait_for_selector("body[data-paged]")
+    until(tab, "document.querySelectorAll('#compare option').length > 1")
+    assert shown(tab) == fresh
+
+
+@pytest.mark.parametrize(
+    ("view", "told"),
+    [
+        ('{"filters": {"<img src=x onerror=canary=1>": {"low": 1}}}', "names no column `<img src=x onerror=canary=1>`"),
+        ('{"ratio": "7"}', "the ratio 7 is outside (0, 1]"),
+        ('{"height": "task:9", "threshold": 3}', "names no column `task:9`"),
+        ("[1]", "no object"),
+        ("{", "JSON"),
+        ("%E0%A4%A", "URI"),
+    ],
+)
+def test_a_view_in_the_address_that_is_wrong_is_told_and_left_out(
+    pool: Path, serve: Serve, browser: Any, view: str, told: str
+) -> None:
+    tab = browser.new_page()
+    tab.goto(f"{serve(pool).server.address}#{view}")
+    tab.wait_for_selector("body[data-paged]")
+    assert "The view in the address cannot be shown" in tab.locator("#notes li").first.inner_text()
+    assert told in tab.locator("#notes").inner_text()
+    assert passing(tab) == 600
+    assert tab.locator("#notes img").count() == 0
+    assert tab.evaluate("typeof canary") == "undefined"
+    # what is done from there on is remembered
+    after(tab, lambda: slide(tab, "#ratio", np.log10(0.5)))
+    tab.wait_for_timeout(400)
+    tab.reload()
+    tab.wait_for_selector("body[data-paged]")
+    assert tab.locator("#ratio-text").input_value() == "0.5"
+    assert "cannot be shown" not in tab.locator("body").inner_text()
+    tab.close()
+
+
+def test_a_view_that_is_put_into_the_address_is_shown(pool: Path, serve: Serve, visit: Open) -> None:
+    page = serve(pool)
+    tab = visit(page)
+    with tab.expect_event("load"):
+        tab.goto(f'{page.origin}/#{{"ratio": "0.25", "compare": 99, "weights": {{"medqa": 7}}, "colour": "none"}}')
+    tab.wait_for_selector("body[data-paged]")
+    assert tab.locator("#ratio-text").input_value() == "0.25"
+    assert (tab.locator("#weight-0").input_value(), tab.locator("#weight-1").input_value()) == ("7", "0")
+    assert taken(tab) == page.view(ratio="0.25", weights={"medqa": 7})[0]["n_selected"]
+    assert tab.locator("#colour").input_value() == "density"
+    # a selection that is not there is not compared with
+    until(tab, "document.querySelector('#overlap').textContent === '' && document.body.ariaBusy === 'false'")
 
 
 HARM = [
@@ -306,6 +457,17 @@ def test_a_phone_has_no_sideways_scroll(pool: Path, serve: Serve, visit: Open, s
     after(tab, lambda: drag(tab, "#plane", (0.3, 0.2), (0.9, 0.8)))
     assert 0 < passing(tab) < 600
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_one_sample_is_one_sample(tmp_path: Path, serve: Serve, visit: Open) -> None:
+    tab = visit(serve(make_store(tmp_path / "s.duckdb", ["only"])))
+    after(tab, lambda: slide(tab, "#ratio", 0))
+    assert tab.locator("#status").inner_text() == "1 sample, 1 in quadrants"
+    assert tab.locator("#taken").inner_text().startswith("1 of 1 sample (")
+    assert tab.locator("#plane").get_attribute("aria-label").startswith("1 sample by ")
+    tab.locator("#save button").click()
+    tab.wait_for_selector("#saved pre")
+    assert "Saved 1 sample as" in tab.locator("#saved").inner_text()
 
 
 def test_every_control_has_a_name(pool: Path, serve: Serve, visit: Open) -> None:

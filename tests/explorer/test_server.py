@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import socket
 import threading
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 
 import diq
+from conftest import fill_store, ingest_rows, invoke
 from diq.base.errors import MissingScoresError, RunFailedError, StoreError, UsageError
+from diq.cli.explore import explore as command
 from diq.explorer.columns import choose, read_table
+from diq.explorer.session import Session
 from diq.selection.scores import Request, Runs, read_scores
 from diq.store.store import Store
 from explorer.conftest import TASKS, Page, make_store
@@ -89,6 +93,19 @@ def test_what_is_missing_names_the_command_that_makes_it(tmp_path: Path) -> None
         choose(dots, **{**ANY, "dataset": "pool", "model": "other"})
 
 
+def test_a_run_that_was_scored_in_part_is_not_shown_as_a_whole(pool: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(pool.read_bytes())
+    with Store(path) as opened:
+        opened.connection.execute(
+            "UPDATE run_datasets SET state = 'open', certificate = '{}' "
+            "WHERE run_id IN (SELECT run_id FROM runs WHERE kind = 'influence')"
+        )
+    with pytest.raises(MissingScoresError, match="are not finished") as caught:
+        choose(path, **{**ANY, "dataset": "pool", "model": "mo<b>del"})
+    assert "scores the rest of a run that was scored in part" in caught.value.hint
+
+
 def test_a_folder_goes_by_its_name(pool: Path) -> None:
     choice = choose(pool, **{**ANY, "model": "/somewhere/mo<b>del/"})
     assert (choice.model, choice.source) == ("mo<b>del", "/somewhere/mo<b>del/")
@@ -121,6 +138,77 @@ def test_a_view_counts_what_numpy_counts(pool: Path, serve: Serve) -> None:
     notes = " ".join(page.client.get("/api/facts").json()["notes"])
     assert "60 of 600 samples have no finite dot with the validation set `pub'qa`" in notes
     assert "15 of 600 samples have no difficulty" in notes
+
+
+def notes_of(path: Path) -> list[str]:
+    """What a page over a store tells of what is missing."""
+    session = Session(choose(path, **{**ANY, "dataset": "pool"}))
+    session.load()
+    notes: list[str] = session.facts()["notes"]
+    return notes
+
+
+def test_notes_name_nothing_but_what_the_shown_runs_lack(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    dots = {"medqa": np.arange(30.0), "pubmedqa": np.arange(30.0) ** 2}
+    fill_store(path, dots=dots, difficulty=np.arange(30.0) % 5)
+    # a validation set that is held out, for the losses of trainings, say
+    ingest_rows(path, [{"question": f"held out {i}?", "answer": "A."} for i in range(3)], "held-out", validation=True)
+    assert notes_of(path) == []
+    with Store(path) as store:
+        # rows that a scoring refused, and samples that came after it
+        store.connection.execute(
+            "UPDATE influence_scores SET dot = NULL, reason = 'no answer token is left within the maximum length' "
+            "WHERE validation_set_id = 2 AND dot < 4;"
+            "DELETE FROM difficulty_scores WHERE overall = 4 "
+        )
+    assert notes_of(path) == [
+        "6 of 30 samples have no difficulty and are in no quadrant: not scored yet (6); "
+        "`diq score difficulty pool --columns DIMENSION=COLUMN` fills them in",
+        "2 of 30 samples have no finite dot with the validation set `pubmedqa` and are in no quadrant as long as it "
+        "counts: no answer token is left within the maximum length (2)",
+    ]
+    with Store(path) as store:
+        store.connection.execute("DELETE FROM influence_scores WHERE validation_set_id = 2 AND dot = 16")
+    (_, note) = notes_of(path)
+    assert note.endswith(
+        "(2); not scored yet (1); `diq score influence pool --model model --validation-set pubmedqa` fills them in"
+    )
+
+
+def test_scores_from_elsewhere_are_ingested_not_scored(pool: Path, tmp_path: Path, serve: Serve) -> None:
+    difficulty, dots = serve(pool).facts()["notes"]
+    assert "15 of 600 samples have no difficulty" in difficulty
+    assert difficulty.endswith("`diq ingest FILE --scores --dataset pool` fills them in")
+    assert dots.endswith(
+        "`diq ingest FILE --scores --dataset pool --model 'mo<b>del' --validation-set \"pub'qa\"` fills them in"
+    )
+    # a dataset that lacks a set of the run as a whole
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(pool.read_bytes())
+    with Store(path) as opened:
+        opened.connection.execute("DELETE FROM influence_scores WHERE validation_set_id = 2")
+    page = serve(path)
+    assert "600 of 600 samples have no finite dot" in page.facts()["notes"][1]
+    assert page.view()[0]["n_scored"] == 0
+    assert page.view(weights={"medqa": 1})[0]["n_scored"] == 585
+
+
+def test_an_absolute_threshold_takes_the_place_of_the_percentile(pool: Path, serve: Serve) -> None:
+    page = serve(pool)
+    table = page.session.table
+    influence = (table.dots["medqa"] + table.dots["pub'qa"]) / 2
+    for threshold in (1.0, 2.5, 5.0):
+        expected = diq.rank(influence, table.level, threshold=threshold)
+        # a larger ratio is answered from the same order
+        for ratio in ("0.05", "0.9"):
+            facts, _ = page.view(threshold=threshold, percentile=0.2, ratio=ratio)
+            assert (facts["tau"], facts["quadrants"]) == (threshold, list(expected.counts))
+            rows = page.session.answers.would_be(_look(page, threshold=threshold, ratio=ratio)).rows
+            np.testing.assert_array_equal(rows, expected.rows[: len(rows)])
+            assert facts["n_selected"] == len(rows) == int(expected.n_scored * float(ratio))
+    assert page.view(percentile=0.2)[0]["tau"] == diq.rank(influence, table.level, percentile=0.2).tau
+    assert page.facts()["levels"] == [1, 5, True]
 
 
 def test_a_part_is_looked_at_until_all_samples_are_read(pool: Path, serve: Serve, gate: threading.Event) -> None:
@@ -187,6 +275,11 @@ def test_a_quick_view_is_of_a_part_multiplied_on_the_axes_of_all(
     assert settled["columns"][1]["edges"] != exact["columns"][1]["edges"]
     moved = page.view(ratio="0.2", weights=weights, quick=True)[0]
     assert moved["columns"][1]["edges"] == settled["columns"][1]["edges"]
+    # a threshold is judged by all samples, of which a part may lack the highest levels
+    part.level[part.level > 3] = 1.0
+    page.session._part.table.level[:] = part.level  # type: ignore[union-attr]
+    assert page.view(threshold=4, quick=True)[0]["tau"] == 4
+    assert "outside the data" in page.refusal("view", threshold=6)
 
 
 def test_the_table_sorts_and_pages(pool: Path, serve: Serve) -> None:
@@ -215,6 +308,8 @@ def test_the_table_sorts_and_pages(pool: Path, serve: Serve) -> None:
         {"ratio": "37%", "percentile": 0.81},
         {"ratio": "0.57", "weights": {"medqa": 0.35, "pub'qa": 1.15}},
         {"ratio": "1", "weights": {"medqa": 2, "pub'qa": 0}, "percentile": 0},
+        {"ratio": "0.4", "threshold": 4, "percentile": 0.9},
+        {"ratio": "0.4", "threshold": 2.5, "weights": {"medqa": 2, "pub'qa": 1}},
     ],
 )
 def test_what_is_saved_is_what_was_shown_and_what_the_command_makes(
@@ -241,6 +336,7 @@ def test_what_is_saved_is_what_was_shown_and_what_the_command_makes(
 
     words = shlex.split(made["command"])
     assert words[:2] == ["diq", "select"]
+    assert ("--difficulty-threshold" in words) == ("threshold" in look)
     again = json.loads(stdout_of(root, "select", "--json", *words[2:]))
     assert (again["selection_id"], again["ranking"]) == (made["selection_id"], "stored")
     # and it can be compared with
@@ -291,10 +387,14 @@ BRUSHES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("filters", BRUSHES, ids=str)
-@pytest.mark.parametrize("weights", [None, {"medqa": 0.35, "pub'qa": 1.15}], ids=["all", "weighed"])
-def test_a_brush_leaves_as_jsonl_and_as_sql(pool: Path, serve: Serve, filters: Any, weights: Any) -> None:
+@pytest.mark.parametrize(
+    ("weights", "threshold"), [(None, None), ({"medqa": 0.35, "pub'qa": 1.15}, 4)], ids=["all", "weighed"]
+)
+def test_a_brush_leaves_as_jsonl_and_as_sql(
+    pool: Path, serve: Serve, filters: Any, weights: Any, threshold: float | None
+) -> None:
     page = serve(pool)
-    look = {"filters": filters, "weights": weights, "percentile": 0.4, "ratio": "0.25"}
+    look = {"filters": filters, "weights": weights, "percentile": 0.4, "threshold": threshold, "ratio": "0.25"}
     answer = page.client.post("/api/export", json=look)
     assert answer.headers["content-disposition"].startswith("attachment")
     lines = [json.loads(line) for line in answer.text.splitlines()]
@@ -402,6 +502,9 @@ def test_a_store_that_a_writer_holds_is_told_and_then_read(
         ({"percentile": 1.5}, "0 to 1"),
         ({"percentile": "0.5"}, "not a number"),
         ({"percentile": True}, "not a number"),
+        ({"threshold": "3"}, "not a number"),
+        ({"threshold": [3]}, "not a number"),
+        ({"threshold": 5.5}, "outside the data: overall goes from 1 to 5"),
         ({"weights": {"medqa": -1}}, "0 to a million"),
         ({"weights": {"medqa": 1e300}}, "0 to a million"),
         ({"weights": {"medqa": 0, "pub'qa": 0}}, "every weight is 0"),
@@ -423,6 +526,36 @@ def test_a_store_that_a_writer_holds_is_told_and_then_read(
 )
 def test_wrong_questions_are_told(pool: Path, serve: Serve, body: dict[str, Any], told: str) -> None:
     assert told in serve(pool).refusal("view", **body)
+
+
+LOOKS: list[dict[str, Any]] = [
+    {},
+    {"ratio": "37%", "threshold": 2.5, "percentile": 0.25, "weights": {"pub'qa": 2, "medqa": 0}, "compare": 7},
+    {
+        "filters": {"difficulty": {"low": 2, "high": None}, "task:1": {"low": -1e300, "high": 0.5}},
+        "axes": {"influence": "rank", "loss": "linear"},
+        "height": "task:0",
+    },
+    {"filters": {"quadrant": {"values": [3, 1, 3]}, "source": {"values": []}, "selected": {"values": [0]}}},
+]
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=str)
+def test_a_look_that_is_remembered_is_read_as_any_other(pool: Path, serve: Serve, look: dict[str, Any]) -> None:
+    page = serve(pool)
+    kept = page.ask("look", **look, sort="loss", descending=True, colour="density")
+    assert kept["order"] == {"sort": "loss", "descending": True}
+    assert _look(page, **kept["look"]) == _look(page, **look)
+    assert page.ask("look", **kept["look"])["look"] == kept["look"]
+    assert page.ask("look", sort="position")["order"] == {"sort": "position", "descending": False}
+
+
+def test_a_remembered_look_that_is_wrong_is_refused(pool: Path, serve: Serve) -> None:
+    page = serve(pool)
+    assert "names no column" in page.refusal("look", filters={"dot; DROP TABLE samples": {}})
+    assert "names no column" in page.refusal("look", sort="<script>")
+    assert "no validation set named" in page.refusal("look", weights={"__proto__": 1})
+    assert "true or false" in page.refusal("look", descending="yes")
 
 
 def test_wrong_pages_positions_and_names_are_told(pool: Path, serve: Serve) -> None:
@@ -518,9 +651,9 @@ def test_a_port_in_use_is_told(pool: Path, tmp_path: Path) -> None:
         assert "--port" in caught.value.hint
 
 
-def test_without_a_browser_the_address_is_printed(
-    pool: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def unserved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Pages that end at once, on a machine without a browser; the addresses that one was asked to open."""
     import webbrowser
 
     from diq.explorer import server
@@ -538,12 +671,31 @@ def test_without_a_browser_the_address_is_printed(
 
     monkeypatch.setattr(webbrowser, "open", none)
     monkeypatch.setattr(server.Server, "run", run)
+    return asked
+
+
+def test_without_a_browser_the_address_is_told(
+    pool: Path, unserved: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     diq.explore(store=pool)
-    assert asked[0] in caplog.text
+    assert unserved[0] in caplog.text
     caplog.clear()
-    diq.explore(store=pool, browser=False)
-    assert "http://127.0.0.1:" in caplog.text
-    assert len(asked) == 1
+    told: list[str] = []
+    diq.explore(store=pool, browser=False, listener=told.append)
+    assert told[0].startswith("http://127.0.0.1:")
+    assert caplog.text == "", "who is told it need not read it twice"
+    assert len(unserved) == 1
+
+
+def test_the_command_prints_the_address_on_a_plain_line(pool: Path, unserved: list[str]) -> None:
+    for options in ([], ["--no-browser"]):
+        done = invoke(command, "--store", pool, *options)
+        assert done.exit_code == 0, done.output
+        assert re.fullmatch(
+            r"the page is at http://127\.0\.0\.1:\d+/\?token=\S+ \(stop it with Ctrl-C\)\n", done.stdout
+        )
+        assert done.stderr == ""
+    assert len(unserved) == 1
 
 
 def test_a_page_can_ask_many_things_at_once(pool: Path, serve: Serve) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
 import diq
 from conftest import fill_store
 from diq.base.errors import MissingScoresError, UsageError
+from diq.cli import diq as root
 from diq.influence.meters import flip_share
+from diq.influence.stored import scoring_command
 from diq.plot import data
 from diq.plot.data import Axis
 from diq.plot.ground import Ground, grounded
@@ -165,6 +169,28 @@ def test_lengths_are_those_of_the_samples(path: Path, columns: dict[str, Any]) -
         )
 
 
+def test_a_ranking_is_read_once_for_all_charts(
+    path: Path, columns: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert columns
+    asked: list[str] = []
+    batches = Store.batches
+
+    def counted(self: Store, query: str, **params: Any) -> Any:
+        asked.append(query)
+        return batches(self, query, **params)
+
+    monkeypatch.setattr(Store, "batches", counted)
+    with grounded(path, selection="pool-diq-0.5") as ground:
+        drawn = data.levels(ground), data.lengths(ground)
+    assert asked.count("plot/ranked_rows") == 1
+    # in another order, and each by itself
+    with grounded(path, selection="pool-diq-0.5") as ground:
+        assert (data.lengths(ground), data.levels(ground)) == drawn[::-1]
+    with grounded(path, selection="pool-diq-0.5") as ground:
+        assert data.levels(ground) == drawn[0]
+
+
 def test_halves_disagree_as_their_rankings_do(path: Path, columns: dict[str, Any]) -> None:
     with grounded(path) as ground:
         drawn = data.halves(ground)
@@ -279,6 +305,86 @@ def test_one_of_two_validation_sets_is_missing(tmp_path: Path) -> None:
         assert any("no dots with validation set `b`" in note and "--validation-set b" in note for note in ground.notes)
 
 
+def test_validation_sets_that_are_asked_for_are_those_that_a_selection_ranks_by(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    columns = made(path)
+    weights = ["a=2", "b=0.5"]
+    with grounded(path, validation_set=weights) as ground:
+        assert ground.ranked is not None
+        assert ground.ranked.ranking_id is None
+        looked = data.plane(ground), data.halves(ground), data.levels(ground), data.lengths(ground)
+    assert ground.weights == {"a": 2.0, "b": 0.5}
+    weighed = (2 * columns["dots"]["a"] + 0.5 * columns["dots"]["b"]) / 2.5
+    scored = np.isfinite(columns["difficulty"]) & np.isfinite(weighed)
+    assert looked[0].facts["median"] == pytest.approx(np.median(weighed[scored]), rel=1e-12)
+    with grounded(path) as plain:
+        assert data.plane(plain) != looked[0]
+    diq.select("pool", ratio="0.1", model="model", validation_set=weights, name="weighed", store=path)
+    with grounded(path, validation_set=weights) as ground:
+        assert ground.ranked is not None
+        assert ground.ranked.ranking_id == 1
+        assert (data.plane(ground), data.halves(ground), data.levels(ground), data.lengths(ground)) == looked
+    # a selection by dots brings its own, also when its ranking was replaced; one without dots takes what is asked
+    with Store(path) as store:
+        store.connection.execute("UPDATE influence_scores SET dot = -dot WHERE validation_set_id = 2")
+    diq.select("pool", ratio="0.1", model="model", validation_set=weights, name="again", store=path)
+    diq.select("pool", ratio="0.1", strategy="random", name="random", store=path)
+    for selection, asked, expected in (
+        ("weighed", ["a"], {"a": 2.0, "b": 0.5}),
+        ("again", [], {"a": 2.0, "b": 0.5}),
+        ("random", "b=3", {"b": 3.0}),
+        ("random", [], None),
+    ):
+        with grounded(path, selection=selection, validation_set=asked) as ground:
+            assert ground.weights == expected
+            assert ground.ranked is not None
+    with pytest.raises(UsageError, match="no validation set named `c`"), grounded(path, validation_set=["c"]):
+        pass
+
+
+def test_a_validation_set_that_a_dataset_lacks_can_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    columns = made(path)
+    diq.select("pool", ratio="0.1", strategy="random", name="random", store=path)
+    with Store(path) as store:
+        store.connection.execute("DELETE FROM influence_scores WHERE validation_set_id = 1")
+    with grounded(path, selection="random") as ground:
+        assert ground.ranked is None
+        assert ground.notes == [
+            "no sample of `pool` has dots with the validation set `a` of run 1, so none is ranked: "
+            "`--validation-set b` counts the others alone"
+        ]
+        with pytest.raises(MissingScoresError, match="validation set `a` of run 1 has no dots"):
+            data.tasks(ground)
+    with grounded(path, selection="random", validation_set=["b"]) as ground:
+        dot = columns["dots"]["b"]
+        scored = np.isfinite(columns["difficulty"]) & np.isfinite(dot)
+        assert data.plane(ground).facts["median"] == pytest.approx(np.median(dot[scored]), rel=1e-12)
+        assert sum(row["n"] for row in data.lengths(ground).rows) == scored.sum(), "tokens are those of the other set"
+        assert list(data.dots(ground).facts["sets"]) == ["b"]
+        with pytest.raises(MissingScoresError, match="are of one validation set"):
+            data.tasks(ground)
+        assert ground.notes == [], "what does not count is not missed"
+
+
+def test_missing_dots_have_the_command_of_their_method() -> None:
+    def words(method: str) -> list[str]:
+        return shlex.split(scoring_command("my pool", "a model", method, "b"))
+
+    assert words("exact") == [
+        "diq", "score", "influence", "my pool", "--model", "a model", "--validation-set", "b"
+    ]  # fmt: skip
+    assert words("projected") == [*words("exact"), "--method", "projected"]
+    assert words("rater") == ["diq", "score", "influence", "my pool", "--rater", "DIR"]
+    assert words("external")[:6] == ["diq", "ingest", "FILE", "--scores", "--dataset", "my pool"]
+    for method in ("exact", "projected", "less", "external", "rater"):
+        command: Any = root
+        _, *rest = words(method)
+        while isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), rest.pop(0))
+        command.make_parser(click.Context(command)).parse_args(rest)
+
+
 def test_a_selection_whose_ranking_was_replaced_is_drawn_among_todays_scores(tmp_path: Path) -> None:
     path = tmp_path / "s.duckdb"
     columns = made(path)
@@ -331,6 +437,6 @@ def test_an_axis_has_round_values_to_read_it_by(low: float, high: float, scale: 
     ticks = axis.ticks()
     assert len(ticks) >= least
     assert ticks == sorted(set(ticks))
-    assert axis.edge(0) * (1 - 1e-9) - 1e-12 <= ticks[0]
+    assert axis.edge(0) - 1e-9 * abs(axis.edge(0)) - 1e-12 <= ticks[0]
     # a few digits each
     assert all(float(f"{one:.3g}") == one for one in ticks)

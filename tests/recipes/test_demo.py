@@ -293,12 +293,13 @@ def test_the_recipe_goes_on_where_the_demo_ends(first: demo.DemoSummary, kept: P
     settings = [*(f"{name}={value}" for name, value in first.sizes.items()), "limit=4", "max_tokens=4"]
     done = run_recipe("demo", set=settings, output=kept)
     verbs = [step.verb for step in done.steps if not step.was_done]
-    assert verbs == ["sql", "sql", "ingest", "train", "train", *["evaluate"] * 5, "results"]
+    assert verbs == ["sql", "sql", "ingest", "train", "train", *["evaluate"] * 5, "results", "report"]
     preferred = [step.result for step in done.steps if step.result.get("method") == "dpo"]
     assert [Path(one["output"]).name for one in preferred] == ["diq-0.1-dpo", "random-0.1-dpo"]
     assert "DPO" in (kept / "results.md").read_text(encoding="utf-8")
+    assert "random-0.1" in (kept / "report-0.1.html").read_text(encoding="utf-8")
     again = run_recipe("demo", set=settings, output=kept)
-    assert [step.verb for step in again.steps if not step.was_done] == ["sql", "sql", "results"]
+    assert [step.verb for step in again.steps if not step.was_done] == ["sql", "sql", "results", "report"]
     # other sizes are other data, which must not be mixed into this folder
     with pytest.raises(RunFailedError, match="holds a demo of other sizes"):
         run_recipe("demo", set=[*settings, "samples=131"], output=kept)

@@ -248,7 +248,8 @@ def test_the_command_line_of_a_step_is_understood_by_the_command(name: str) -> N
         needs = [rule for rule in known[key].beside if isinstance(rule, Needs)]
         while needs:
             rule = needs.pop()
-            options[rule.option] = rule.values[-1] if rule.values else value_for(known[rule.option])
+            # what it needs must be asked for, also where it is on by default
+            options[rule.option] = rule.values[-1] if rule.values else value_for(known[rule.option]) or True
             needs += [one for one in known[rule.option].beside if isinstance(one, Needs)]
         words = command(name, options, Path("s.duckdb"))
         assert words[: 1 + len(VERBS[name].command)] == ["diq", *VERBS[name].command]
@@ -293,6 +294,12 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
         ("selection: half", "selecton: half", "steps[6].train.selecton (line 8): `train` has no such option; "
          "did you mean `selection`?"),
         ("selection: half", "selection: half, epochs: many", "steps[6].train.epochs (line 8): needs a number, not"),
+        ("  - train:", "  - report: {datasets: pool}\n  - train:", "report (line 8): `output` is missing"),
+        ("  - train:", "  - report: {output: report.md}\n  - train:",
+         "report.output (line 8): the output `report.md` is no .html file"),
+        ("  - train:", "  - report: {output: r.html, selection: [half, hlf], validation_set: val=2}\n  - train:",
+         "report.selection (line 8): no step before this one makes the selection `hlf`, and the store has none; "
+         "did you mean `half`?"),
         ("selection: half", "selection: half, epochs: 0", "epochs (line 8): 0.0 is out of range; give more than 0"),
         ("selection: half", "selection: half, batch_size: -1", "-1 is out of range; give 1 or more"),
         ("selection: half", "selection: half, max_length: 1", "1 is out of range; give 2 or more"),
@@ -331,7 +338,7 @@ def test_a_good_recipe_has_no_problems(data: Path) -> None:
         ("selection: half", "selection: half, params: full, lora_rank: 4", "has no effect with params full"),
         ("name: half", "name: 5", "steps[5].select.name (line 7): `5` reads as a number"),
     ],
-    ids=range(35),
+    ids=range(38),
 )  # fmt: skip
 def test_mistakes_in_steps_are_told_with_their_place(data: Path, old: str, new: str, expected: str) -> None:
     assert old in GOOD
@@ -552,6 +559,37 @@ def test_a_dry_run_writes_nothing_and_a_run_is_done_once(small: Small) -> None:
     assert method == "small"
     assert json.loads(config)["variables"]["ratios"] == [0.25]
     assert [one["state"] for one in json.loads(result)["steps"]] == ["done"] * 6
+
+
+def test_a_recipe_ends_with_a_report_of_what_is_there(tmp_path: Path) -> None:
+    rows = [{"question": f"q {i}?", "answer": "a"} for i in range(30)]
+    scores = [{"position": i, "overall": i % 5 + 1, "dot": float(i % 7)} for i in range(30)]
+    text = f"""
+        vars: {{ratio: 0.2}}
+        steps:
+          - ingest: {{sources: {write_jsonl(tmp_path / "rows.jsonl", rows)}, dataset: pool}}
+          - ingest:
+              {{sources: {write_jsonl(tmp_path / "s.jsonl", scores)}, dataset: pool, scores: true, model: m,
+               validation_set: task}}
+          - select: {{dataset: pool, model: m, ratio: "{{ratio}}", name: best}}
+          - report: {{datasets: pool, selection: best, text: false, output: "{{output}}/pages/report.html"}}
+    """
+    recipe, page = write(tmp_path / "r.yaml", text), tmp_path / "out" / "pages" / "report.html"
+
+    def run(*settings: str) -> list[str]:
+        """The verbs that ran now; the page tells the rest."""
+        return [step.verb for step in run_recipe(recipe, set=settings, output=tmp_path / "out").steps
+                if not step.was_done]  # fmt: skip
+
+    plan = run_recipe(recipe, output=tmp_path / "out", dry_run=True)
+    assert plan.steps[-1].title == f"report pool to {page}"
+    assert plan.steps[-1].command.startswith(f"diq report pool --selection best --no-text --output {page} --store ")
+    assert run() == ["ingest", "ingest", "select", "report"]
+    assert "keeps 6 of 30 scored samples" in page.read_text(encoding="utf-8")
+    # it shows what is there, so it is made each time
+    assert run() == ["report"]
+    assert run("ratio=0.5") == ["select", "report"]
+    assert "keeps 15 of 30 scored samples" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import diq
-from conftest import fill_store, invoke, write_jsonl
+from conftest import fill_store, invoke, stdout_of, write_jsonl
 from diq.base.errors import DiqError, StoreError, UsageError
 from diq.cli.report import report as command
 from diq.cli.select import select
-from diq.influence.meters import measure, told
+from diq.cli.status import status
+from diq.influence.meters import TOLD_TASKS, measure, told
 from diq.influence.stored import read_dots
 from diq.plot import data
 from diq.plot.ground import grounded
@@ -200,6 +201,23 @@ def test_numbers_of_the_page_are_those_of_the_store(plain: Path, tmp_path: Path)
         assert f"{quadrant} {sum(row['quadrant'] == quadrant for row in ranked):,}" in page
 
 
+def test_every_meter_says_what_it_means_where_it_is_read(plain: Path, tmp_path: Path) -> None:
+    diq.report("pool", selection="diq", output=tmp_path / "r.html", store=plain)
+    page = own(tmp_path / "r.html")
+    (run,) = diq.status(store=plain, scores=True).scores or []
+    rows = told(run)
+    assert len(rows) == 12
+    for name, value, says in rows:
+        assert says.endswith(".")
+        assert f"<td>{html.escape(name)}</td><td>{value}</td><td>{says}</td>" in page
+    assert f'<p class="quiet">{TOLD_TASKS}</p>' in page
+    assert "chance alone gives 90 %" in page
+    # a terminal has no room for it
+    printed = stdout_of(status, "--scores", "--store", plain)
+    assert "flips between them, top 10 %" in printed
+    assert "chance alone" not in printed
+
+
 def test_its_commands_make_the_selections_again(plain: Path, tmp_path: Path) -> None:
     given = {"difficulty_threshold": 3.2, "validation_set": ["medqa=2"], "name": "a name"}
     diq.select("pool", ratio="0.05", model="model", store=plain, **given)
@@ -222,7 +240,7 @@ def test_texts_stay_out_where_they_are_not_wanted(nasty: Path, tmp_path: Path) -
     assert "onerror" not in page
     assert "aaaaaaaaaa" not in page
     assert page.count("<details>") > 10, "scores and places stay"
-    with pytest.raises(UsageError, match="no_text leaves all of them out"):
+    with pytest.raises(UsageError, match="explain has no effect without"):
         diq.report(output=tmp_path / "r.html", store=nasty, text=False, explain=1)
 
 
@@ -288,6 +306,54 @@ def test_weights_of_the_validation_sets_are_told_and_metered(plain: Path, tmp_pa
             read_dots(ground.store, dataset_id=1, run_id=ground.influence_run, weights={"medqa": 2.0, "pubmedqa": 0.5})
         )
     assert f"standard deviation of the dots{told(expected.to_dict())[4][1]}" in re.sub(r"\s+", " ", words)
+
+
+def external(path: Path, dataset: str, sets: list[str]) -> None:
+    """A dataset with scores that were computed elsewhere, of one model whatever the dataset."""
+    rng = np.random.default_rng(len(dataset))
+    rows = [{"question": f"{dataset} {number}?", "answer": "A."} for number in range(40)]
+    diq.ingest([write_jsonl(path.with_name(f"{dataset}.jsonl"), rows)], dataset=dataset, store=path)
+    for name in sets:
+        scores = [{"position": i, "overall": i % 5 + 1, "dot": float(rng.normal())} for i in range(40)]
+        file = write_jsonl(path.with_name(f"{dataset}-{name}.jsonl"), scores)
+        diq.ingest([file], dataset=dataset, scores=True, model="model", validation_set=name, store=path)
+
+
+def test_a_validation_set_that_one_of_two_datasets_lacks_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    external(path, "one", ["a", "b"])
+    external(path, "two", ["a"])
+    made = diq.report(output=tmp_path / "r.html", store=path)
+    notes = " ".join(made.notes)
+    assert "`--validation-set a` counts the others alone" in notes
+    assert "diq ingest FILE --scores --dataset two --model model --validation-set b" in notes
+    assert "two-quadrants" not in specs_of((tmp_path / "r.html").read_text(encoding="utf-8"))
+    done = invoke(command, "--store", path, "-o", tmp_path / "r.html", "--validation-set", "a", "--json")
+    assert done.exit_code == 0, done.output
+    assert not [note for note in json.loads(done.output)["notes"] if "validation set" in note]
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    for name in ("one", "two"):
+        cells = specs_of(page)[f"{name}-quadrants"]["layer"][0]["data"]["values"]
+        assert sum(one["n"] for one in cells) == 40
+        # the meters are of the same dots
+        with grounded(path, name, validation_set="a") as ground:
+            ids = {"dataset_id": ground.data["dataset_id"], "run_id": ground.needs_dots()}
+            expected = measure(read_dots(ground.store, **ids, weights={"a": 1.0})).to_dict()
+        assert f"standard deviation of the dots</td><td>{told(expected)[4][1]}" in page
+    assert "The validation sets count a 1." in re.sub("<[^>]+>", "", page)
+    assert "--validation-set a " in html.unescape(page)
+
+
+def test_options_that_every_selection_overrules_are_refused(plain: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"output": tmp_path / "r.html", "store": plain}
+    with pytest.raises(UsageError, match="validation_set changes nothing here: `diq` brings the run"):
+        diq.report(selection="diq", validation_set="medqa", **given)
+    with pytest.raises(UsageError, match="run changes nothing here"):
+        diq.report(selection="diq", run=1, **given)
+    diq.report(selection="random", validation_set="medqa=2", run=1, **given)
+    assert "The validation sets count medqa 2." in re.sub("<[^>]+>", "", own(tmp_path / "r.html"))
+    with pytest.raises(UsageError, match="did you mean `medqa`"):
+        diq.report(selection="random", validation_set="medq", **given)
 
 
 def test_a_validation_set_is_told_apart(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def job_of(store: Path, **change: Any) -> ScoreJob:
         "model_id": "id",
         "settings": {},
         "missing": "difficulty/samples_missing_difficulty",
-        "reasons": "difficulty/difficulty_reasons",
+        "reasons": "store/difficulty_reasons",
         "label": "counting",
     }
     return ScoreJob(**{**options, **change})

@@ -78,9 +78,15 @@ def counted(reasons: Mapping[str, int], *, shown: int = 5) -> str:
     return "; ".join([*told, f"other reasons ({rest:,})"] if rest else told)
 
 
-def amount(n: int, noun: str) -> str:
-    """A number with what it counts: ``1 sample``, ``2,000 samples``."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def amount(n: int, noun: str, plural: str = "") -> str:
+    """A number with what it counts: ``1 sample``, ``2,000 samples``.
+
+    Args:
+        n: how many.
+        noun: of one.
+        plural: of more, where it is not ``noun`` with an s.
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {plural or f'{noun}s'}"
 
 
 def check_choice(option: str, value: str | None, known: Sequence[str]) -> None:

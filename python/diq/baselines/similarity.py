@@ -18,7 +18,7 @@ import torch
 from diq.base.errors import ModelError, RunFailedError
 from diq.base.options import verb
 from diq.base.sample import Message
-from diq.base.text import first_line
+from diq.base.text import amount, first_line
 from diq.baselines.options import ScoreSimilarityOptions
 from diq.baselines.text_scores import INSERT, text_job, text_rows
 from diq.encoders.embeddings import NO_DIRECTION, Encoder, similarity, text_of
@@ -80,8 +80,8 @@ def score_similarity(options: ScoreSimilarityOptions) -> ScoreSummary:
         summary.details["n_truncated"] = scorer.n_truncated
         if scorer.n_truncated:
             log.warning(
-                "%d of %d texts are longer than the encoder's %s tokens and were cut",
-                scorer.n_truncated, summary.n_scored, scorer.max_length,
+                "%d of %s are longer than the encoder's %s tokens and were cut",
+                scorer.n_truncated, amount(summary.n_scored, "text"), scorer.max_length,
             )  # fmt: skip
     return summary
 
@@ -118,8 +118,8 @@ class _Scorer(Scorer):
         rows = rows[rows.any(axis=1)]
         if len(rows) < len(conversations):
             log.warning(
-                "validation set `%s`: %d of %d samples have no finite embedding and are left out",
-                name, len(conversations) - len(rows), len(conversations),
+                "validation set `%s`: %d of %s have no finite embedding and are left out",
+                name, len(conversations) - len(rows), amount(len(conversations), "sample"),
             )  # fmt: skip
         if not len(rows):
             raise RunFailedError(

@@ -9,6 +9,7 @@ import click
 
 import diq
 from diq.base.options import fields_of
+from diq.base.text import amount
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.costs.options import CostOptions, ProbeOptions
@@ -73,8 +74,8 @@ def _show(found: Account, measured: Probe | None) -> None:
     plan = found.plan
     size = plan.size
     click.echo(
-        f"{size.name}: {size.layers} layers, hidden {size.hidden:,}, {size.n_parameters / 1e9:.2f} billion weights "
-        f"({size.source})"
+        f"{size.name}: {amount(size.layers, 'layer')}, hidden {size.hidden:,}, "
+        f"{size.n_parameters / 1e9:.2f} billion weights ({size.source})"
     )
     heads = ["step", "samples", "tokens", "paper, FLOPs", "counted, FLOPs", "of full training"]
     rows: list[list[Any]] = []
@@ -109,7 +110,7 @@ def _show_probe(found: Account, measured: Probe) -> None:
             )
         )
     heads = ("work", "tokens/s", "least", "most", "batches", "tokens", "seconds", "largest batch", "of peak")
-    text = "random tokens" if measured.made_text else f"{measured.samples} samples of the dataset"
+    text = "random tokens" if measured.made_text else f"{amount(measured.samples, 'sample')} of the dataset"
     table(f"measured on {measured.device}, {measured.dtype}, with {text}", heads, rows)
 
 

@@ -10,6 +10,7 @@ import click
 
 import diq
 from diq.base.progress import NotedProgress
+from diq.base.text import amount
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.recipes.options import RunDemoOptions
@@ -67,7 +68,8 @@ def _show(summary: DemoSummary) -> None:
     click.echo(
         "Trained on "
         + " and ".join(
-            f"{one['n_samples']:,} samples, {one['answer_tokens']:,} answer tokens ({name})" for name, one in trained
+            f"{amount(one['n_samples'], 'sample')}, {amount(one['answer_tokens'], 'answer token')} ({name})"
+            for name, one in trained
         )
         + "."
     )

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import diq
+from diq.base.text import amount
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.difficulty.options import AnnotateOptions, TrainDifficultyOptions
@@ -117,7 +118,7 @@ def train(as_json: bool, quiet: bool, **given: Any) -> None:
             )  # fmt: skip
     columns = ("classifier", "dimension", "n", "macro F1", "weighted F1", "kappa", "Spearman", "absolute error",
                "calibration error", "temperature")  # fmt: skip
-    table(f"test split of {summary['n_questions']:,} questions", columns, rows)
+    table(f"test split of {amount(summary['n_questions'], 'question')}", columns, rows)
     for one in summary["classifiers"]:
         if one["output"]:
             again = " (trained before)" if one["already_trained"] else ""

@@ -11,6 +11,7 @@ import diq
 from diq.base.config import store_path
 from diq.base.errors import UsageError
 from diq.base.options import fields_of
+from diq.base.text import amount
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.evaluation.options import EvaluateOptions, RescoreOptions
@@ -59,7 +60,7 @@ def _show(found: dict[str, Any]) -> None:
     several = any(len(one["repeats"]) > 1 for one in found["benchmarks"])
     title = f"run {found['run_id']}: `{found['model']}`, {found['backend']}"
     if protocol["limit"] is not None:
-        title += f", a trial: the first {protocol['limit']:,} questions"
+        title += f", a trial: the first {amount(protocol['limit'], 'question')}"
     rows: list[tuple[str, ...]] = [
         (
             one["label"],
@@ -82,10 +83,11 @@ def _show(found: dict[str, Any]) -> None:
     for one in found["benchmarks"]:
         if one["bad_rows"]:
             click.echo(
-                f"{one['label']}: {len(one['bad_rows']):,} rows of the benchmark hold no question and are left out"
+                f"{one['label']}: left out, without a question: {amount(len(one['bad_rows']), 'row')} of the benchmark"
             )
     click.echo(
-        f"{found['n_generated']:,} answers were generated, {found['n_kept']:,} were there; all are in {found['folder']}"
+        f"generated {amount(found['n_generated'], 'answer')}, {found['n_kept']:,} were there; all are in "
+        f"{found['folder']}"
     )
 
 

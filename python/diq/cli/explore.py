@@ -28,8 +28,12 @@ def explore(**given: Any) -> None:
       diq explore pool --model Qwen/Qwen3-8B
     """
     start_logging()
-    diq.explore(**keywords(ExploreOptions, given))
+    diq.explore(**keywords(ExploreOptions, given), listener=_tell)
     if any(not one.daemon for one in threading.enumerate() if one is not threading.main_thread()):
         # tokens that are being coloured would be waited for, and nobody looks at them any more
         sys.stdout.flush()
         os._exit(0)
+
+
+def _tell(address: str) -> None:
+    click.echo(f"the page is at {address} (stop it with Ctrl-C)")

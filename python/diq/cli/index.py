@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import diq
+from diq.base.text import amount
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.influence.options import CheckIndexOptions
@@ -37,7 +38,7 @@ def check(as_json: bool, quiet: bool, **given: Any) -> None:
         return "" if value is None else f"{value:.{digits}f}"
 
     table(
-        f"projections of {found.parameters:,} parameters, {found.n_samples} samples of `{given['dataset']}`, "
+        f"projections of {found.parameters:,} parameters, {amount(found.n_samples, 'sample')} of `{given['dataset']}`, "
         f"{found.model}",
         (
             "kind", "size", "numbers", "bytes", "Spearman", "top 1 %", "top 10 %", "top 50 %", "noise", "predicted",

@@ -61,7 +61,7 @@ def ingest(as_json: bool, quiet: bool, **given: Any) -> None:
             reasons.update(source.reasons)
         told = counted(reasons, shown=3)
         click.echo(
-            f"{summary.n_rejects:,} rows were rejected{f': {told}' if told else ''}\n"
+            f"rejected {amount(summary.n_rejects, 'row')}{f': {told}' if told else ''}\n"
             "`diq sql 'select source, line, reason from rejects order by source_id, line'` shows them",
             err=True,
         )

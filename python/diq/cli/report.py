@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import diq
+from diq.base.text import amount
 from diq.cli.console import print_json, progress
 from diq.cli.options import keywords, options_of, output_options
 from diq.reporting.options import ReportOptions
@@ -35,6 +36,6 @@ def report(as_json: bool, quiet: bool, **given: Any) -> None:
         return
     click.echo(f"wrote {made.output} ({made.size_bytes / 1e6:.1f} MB): {', '.join(made.sections)}")
     if made.figures:
-        click.echo(f"wrote {len(made.figures):,} figures beside {made.figures[0]}")
+        click.echo(f"wrote {amount(len(made.figures), 'figure')} beside {made.figures[0]}")
     for note in made.notes:
         click.echo(f"note: {note}", err=True)

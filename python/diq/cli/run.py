@@ -8,6 +8,7 @@ import click
 
 import diq
 from diq.base.errors import UsageError
+from diq.base.text import amount
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.recipes.options import RunRecipeOptions
@@ -76,7 +77,7 @@ def run(recipe: str | None, show: bool, as_list: bool, as_json: bool, quiet: boo
     else:
         ran = sum(not one.was_done for one in summary.steps)
         click.echo(
-            f"{summary.recipe}: {len(summary.steps)} steps, {ran} run now in {_seconds(summary.seconds)}, "
+            f"{summary.recipe}: {amount(len(summary.steps), 'step')}, {ran} run now in {_seconds(summary.seconds)}, "
             f"{len(summary.steps) - ran} done before; everything is in {summary.output}"
         )
 
@@ -103,7 +104,7 @@ def _show_plan(summary: RecipeSummary) -> None:
     click.echo()
     left = sum(one.state != "done" for one in summary.steps)
     total = f"; {summary.cost}" if summary.cost else ""
-    click.echo(f"{len(summary.steps)} steps, {left} to do{total}. Nothing was run.")
+    click.echo(f"{amount(len(summary.steps), 'step')}, {left} to do{total}. Nothing was run.")
 
 
 def _seconds(seconds: float) -> str:

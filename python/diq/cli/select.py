@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import diq
+from diq.base.text import amount
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.selection.options import SelectOptions
@@ -38,7 +39,7 @@ def select(as_json: bool, quiet: bool, **given: Any) -> None:
     unscored = f", {made.n_unscored:,} without scores left out" if made.n_unscored else ""
     how = {"stored": "read from the store", "new": "now in the store", "renewed": "made again: scores changed"}
     click.echo(
-        f"selected {made.n:,} of {made.n_scored:,} samples (`{made.name}`{unscored}); "
+        f"selected {made.n:,} of {amount(made.n_scored, 'sample')} (`{made.name}`{unscored}); "
         f"ranking {made.ranking_id}: {how[made.ranking]}"
     )
     if made.took_over is not None:

@@ -70,7 +70,7 @@ def _meters(run: dict[str, Any]) -> None:
     from diq.influence.meters import told, told_tasks
 
     title = f"dots of run {run['run_id']} on {run['dataset']}: {run['model']}, {run['method']}, {run['state']}"
-    table(title, ("meter", "value"), told(run))
+    table(title, ("meter", "value"), [row[:2] for row in told(run)])
     if rows := told_tasks(run):
         head, *body = rows
         table("task that the samples are closest to", head, body)

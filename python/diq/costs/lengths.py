@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diq.base.errors import UsageError
+from diq.base.text import amount
 from diq.costs.options import CHARACTERS_PER_TOKEN
 from diq.store.store import Store
 
@@ -85,7 +86,8 @@ def read_lengths(
             counted = opened.row("costs/characters_per_token", dataset_id=data["dataset_id"], model=model)
             if counted is not None and counted["ratio"]:
                 ratio = float(counted["ratio"])
-                source = f"characters, {ratio:.2f} a token as run {counted['run_id']} counted {counted['n']:,} answers"
+                answers = amount(counted["n"], "answer")
+                source = f"characters, {ratio:.2f} a token as run {counted['run_id']} counted {answers}"
             else:
                 ratio, source = CHARACTERS_PER_TOKEN, f"characters, {CHARACTERS_PER_TOKEN:g} a token: an estimate"
         row = opened.row(
@@ -123,7 +125,7 @@ def read_file_lengths(path: str, *, max_length: int, characters_per_token: float
             tokens, squares, prompts = tokens + length, squares + length**2, prompts + prompt
             answers += length - prompt
     if n_bad:
-        log.warning("%d rows of `%s` cannot be read and are left out", n_bad, path)
+        log.warning("left out: %s of `%s` that cannot be read", amount(n_bad, "row"), path)
     how = "the ratio that the probe measured" if characters_per_token else f"{ratio:g} a token: an estimate"
     return Lengths(n, tokens, squares, answers, prompts, f"characters, {how}")
 

@@ -293,7 +293,7 @@ def _finish(store: Path, run_id: int, data: dict[str, Any], summary: AnnotateSum
         if summary.is_sealed:
             with opened.transaction():
                 opened.seal(run_id, dataset_id)
-        for row in opened.rows("difficulty/difficulty_reasons", run_id=run_id, dataset_id=dataset_id):
+        for row in opened.rows("store/difficulty_reasons", run_id=run_id, dataset_id=dataset_id):
             summary.reasons[row["reason"]] = row["n"]
         summary.levels = {dimension: [0] * LIKERT_LEVELS for dimension in DIFFICULTY_DIMENSIONS}
         for row in opened.rows("difficulty/levels_of_run", run_id=run_id, dataset=data["name"]):

@@ -22,6 +22,7 @@ import torch
 
 from diq.base.config import DIFFICULTY_DIMENSIONS, LIKERT_LEVELS
 from diq.base.errors import ModelError
+from diq.base.text import amount
 from diq.encoders import network as encoders
 from diq.encoders.network import Encoded
 from diq.models.source import ModelSource, find_model, fingerprint_together
@@ -162,7 +163,7 @@ def output_columns(model: Any) -> tuple[list[str], list[int]]:
         shown = ", ".join(list(labels)[:4])
         every = label_names()
         raise ModelError(
-            f"the classifier has {model.config.num_labels} outputs named {shown}, ...; "
+            f"the classifier has {amount(model.config.num_labels, 'output')} named {shown}, ...; "
             f"diq needs {len(every)} named {every[0]} ... {every[-1]}, or the five of each dimension that it rates",
             "set id2label in its config.json, or give a folder with sub-folders knowledge, reasoning and overall",
         )

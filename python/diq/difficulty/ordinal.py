@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from diq.base.config import LIKERT_LEVELS
 from diq.base.errors import ModelError
+from diq.base.text import amount
 
 Floats = npt.NDArray[np.float64]
 
@@ -144,7 +145,7 @@ def fold(model: nn.Module, calibrations: Sequence[Calibration]) -> None:
     layers = [one for one in model.modules() if isinstance(one, nn.Linear) and one.out_features == n]
     if not layers or layers[-1].bias is None:
         raise ModelError(
-            f"{type(model).__name__} has no last linear layer of {n} outputs with a bias",
+            f"{type(model).__name__} has no last linear layer of {amount(n, 'output')} with a bias",
             "give an encoder whose sequence classifier ends with a linear layer, such as BERT or ModernBERT",
         )
     head = layers[-1]

@@ -10,7 +10,7 @@ from typing import Any
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import UsageError
 from diq.base.options import verb
-from diq.base.text import did_you_mean, short
+from diq.base.text import amount, did_you_mean, short
 from diq.difficulty.options import ScoreDifficultyOptions
 from diq.scoring.job import ScoreJob, finish, open_run, read_dataset
 from diq.scoring.summary import ScoreSummary
@@ -79,8 +79,8 @@ def _check_numbers(store: Path, data: dict[str, Any], column: str) -> None:
     assert found is not None
     if not found["n_numbers"]:
         raise UsageError(
-            f"none of the {found['n']:,} values of column `{column}` of dataset `{data['name']}` is a number, first "
-            f"`{short(found['example'])}`",
+            f"none of the {amount(found['n'], 'value')} of column `{column}` of dataset `{data['name']}` is a number, "
+            f"first `{short(found['example'])}`",
             "name a column of numbers; a difficulty may have any scale",
         )
 
@@ -107,7 +107,7 @@ def _score_columns(store: Path, data: dict[str, Any], columns: Mapping[str, str]
         model_id=None,
         settings={"columns": dict(columns), "dataset": data["name"]},
         missing="difficulty/samples_missing_difficulty",
-        reasons="difficulty/difficulty_reasons",
+        reasons="store/difficulty_reasons",
         label="difficulty",
     )
     run_id = open_run(job, None, {})

@@ -56,7 +56,7 @@ def score_classifier(
         model_id=source.model_id,
         settings={"text": "prompt", "max_length": network.max_length, "dtype": precision},
         missing="difficulty/samples_missing_difficulty",
-        reasons="difficulty/difficulty_reasons",
+        reasons="store/difficulty_reasons",
         label="difficulty",
         progress=progress,
     )

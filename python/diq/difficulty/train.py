@@ -29,6 +29,7 @@ from diq.base.options import verb
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
 from diq.base.summary import Summary
+from diq.base.text import amount
 from diq.difficulty import ordinal
 from diq.difficulty.options import TrainDifficultyOptions
 from diq.encoders import fitting
@@ -224,13 +225,13 @@ def _read_labels(store: Path, datasets: Sequence[str], asked: int | None) -> tup
                         rows[prompt_text(orjson.loads(row["messages"])), levels] = None
     if n_wrong:
         raise UsageError(
-            f"{n_wrong:,} of {n_read:,} labels are no whole number from 1 to {LIKERT_LEVELS}, first {wrong[0]}",
+            f"{n_wrong:,} of {amount(n_read, 'label')} are no whole number from 1 to {LIKERT_LEVELS}, first {wrong[0]}",
             "labels are levels: correct them, or name another run with --difficulty-run",
         )
     per_question = Counter(text for text, _ in rows)
     n_conflicts = sum(n > 1 for n in per_question.values())
     if n_conflicts:
-        log.warning("%d questions bear differing labels; all of them are kept", n_conflicts)
+        log.warning("differing labels of %s; all of them are kept", amount(n_conflicts, "question"))
     table = np.asarray([[np.nan if one is None else one for one in found] for _, found in rows], np.float64)
     return Labels([text for text, _ in rows], table.reshape(-1, len(DIFFICULTY_DIMENSIONS)), n_conflicts), runs
 
@@ -244,13 +245,13 @@ def _label_run(opened: Store, data: Mapping[str, Any], asked: int | None) -> int
     if not candidates:
         which = "difficulty labels" if asked is None else f"difficulty scores in run {asked}"
         raise MissingScoresError(
-            f"no {which} on dataset `{data['name']}`: found 0 of {data['n_samples']} samples",
+            f"no {which} on dataset `{data['name']}`: found 0 of {amount(data['n_samples'], 'sample')}",
             f"name another with --difficulty-run: {listed_runs(there)}"
             if there and asked is not None
             else f"run `diq difficulty annotate {data['name']} --model MODEL`, or `diq ingest FILE --scores`",
         )
     raise MissingScoresError(
-        f"dataset `{data['name']}` has labels from {len(candidates)} runs: {listed_runs(candidates)}",
+        f"dataset `{data['name']}` has labels from {amount(len(candidates), 'run')}: {listed_runs(candidates)}",
         f"name one with --difficulty-run {candidates[-1]['run_id']}",
     )
 
@@ -289,18 +290,20 @@ def _check_labels(counts: Mapping[str, Mapping[str, list[int]]]) -> list[str]:
             continue
         if sum(total) < MIN_LABELS:
             raise UsageError(
-                f"{sum(total)} labels of {dimension} are too few to train and test on: {MIN_LABELS} are the least",
+                f"{amount(sum(total), 'label')} of {dimension} are too few to train and test on: {MIN_LABELS} are the "
+                "least",
                 "annotate more questions",
             )
         if sum(n > 0 for n in total) == 1:
             raise UsageError(
-                f"all {sum(total)} labels of {dimension} are the level {1 + int(np.argmax(total))}",
+                f"all {amount(sum(total), 'label')} of {dimension} are the level {1 + int(np.argmax(total))}",
                 "a classifier needs at least two levels: annotate more questions",
             )
         for level, n in enumerate(total, start=1):
             if n and not by_split["train"][level - 1]:
                 raise UsageError(
-                    f"level {level} of {dimension} is absent from the training split: its {n} labels are in the others",
+                    f"level {level} of {dimension} is absent from the training split: the others have its "
+                    f"{amount(n, 'label')}",
                     "annotate more questions, or take another --seed",
                 )
         absent = [level for level, n in enumerate(total, start=1) if not n]
@@ -408,8 +411,8 @@ def _fit(
     trained.n_truncated, trained.max_length = int(cut.sum()), max_length
     if trained.n_truncated:
         log.warning(
-            "%d of %d questions are longer than the %d tokens that `%s` reads and were cut",
-            trained.n_truncated, len(ids), max_length, source.name,
+            "%d of %s are longer than the %d tokens that `%s` reads and were cut",
+            trained.n_truncated, amount(len(ids), "question"), max_length, source.name,
         )  # fmt: skip
     columns = [DIFFICULTY_DIMENSIONS.index(one) for one in dimensions]
     parts = []
@@ -544,7 +547,7 @@ def _card(job: _Job, source: ModelSource, trained: TrainedClassifier) -> str:
         f"# Difficulty of medical questions: {', '.join(job.dimensions)}",
         "",
         f"Five levels (1 to 5) a dimension, from `{source.name}`, trained by `diq difficulty train` on "
-        f"{len(job.labels.texts):,} questions of {', '.join(f'`{one}`' for one in job.datasets)}. It reads the "
+        f"{amount(len(job.labels.texts), 'question')} of {', '.join(f'`{one}`' for one in job.datasets)}. It reads the "
         f"question alone, up to {trained.max_length} tokens ({trained.n_truncated:,} of the training questions are "
         "longer).",
         "",

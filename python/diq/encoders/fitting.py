@@ -22,6 +22,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from diq.base.errors import RunFailedError
 from diq.base.progress import Progress
+from diq.base.text import amount
 from diq.encoders.network import TokenIds, collate, predict
 from diq.models.device import quiet_libraries
 from diq.models.memory import default_budget, one_line_of_memory
@@ -138,7 +139,8 @@ class _Epochs(TrainerCallback):  # type: ignore[misc]
         if logs and "loss" in logs:
             if not math.isfinite(logs["loss"]):
                 raise RunFailedError(
-                    f"the training loss is {logs['loss']} after {len(self._losses)} steps", "lower --learning-rate"
+                    f"the training loss is {logs['loss']} after {amount(len(self._losses), 'step')}",
+                    "lower --learning-rate",
                 )
             self._losses.append(logs["loss"])
 
@@ -236,7 +238,7 @@ def fit(
         # our loss is a mean, so the parts of a step must be averaged, whatever arguments the model takes
         trainer.model_accepts_loss_kwargs = False
         with one_line_of_memory(
-            f"{at_once} texts of up to {longest} tokens at a time", "lower --batch-size or --max-length"
+            f"{amount(at_once, 'text')} of up to {longest} tokens at a time", "lower --batch-size or --max-length"
         ):
             trainer.train()
     model.load_state_dict(epochs.weights)

@@ -23,7 +23,7 @@ from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.options import verb
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
-from diq.base.text import counted, named_values
+from diq.base.text import amount, counted, named_values
 from diq.base.thinking import Tag
 from diq.evaluation import generations
 from diq.evaluation.answerers import Answerer, LocalAnswerer, ServerAnswerer
@@ -171,7 +171,8 @@ def _load(options: EvaluateOptions) -> list[QuestionSet]:
             shown = load_questions(one, examples[one.name], allow_bad_rows=may_be_bad).questions[:n]
             if len(shown) < n:
                 raise UsageError(
-                    f"`{examples[one.name]}` has {len(shown)} examples for {one.name}, fewer than --few-shot {n}"
+                    f"`{examples[one.name]}` has {amount(len(shown), 'example')} for {one.name}, "
+                    f"fewer than --few-shot {n}"
                 )
             asked = asked.with_examples(shown)
         found.append(asked)
@@ -283,9 +284,9 @@ class Evaluation:
         result = _result(asked, repeats, no_reply)
         if no_reply:
             log.warning(
-                "%s: %d of %d questions got no reply: %s; the numbers are over the others and not recorded: the same "
-                "command asks for the rest",
-                result.label, result.n_no_reply, result.n * len(repeats), counted(no_reply),
+                "%s: %d of %s got no reply: %s; the numbers are over the others and not recorded: the same command "
+                "asks for the rest",
+                result.label, result.n_no_reply, amount(result.n * len(repeats), "question"), counted(no_reply),
             )  # fmt: skip
         generations.tell_unread(result.label, result.n_unanswered, sum(one["n"] for one in repeats))
         return result
@@ -343,14 +344,14 @@ class Evaluation:
                         "change the request (--max-tokens, --temperature default), or ask another server",
                     )
                 return RunFailedError(
-                    f"none of the last {self._n_silent} questions got a reply: "
+                    f"none of the last {amount(self._n_silent, 'question')} got a reply: "
                     f"{counted(problems['failed'] + problems['refused'])}",
                     f"look at the server; {goes_on}",
                 )
         if refused:
             log.warning(
-                "the server refuses %d of %d questions, which count as unanswered: %s",
-                refused, len(rows), counted(problems["refused"]),
+                "the server refuses %d of %s, which count as unanswered: %s",
+                refused, amount(len(rows), "question"), counted(problems["refused"]),
             )  # fmt: skip
         return None
 

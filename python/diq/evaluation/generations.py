@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from diq import _core
 from diq.base.files import disk_errors, whole_file
+from diq.base.text import amount
 from diq.base.thinking import Tag
 from diq.evaluation.answers import mark, scoring
 from diq.evaluation.questions import Question
@@ -112,8 +113,8 @@ def read(store: Path, which: Answers) -> Kept:
                 )
         else:
             log.warning(
-                "%s: the %d outputs in `%s` are lost (%s): they are generated again",
-                which.benchmark, part["n_rows"], path, problem,
+                "%s: lost in `%s` (%s), and generated again: %s",
+                which.benchmark, path, problem, amount(part["n_rows"], "output"),
             )  # fmt: skip
             if path.is_file():
                 # a query over all Parquet files of the folder must not meet it
@@ -248,9 +249,9 @@ def tell_unread(what: str, n_unanswered: int, n_outputs: int) -> None:
         return
     some = "none" if n_unanswered == n_outputs else f"only {n_outputs - n_unanswered:,}"
     log.warning(
-        "%s: %s of %s outputs could be read as a choice, so the accuracy says little about the model: look at some "
+        "%s: %s of %s could be read as a choice, so the accuracy says little about the model: look at some "
         "(docs/answers.md has what is read; --thinking-tags adds tags, --max-tokens room)",
-        what, some, f"{n_outputs:,}",
+        what, some, amount(n_outputs, "output"),
     )  # fmt: skip
 
 

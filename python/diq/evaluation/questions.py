@@ -11,7 +11,7 @@ from typing import Any
 
 from diq.base.errors import InputError
 from diq.base.fingerprint import canonical_json, fingerprint_of
-from diq.base.text import short
+from diq.base.text import amount, short
 from diq.evaluation.benchmarks import BENCHMARKS, Benchmark
 from diq.formats import Reader, open_sources
 from diq.formats.layouts.benchmarks import CHOICES
@@ -137,7 +137,7 @@ def load_questions(
                 number = _question_id(row.values, row.line)
                 questions.append(Question(number, choice.stem(), choice.options, choice.letter, choice.reasoning))
     if n_left_out:
-        log.info("%s: %s rows of other parts of the data set are left out", benchmark.name, f"{n_left_out:,}")
+        log.info("%s: left out %s of other parts of the data set", benchmark.name, amount(n_left_out, "row"))
     found = QuestionSet(benchmark, tuple(arguments), tuple(questions), n_left_out=n_left_out, bad_rows=tuple(bad_rows))
     _check_rows(found, allow_bad_rows=allow_bad_rows)
     return found
@@ -188,22 +188,23 @@ def _check_rows(found: QuestionSet, *, allow_bad_rows: bool) -> None:
         first = f"line {bad[0].line}: {bad[0].reason}"
         if not found.questions:
             raise InputError(
-                f"{listed} holds no question of {name}: none of its {len(bad):,} rows fits, first {first}",
+                f"{listed} holds no question of {name}: none of its {amount(len(bad), 'row')} fits, first {first}",
                 f"give a file of {name}; docs/evaluate.md lists the layouts that it comes in",
             )
         shown = "".join(f"\n  {one.source}, line {one.line}: {one.reason}" for one in bad[:_SHOWN_ROWS])
         more = f"\n  and {len(bad) - _SHOWN_ROWS:,} more" if len(bad) > _SHOWN_ROWS else ""
-        log.warning("%s: %s rows hold no question:%s%s", name, f"{len(bad):,}", shown, more)
+        log.warning("%s: no question in %s:%s%s", name, amount(len(bad), "row"), shown, more)
         if not allow_bad_rows:
             raise InputError(
-                f"{listed}: {len(bad):,} of {len(bad) + len(found.questions):,} rows hold no question of {name}, "
-                f"first {first}",
+                f"{listed}: {len(bad):,} of {amount(len(bad) + len(found.questions), 'row')} hold no question of "
+                f"{name}, first {first}",
                 "an accuracy over fewer questions than the benchmark has misleads: mend the file, "
                 "or leave the rows out with --allow-bad-rows",
             )
     if not found.questions:
         raise InputError(
-            f"{listed} holds no question of {name}: its {found.n_left_out:,} rows are other parts of the data set",
+            f"{listed} holds no question of {name}: it has {amount(found.n_left_out, 'row')} of other parts of the "
+            "data set",
             f"{name} takes the rows with "
             + ", ".join(f"{column} {' or '.join(map(str, values))}" for column, values in found.benchmark.keep),
         )

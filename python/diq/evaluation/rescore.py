@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.summary import Summary
+from diq.base.text import amount
 from diq.evaluation import generations
 from diq.evaluation.answers import read_tags, scoring
 from diq.evaluation.generations import Answers
@@ -75,8 +76,9 @@ def rescore(options: RescoreOptions) -> list[Rescored]:
         kept = generations.read(store, which)
         if len(kept.answers) < one["n_questions"]:
             log.warning(
-                "run %d, %s, repeat %d: %d of %d answers are there; it is not marked before the rest is generated",
-                which.run_id, which.benchmark, which.repeat + 1, len(kept.answers), one["n_questions"],
+                "run %d, %s, repeat %d: %d of %s are there; it is not marked before the rest is generated",
+                which.run_id, which.benchmark, which.repeat + 1, len(kept.answers),
+                amount(one["n_questions"], "answer"),
             )  # fmt: skip
             continue
         numbers = generations.score((kept.answers[place] for place in sorted(kept.answers)), tags)

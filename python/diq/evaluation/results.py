@@ -19,7 +19,7 @@ from diq.base.errors import UsageError
 from diq.base.files import check_file, write_text
 from diq.base.fingerprint import canonical_json
 from diq.base.options import verb
-from diq.base.text import did_you_mean
+from diq.base.text import amount, did_you_mean
 from diq.evaluation import published
 from diq.evaluation.benchmarks import averages
 from diq.evaluation.groups import AVERAGES, CLOSE, MEMBERS, Cell, Group, Line, Results
@@ -101,8 +101,8 @@ def _scored_by(numbers: Sequence[dict[str, Any]], scoring: str | None) -> tuple[
     n_old = len({_identity(row) for row in numbers} - have)
     if n_old:
         log.warning(
-            "%d numbers were scored by other rules than `%s` and are left out: score them again, or use --scoring",
-            n_old,
+            "left out %s scored by other rules than `%s`: score again, or use --scoring",
+            amount(n_old, "number"),
             version,
         )
     return chosen, version

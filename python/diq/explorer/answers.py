@@ -21,6 +21,7 @@ from diq.explorer.columns import TASK, Choice, Floats, Table
 from diq.explorer.requests import QUADRANT_NAMES, SELECTED_NAMES, Between, Look, OneOf, PageOf, Weights
 from diq.influence.stored import all_weights, pool_dots
 from diq.selection.quadrants import rank
+from diq.selection.ranking import check_threshold
 
 Bins = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.int64]
@@ -132,18 +133,24 @@ class Answers:
                 left -= counts[-1]
             return WouldBe(ranking, rows, selected, counts)
 
-        return self._kept(("selection", look.weights, look.percentile, look.ratio.text), make, keep=3)
+        return self._kept(("selection", look.weights, look.cut, look.ratio.text), make, keep=3)
 
     def _ranking(self, look: Look) -> _core.Ranking:
         """The order, at least as far as the ratio goes: every other ratio is a prefix of it."""
         influence, level = self._influence(look.weights), self.table.level
-        key = ("ranking", look.weights, look.percentile)
-        ranking = self._kept(
-            key, lambda: rank(influence, level, percentile=look.percentile, ratio=look.ratio.text), keep=2
-        )
+
+        def make(ratio: str | None) -> _core.Ranking:
+            # a part of the samples need not reach as far as all of them do
+            if look.threshold is not None and self._like is None:
+                scored = np.isfinite(influence) & np.isfinite(level)
+                check_threshold(look.threshold, level[scored], self.choice.difficulty)
+            return rank(influence, level, percentile=look.percentile, threshold=look.threshold, ratio=ratio)
+
+        key = ("ranking", look.weights, look.cut)
+        ranking = self._kept(key, lambda: make(look.ratio.text), keep=2)
         if len(ranking.rows) < look.ratio.of(ranking.n_scored):
             # who asks for a larger part asks for more, and the whole order serves them all
-            ranking = self._cache[key] = rank(influence, level, percentile=look.percentile)
+            ranking = self._cache[key] = make(None)
         return ranking
 
     def compared(self, look: Look) -> Bins | None:

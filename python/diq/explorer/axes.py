@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diq import _core
+from diq.base import symlog
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["linear", "symlog", "rank", "strips"]
@@ -104,15 +105,8 @@ def _is_heavy(sample: Floats, low: float, high: float) -> bool:
 
 
 def _symlog(sample: Floats, low: float, high: float) -> Floats:
-    """Edges that are even in ``asinh(value / scale)``: linear about zero, logarithmic far from it."""
+    """Edges that are even on the axis of a symmetric logarithm."""
     largest = max(abs(low), abs(high))
-    sizes = np.abs(sample[sample != 0])
-    # the middle of the sizes is where the scale turns, unless they differ by more than a double divides
-    scale = max(
-        float(np.quantile(sizes, 0.5, method="lower")) if len(sizes) else largest,
-        largest * 1e-12,
-        np.finfo(np.float64).tiny,
-    )
-    ends = np.arcsinh(low / scale), np.arcsinh(high / scale)
-    with np.errstate(over="ignore"):
-        return np.asarray(np.sinh(np.linspace(*ends, BINS + 1)) * scale)
+    scale = symlog.reaching(symlog.scale_of(sample) or largest, largest)
+    first, last = symlog.places([low, high], scale)
+    return symlog.values_at(np.linspace(first, last, BINS + 1), scale)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from diq.base.arrow import numbers
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.progress import Progress
+from diq.base.text import amount
 from diq.explorer.requests import Weights
 from diq.influence.stored import ONLY_WHEN_MEANT, takes_largest
 from diq.selection.scores import Request, Runs, choose_runs
@@ -24,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 
 TASK = "task:"
 """What the name of a column of dots starts with; the number of its validation set follows."""
+
+NOT_SCORED = "not scored yet"
 
 _MOST_SOURCES = 250
 
@@ -40,8 +43,8 @@ class Choice:
         difficulty: dimension of the difficulty.
         runs: the runs of dots and difficulty.
         config: settings of the influence run, as it recorded them.
+        difficulty_method: of the run of the difficulty.
         sets: rows of the query ``validation_sets_of_run``.
-        other_sets: validation sets of the store that the run has no dots of.
     """
 
     store: Path
@@ -51,8 +54,8 @@ class Choice:
     difficulty: str
     runs: Runs
     config: str
+    difficulty_method: str
     sets: list[dict[str, Any]]
-    other_sets: list[str]
 
     @property
     def set_names(self) -> list[str]:
@@ -120,29 +123,21 @@ def choose(
             # a folder goes by its name in the store
             name = tail if text not in names and tail in names else text
             source = names.get(text, text)
-        request = Request.of(
-            "diq",
-            model=name,
-            encoder=None,
-            difficulty=difficulty,
-            percentile=0.5,
-            threshold=None,
-            influence="dot",
-            seed=0,
-        )
-        runs = choose_runs(opened, data, request, run, difficulty_run)
+        # dots of all samples are shown, so a run that was scored in part will not do
+        dots = choose_runs(opened, data, Request("influence", model=name, influence="dot"), run, None)
+        levels = choose_runs(opened, data, Request(difficulty, difficulty=difficulty), None, difficulty_run)
+        runs = Runs(influence=dots.influence, difficulty=levels.difficulty)
         found = opened.row("store/get_run", run_id=runs.influence)
+        level = opened.row("store/get_run", run_id=runs.difficulty)
         sets = opened.rows("store/validation_sets_of_run", run_id=runs.influence)
         assert found is not None
-        known = {one["name"] for one in sets}
-        others = [one["name"] for one in opened.rows("store/list_validation_sets")
-                  if one["name"] not in known and one["dataset_id"] is not None]  # fmt: skip
+        assert level is not None
     if not sets:
         raise MissingScoresError(
             f"run {runs.influence} of dataset `{data['name']}` has dots of no validation set",
             f"run `diq score influence {data['name']} --model {name}`",
         )
-    return Choice(path, data, name, source, difficulty, runs, found["config"], sets, others)
+    return Choice(path, data, name, source, difficulty, runs, found["config"], level["method"], sets)
 
 
 def _only_dataset(path: Path, scored: list[dict[str, Any]]) -> str:
@@ -174,7 +169,7 @@ def _only_model(data: Mapping[str, Any], scored: list[dict[str, Any]]) -> str:
     others = listed_runs([one for one in scored if one["kind"] == "difficulty"])
     there = f"; its difficulty is scored: run {others}" if others else ""
     raise MissingScoresError(
-        f"no influence scores on dataset `{data['name']}`: found 0 of {data['n_samples']} samples{there}",
+        f"no influence scores on dataset `{data['name']}`: found 0 of {amount(data['n_samples'], 'sample')}{there}",
         f"run `diq score influence {data['name']} --model MODEL`",
     )
 
@@ -191,6 +186,8 @@ class Table:
         answer_tokens: ``[n]``.
         source: ``[n]`` uint8, which of ``sources`` a sample came from.
         sources: paths, the last one for all others where there are very many.
+        lacking: why samples have no difficulty (``""``) or no dot of a validation set, with how many: reasons that a
+            scoring gave, and `NOT_SCORED`. What no sample lacks is left out; of a part of the samples nothing is known.
     """
 
     position: npt.NDArray[np.int64]
@@ -200,6 +197,7 @@ class Table:
     answer_tokens: Floats
     source: npt.NDArray[np.uint8]
     sources: list[str]
+    lacking: dict[str, dict[str, int]]
 
     def __len__(self) -> int:
         return len(self.position)
@@ -253,7 +251,26 @@ def read_table(choice: Choice, progress: Progress | None = None, *, part: float 
             read = {"run_id": choice.influence_run, "validation_set_id": one["validation_set_id"]}
             found.scatter(opened, columns, "store/dots_of_set", **read)
         tell(steps)
-    return Table(found.position, level, dots, loss, answer_tokens, source, sources)
+        lacking = _lacking(opened, choice, level, dots) if part == 1.0 else {}
+    return Table(found.position, level, dots, loss, answer_tokens, source, sources, lacking)
+
+
+def _lacking(opened: Store, choice: Choice, level: Floats, dots: Mapping[str, Floats]) -> dict[str, dict[str, int]]:
+    """Why samples have no score of a column, as in the table."""
+    place = {"dataset_id": choice.data["dataset_id"]}
+    asked: dict[str, tuple[Floats, str, dict[str, Any]]] = {
+        "": (level, "store/difficulty_reasons", {"run_id": choice.difficulty_run})
+    }
+    for one in choice.sets:
+        ids = {"run_id": choice.influence_run, "validation_set_id": one["validation_set_id"]}
+        asked[one["name"]] = dots[one["name"]], "explorer/reasons_of_set", ids
+    found: dict[str, dict[str, int]] = {}
+    for name, (column, query, ids) in asked.items():
+        if n := int(np.count_nonzero(np.isnan(column))):
+            reasons = {row["reason"]: row["n"] for row in opened.rows(query, **place, **ids)}
+            rest = n - sum(reasons.values())
+            found[name] = reasons | ({NOT_SCORED: rest} if rest > 0 else {})
+    return found
 
 
 def _sources(
@@ -271,7 +288,7 @@ def _sources(
     codes = np.zeros(int(listed[-1]) - lowest + 1 if len(listed) else 0, np.uint8)
     codes[listed - lowest] = np.minimum(np.arange(len(listed)), _MOST_SOURCES)
     if len(listed) > _MOST_SOURCES:
-        sources.append(f"{len(listed) - _MOST_SOURCES} other sources")
+        sources.append(f"{amount(len(listed) - _MOST_SOURCES, 'other source')}")
     return codes[source_ids - lowest], sources
 
 

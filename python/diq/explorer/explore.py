@@ -39,16 +39,20 @@ def explore(options: ExploreOptions) -> None:
         options.difficulty_run,
     )
     server = Server(Session(choice), options.port)
-    opened = options.browser and _open(server.address)
-    # whoever calls this from Python without logging must see where the page is, too
-    level = logging.INFO if opened else logging.WARNING
-    log.log(level, "the page is at %s (stop it with Ctrl-C)", server.address)
+    # before the browser is looked for, which may take its time
+    (options.listener or _log)(server.address)
+    if options.browser:
+        _open(server.address)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
 
 
-def _open(address: str) -> bool:
-    try:
-        return webbrowser.open(address)
-    except webbrowser.Error:
-        return False
+def _log(address: str) -> None:
+    # a warning: whoever calls this from Python without logging must see where the page is, too
+    log.warning("the page is at %s (stop it with Ctrl-C)", address)
+
+
+def _open(address: str) -> None:
+    # who has no browser has the address
+    with contextlib.suppress(webbrowser.Error):
+        webbrowser.open(address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
@@ -43,3 +44,6 @@ class ExploreOptions(InStore):
         int, Option("Port of 127.0.0.1 to listen on; 0 takes a free one.", metavar="N", least=0, most=65535)
     ] = 0
     browser: Annotated[bool, Option("Open the page in a browser; its address is printed in any case.")] = True
+    listener: Annotated[
+        Callable[[str], None] | None, Option("Told the address of the page; without one it is logged.", given=True)
+    ] = None

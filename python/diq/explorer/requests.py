@@ -45,6 +45,7 @@ class Look:
     Attributes:
         ratio: of the selection, as typed.
         percentile: p of the difficulty threshold.
+        threshold: an absolute difficulty threshold in its place; None: the percentile counts.
         weights: of the validation sets.
         filters: of each brushed column.
         axes: kind of scale of each column that has another than its own.
@@ -54,11 +55,17 @@ class Look:
 
     ratio: Ratio
     percentile: float
+    threshold: float | None
     weights: Weights
     filters: Mapping[str, Between | OneOf]
     axes: Mapping[str, Kind]
     height: str
     compare: int | None
+
+    @property
+    def cut(self) -> tuple[float | None, float | None]:
+        """Percentile and absolute threshold of the difficulty, the one that does not count None."""
+        return (self.percentile, None) if self.threshold is None else (None, self.threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ def read_look(body: Mapping[str, Any], numbers: Collection[str], names: Mapping[
     return Look(
         ratio=Ratio.parse(ratio),
         percentile=percentile,
+        threshold=_number_or_none(body, "threshold"),
         weights=_weights(body.get("weights"), sets),
         filters={
             _known("filters", name, [*numbers, *names]): _filter(name, value, names)
@@ -102,6 +110,24 @@ def read_look(body: Mapping[str, Any], numbers: Collection[str], names: Mapping[
         height=height,
         compare=None if body.get("compare") is None else whole(body, "compare", 0, least=1),
     )
+
+
+def written_look(look: Look) -> dict[str, Any]:
+    """A look as a request asks for it: :func:`read_look` makes the same of it."""
+    filters = {
+        name: {"low": one.low, "high": one.high} if isinstance(one, Between) else {"values": sorted(one.values)}
+        for name, one in look.filters.items()
+    }
+    return {
+        "ratio": look.ratio.text,
+        "percentile": look.percentile,
+        "threshold": look.threshold,
+        "weights": None if look.weights is None else dict(look.weights),
+        "filters": filters,
+        "axes": dict(look.axes),
+        "height": look.height,
+        "compare": look.compare,
+    }
 
 
 def read_page(body: Mapping[str, Any], columns: Collection[str]) -> PageOf:
@@ -176,6 +202,10 @@ def _number(body: Mapping[str, Any], field: str, default: float) -> float:
     return float(value)
 
 
+def _number_or_none(body: Mapping[str, Any], field: str) -> float | None:
+    return None if body.get(field) is None else _number(body, field, 0)
+
+
 def _mapping(body: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     value = body.get(field)
     if value is None:
@@ -210,9 +240,7 @@ def _filter(name: str, value: object, names: Mapping[str, int]) -> Between | One
         if not isinstance(chosen, list) or len(chosen) > 256:
             raise _wrong(f"filters of {name}", chosen, "a list of values")
         return OneOf(frozenset(whole({name: one}, name, 0, most=names[name] - 1) for one in chosen))
-    low = None if value.get("low") is None else _number(value, "low", 0)
-    high = None if value.get("high") is None else _number(value, "high", 0)
-    return Between(low, high)
+    return Between(_number_or_none(value, "low"), _number_or_none(value, "high"))
 
 
 def _weights(value: object, sets: list[str]) -> Weights:

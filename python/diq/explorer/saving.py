@@ -30,7 +30,9 @@ def _options(session: Session, look: Look, name: str | None) -> dict[str, Any]:
     }
     if choice.difficulty != "overall":
         options["difficulty"] = choice.difficulty
-    if look.percentile != 0.5:
+    if look.threshold is not None:
+        options["difficulty_threshold"] = look.threshold
+    elif look.percentile != 0.5:
         options["difficulty_percentile"] = look.percentile
     if look.weights is not None:
         options["validation_set"] = choice.weight_texts(look.weights)
@@ -134,8 +136,9 @@ def as_sql(session: Session, look: Look) -> str:
                 f"s.sample_id IN (\n    SELECT t.sample_id FROM diq_scores({name}, {model}, {runs}, "
                 f"validation_weights := {task}) AS t\n    WHERE {_between('t.dot', low, high)}\n  )"
             )
-    conditions += _of_names(session, look, f"diq_ranking({name}, {model}, difficulty := '{choice.difficulty}', "
-                            f"percentile := {look.percentile!r}, {runs}{weights})")  # fmt: skip
+    cut = f"percentile := {look.percentile!r}" if look.threshold is None else f"threshold := {look.threshold!r}"
+    ranking = f"diq_ranking({name}, {model}, difficulty := '{choice.difficulty}', {cut}, {runs}{weights})"
+    conditions += _of_names(session, look, ranking)
     where = "\n  AND ".join(conditions) or "true"
     return (
         f"SELECT s.sample_id, s.position\nFROM diq_scores({name}, {model}, {runs}{weights}) AS s\n"

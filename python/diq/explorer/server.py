@@ -30,7 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diq.base.errors import DiqError, RunFailedError, UsageError
 from diq.explorer import saving, texts
-from diq.explorer.requests import Look, read_look, read_name, read_page, read_positions
+from diq.explorer.requests import Look, PageOf, read_look, read_name, read_page, read_positions, written_look
 from diq.explorer.session import Session
 
 log = logging.getLogger(__name__)
@@ -157,14 +157,21 @@ def _routes(session: Session) -> list[Route]:
         names = session.answers.names
         return read_look(body, session.choice.numbers, names, session.choice.set_names)
 
+    def page_of(body: dict[str, Any]) -> PageOf:
+        return read_page(body, [*session.choice.numbers, *session.answers.names])
+
+    def look(body: dict[str, Any]) -> Response:
+        # what the page remembers of itself is checked like whatever else it asks
+        page = page_of(body)
+        order = {"sort": page.sort or "position", "descending": page.descending}
+        return _answer({"look": written_look(look_of(body)), "order": order})
+
     def view(body: dict[str, Any]) -> Response:
         facts, counts = session.view(look_of(body), quick=body.get("quick") is True)
         return Response(_packed(facts, counts), media_type="application/octet-stream")
 
     def table(body: dict[str, Any]) -> Response:
-        answers = session.answers
-        page = read_page(body, [*session.choice.numbers, *answers.names])
-        return _answer({"rows": answers.page(look_of(body), page)})
+        return _answer({"rows": session.answers.page(look_of(body), page_of(body))})
 
     def starts(body: dict[str, Any]) -> Response:
         found = texts.starts(session, read_positions(body))
@@ -215,6 +222,7 @@ def _routes(session: Session) -> list[Route]:
 
     pages = {one.name: one.read_bytes() for one in (files("diq.explorer") / "static").iterdir() if one.is_file()}
     questions: dict[str, Callable[[dict[str, Any]], Response]] = {
+        "look": look,
         "view": view,
         "table": table,
         "starts": starts,

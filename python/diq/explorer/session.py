@@ -6,17 +6,20 @@ Scores stay in memory, so an answer opens the store only for texts, other select
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diq.base.command import quoted, shell
+from diq import _core
 from diq.base.errors import DiqError, UsageError
+from diq.base.text import amount, counted
 from diq.explorer.answers import Answers, Positions
-from diq.explorer.columns import Choice, Table, positions_of, read_table, selections_of
+from diq.explorer.columns import NOT_SCORED, Choice, Table, positions_of, read_table, selections_of
 from diq.explorer.requests import QUADRANT_NAMES, SELECTED_NAMES, Look
-from diq.influence.stored import all_weights, takes_largest
+from diq.influence.stored import all_weights, scoring_command, takes_largest
+from diq.scoring.commands import difficulty_command
 
 # samples that are looked at while the others are being read, and while a hand moves, where there are many times as many
 _FIRST_LOOK = 1 << 18
@@ -105,7 +108,8 @@ class Session:
         """
         if self.answers is not self._whole:
             raise UsageError(
-                f"{len(self.table):,} of {self.choice.data['n_samples']:,} samples are read: this needs all of them",
+                f"{len(self.table):,} of {amount(self.choice.data['n_samples'], 'sample')} are read: this needs all of "
+                "them",
                 "wait a moment",
             )
 
@@ -136,6 +140,8 @@ class Session:
             "quick": bool(whole and self._part),
             "n": len(table),
             "n_samples": choice.data["n_samples"],
+            # lowest and highest difficulty, and whether all are whole numbers
+            "levels": _core.extent(table.level),
             "largest": takes_largest(choice.sets),
             # of the mean weight, so that sliders start about 1
             "sets": [
@@ -151,31 +157,20 @@ class Session:
         }
 
     def _notes(self, table: Table) -> list[str]:
-        """What is missing, with the command that makes it."""
+        """What samples lack, why, and where a command gives it to them, that command."""
         choice, n = self.choice, len(table)
         name, notes = choice.data["name"], []
-        influence_words = ["diq", "score", "influence", name, "--model", choice.model]
-        influence = f"`{shell(influence_words)}`"
-        without = np.isnan(table.level)
-        if without.any():
-            notes.append(
-                f"{np.count_nonzero(without):,} of {n:,} samples have no difficulty and are in no quadrant: "
-                f"`diq score difficulty {quoted(name)} --model CLASSIFIER` makes it"
-            )
-        for one, dots in table.dots.items():
-            missing = int(np.count_nonzero(np.isnan(dots)))
-            if missing:
-                notes.append(
-                    f"{missing:,} of {n:,} samples have no finite dot with the validation set `{one}` and are in no "
-                    f"quadrant as long as it counts: {influence} computes what is missing, `diq status` says why"
-                )
+        if "" in table.lacking:
+            command = difficulty_command(name, choice.difficulty_method)
+            notes.append(_lacks("no difficulty and", "no quadrant", n, table.lacking[""], command))
+        for one in choice.sets:
+            task, dots = one["name"], table.dots[one["name"]]
+            if task in table.lacking:
+                what = f"no finite dot with the validation set `{task}` and"
+                command = scoring_command(name, choice.model, one["method"], task)
+                notes.append(_lacks(what, "no quadrant as long as it counts", n, table.lacking[task], command))
             elif n > 1 and np.all(dots == dots[0]):
-                notes.append(f"all dots with the validation set `{one}` are {dots[0]:g}: they put nothing in order")
-        notes += [
-            f"the validation set `{other}` has no dots in run {choice.influence_run}: `"
-            f"{shell([*influence_words, '--validation-set', other])}` makes them"
-            for other in choice.other_sets
-        ]
+                notes.append(f"all dots with the validation set `{task}` are {dots[0]:g}: they put nothing in order")
         return notes
 
     def selections(self) -> list[dict[str, Any]]:
@@ -200,6 +195,13 @@ class Session:
             facts, counts = _multiplied(facts, times), np.rint(counts * times).astype(np.uint32)
             facts["n"] = len(answers.table)
         return facts | {"approximate": part is not None}, counts
+
+
+def _lacks(what: str, where: str, n: int, reasons: Mapping[str, int], command: str) -> str:
+    n_lacking = sum(reasons.values())
+    has, is_ = ("has", "is") if n_lacking == 1 else ("have", "are")
+    makes = f"; `{command}` fills them in" if NOT_SCORED in reasons else ""
+    return f"{n_lacking:,} of {amount(n, 'sample')} {has} {what} {is_} in {where}: {counted(reasons)}{makes}"
 
 
 def _multiplied(facts: dict[str, Any], times: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from diq.explorer.requests import Look
 from diq.explorer.session import Session
 from diq.influence.stored import WHAT_IS_NOT_A_DOT
 from diq.samples.find import sample_at
+from diq.samples.options import EXTERNAL
 from diq.store.store import Store
 
 _START = 160
@@ -69,7 +70,7 @@ def tokens(session: Session, position: int, look: Look) -> dict[str, Any]:
         DiqError: as ``diq.explain``.
     """
     choice = session.choice
-    if choice.source in ("", "external") or choice.source.startswith(("server:", "api:")):
+    if choice.source in ("", EXTERNAL) or choice.source.startswith(("server:", "api:")):
         raise UsageError(
             f"token colours need the model `{choice.model}`, whose scores came from elsewhere",
             f"start the page with the model itself: {_again(choice)}",

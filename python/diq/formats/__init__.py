@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from diq.base.errors import InputError
 from diq.base.sample import Sample
+from diq.base.text import amount
 from diq.formats import layouts
 from diq.formats.layouts.layout import Layout
 from diq.formats.layouts.roles import NOT_USED, Lost, column_roles
@@ -162,7 +163,8 @@ def first_rows(source: Source) -> list[Row]:
         return good
     if bad:
         raise InputError(
-            f"none of the first {len(bad):,} rows of `{source.path}` can be read; line {bad[0].line}: {bad[0].reason}",
+            f"none of the first {amount(len(bad), 'row')} of `{source.path}` can be read; "
+            f"line {bad[0].line}: {bad[0].reason}",
             "is the file what its suffix says?",
         )
     raise InputError(f"`{source.path}` holds no rows", "give a file with rows")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diq.base.errors import InputError, UsageError
-from diq.base.text import did_you_mean
+from diq.base.text import amount, did_you_mean
 
 DESCRIPTION = "dataset_info.json"
 
@@ -102,7 +102,7 @@ def refuse_unnamed(folder: Path) -> None:
     """
     names = list(_sets(folder))
     raise UsageError(
-        f"`{folder}` holds {len(names)} sets by its {DESCRIPTION}: {', '.join(names[:10])}",
+        f"`{folder}` holds {amount(len(names), 'set')} by its {DESCRIPTION}: {', '.join(names[:10])}",
         f"name one: `{folder}:{names[0] if names else 'NAME'}`",
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from diq.base.errors import DiqError, InputError
 from diq.base.fingerprint import canonical_json, fingerprint_of
+from diq.base.text import amount
 
 _SHOWN = 48  # characters of a differing setting in a message
 
@@ -32,7 +33,7 @@ def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> list[str]:
         if found:
             place, there, asked = found[0]
             there, asked = _cut(there, asked)
-            more = f" (and {len(found) - 1} more places)" if len(found) > 1 else ""
+            more = f" (and {amount(len(found) - 1, 'more place')})" if len(found) > 1 else ""
             lines.append(f"{place} is {there} there, {asked} asked{more}")
     return lines
 

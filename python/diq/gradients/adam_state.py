@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from diq.base.errors import InputError, ModelError, UsageError
-from diq.base.text import first_line
+from diq.base.text import amount, first_line
 from diq.models.memory import raise_if_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,10 @@ def read_adam_moments(checkpoint: Path, model: nn.Module, *, names: Collection[s
                 "take another checkpoint",
             )
     moments = AdamMoments(first, second, steps, betas, eps, learning_rate)
-    log.info("read Adam's moments of %d parameters after %d steps from %s", len(wanted), moments.step, state.path)
+    log.info(
+        "read Adam's moments of %s after %s from %s",
+        amount(len(wanted), "parameter"), amount(moments.step, "step"), state.path,
+    )  # fmt: skip
     return moments
 
 
@@ -237,7 +240,7 @@ def _find_state(checkpoint: Path) -> Path:
         )
     if inside := sorted((name for name in there if name.startswith("checkpoint-")), key=lambda name: (len(name), name)):
         raise UsageError(
-            f"`{checkpoint}` holds no optimizer state, but {len(inside)} checkpoints",
+            f"`{checkpoint}` holds no optimizer state, but {amount(len(inside), 'checkpoint')}",
             f"give one of them: {checkpoint / inside[-1]}",
         )
     raise UsageError(

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from diq.base.errors import ModelError
+from diq.base.text import amount
 from diq.gradients.losses import Draw, pull_back
 from diq.gradients.options import Reduction
 from diq.models.experts import Routing, StackProduct, experts_forward, stack_product
@@ -315,8 +316,8 @@ def backward_pass(
     silent = [name for name in weights if name not in (tap.calls if tap.reported else ())]
     if silent and len(token.values):
         raise ModelError(
-            f"{len(silent)} of {len(weights)} chosen layers reported no gradient, first `{silent[0]}`: the model "
-            "does not call them (a fused kernel, torch.compile, or a layer without effect on the answer)",
+            f"{len(silent)} of {amount(len(weights), 'chosen layer')} reported no gradient, first `{silent[0]}`: the "
+            "model does not call them (a fused kernel, torch.compile, or a layer without effect on the answer)",
             "load the model without fused kernels and uncompiled, or name other layers with --params",
         )
     return token.by_sample(reduction), token.counts

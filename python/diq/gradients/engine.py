@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diq.base.errors import ModelError, RunFailedError
+from diq.base.text import amount
 from diq.gradients.adam import unit_mean
 from diq.gradients.adam_state import AdamMoments, read_adam_moments
 from diq.gradients.backward import MatrixGradients, Recorder, Scored, score_batch
@@ -216,8 +217,9 @@ class Engine:
         found = reach(self.model, chosen)
         if not found.weights:
             raise ModelError(
-                f"none of the {len(chosen)} layers that --params `{self.settings.params}` chooses can be tapped, first "
-                f"`{next(iter(chosen))}`: text does not reach them, or the model goes around them (a fused kernel)",
+                f"none of the {amount(len(chosen), 'layer')} that --params `{self.settings.params}` chooses can be "
+                f"tapped, first `{next(iter(chosen))}`: text does not reach them, or the model goes around them (a "
+                "fused kernel)",
                 "load the model without fused kernels, or name other layers with --params",
             )
         return found

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from diq.base.errors import DiqError, ModelError, RunFailedError
-from diq.base.text import first_line
+from diq.base.text import amount, first_line
 from diq.gradients.engine import Engine, EngineFacts, EngineSettings, Result
 from diq.gradients.validation import ValidationTokens
 from diq.models.architecture import RopeChange
@@ -194,7 +194,7 @@ class Engines:
                 "what was finished is kept; the same command goes on where it stopped, with fewer --devices if memory "
                 "was short",
             )
-        log.warning("%s: its %d batches go to the other %d", told, batches, len(self._workers))
+        log.warning("%s: the other %d take over %s", told, len(self._workers), amount(batches, "batch", "batches"))
 
 
 class _DeadError(Exception):
@@ -313,7 +313,7 @@ def _places(device: str, n: int) -> list[str]:
         raise ModelError(f"--devices {n} with --device {device}, which is one device", "give --device cuda or cpu")
     if kind.type != "cuda":
         if n > (os.cpu_count() or 1):
-            log.warning("%d processes share %d processor cores", n, os.cpu_count() or 1)
+            log.warning("%d processes share %s", n, amount(os.cpu_count() or 1, "processor core"))
         return [kind.type] * n
     have = torch.cuda.device_count()
     if n > have:

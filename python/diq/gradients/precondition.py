@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from diq.base.errors import RunFailedError
+from diq.base.text import amount
 from diq.gradients.backward import MatrixGradients, Recorder, backward_pass
 from diq.gradients.dots import refuse_twice
 from diq.gradients.losses import Draw, slices, wide
@@ -224,9 +225,9 @@ def precondition(
             found[name] = factor.solve(fold[name], damping).to(fold[name].dtype)
     if unknown:
         log.warning(
-            "%d of %d matrices saw no factor sample (experts without a token): they count nothing, first `%s`",
+            "%d of %s saw no factor sample (experts without a token): they count nothing, first `%s`",
             len(unknown),
-            len(folds[0]),
+            amount(len(folds[0]), "matrix", "matrices"),
             unknown[0],
         )
     return solved

@@ -18,7 +18,7 @@ from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.progress import Progress
 from diq.base.summary import Summary
-from diq.base.text import did_you_mean
+from diq.base.text import amount, did_you_mean
 from diq.gradients.backward import MatrixGradients, Recorder
 from diq.gradients.dots import Dots, Norms
 from diq.gradients.engine import Engine, EngineSettings
@@ -149,7 +149,7 @@ def check_index(options: CheckIndexOptions) -> Check:
     drawn = [one for one in encoded if isinstance(one, Tokens) and one.answer_tokens > 0]
     if len(drawn) < 20:
         raise UsageError(
-            f"{len(drawn)} samples of `{options.dataset}` have an answer token, of {len(rows)} that were drawn; "
+            f"{len(drawn):,} of {amount(len(rows), 'sample')} drawn from `{options.dataset}` have an answer token; "
             "ranks of fewer than 20 say nothing",
             "raise --max-length, or name a larger dataset" if len(drawn) < len(rows) else "name a larger dataset",
         )

@@ -147,7 +147,8 @@ def _rows(job: Job, sample_ids: list[str] | None, n_samples: int) -> list[dict[s
     lost = [one for one in sample_ids if one not in found]
     if lost:
         raise RunFailedError(
-            f"{len(lost)} of {len(sample_ids)} samples of the factors are no longer in the store, first {lost[0]}",
+            f"{len(lost)} of {amount(len(sample_ids), 'sample')} of the factors are no longer in the store, first "
+            f"{lost[0]}",
             "remove the folder of factors beside the store: they are made again from other samples",
         )
     return [found[one] for one in sample_ids]
@@ -171,7 +172,7 @@ def _encoded(
             "raise --max-length",
         )
     if len(samples) < len(rows):
-        log.info("%d of %d factor samples have an answer token", len(samples), len(rows))
+        log.info("%d of %s have an answer token", len(samples), amount(len(rows), "factor sample"))
     return samples, numbers
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diq.base.summary import Summary
+from diq.base.text import amount
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -241,37 +242,67 @@ def measure(dots: Dots) -> Meters:
     )
 
 
-def told(meters: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The meters in words: what is measured, and its value.
+def told(meters: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The meters in words: what is measured, its value, and a sentence on what that says.
 
     Args:
         meters: as ``Meters.to_dict``.
     """
     error, share = _number(meters["standard_error"]), _percent(meters["standard_error_share"])
-    rows: list[tuple[str, str]] = [
-        ("samples", f"{meters['n_samples']:,}"),
-        ("with a dot", f"{meters['n']:,}"),
-        ("scored, but without a finite dot", f"{meters['n_without_dot']:,}"),
-        ("not scored", f"{meters['n_unscored']:,}"),
-        ("standard deviation of the dots", _number(meters["standard_deviation"])),
-        ("standard error of a dot (root mean square)", f"{error}, {share} of the standard deviation"),
+    rows: list[tuple[str, str, str]] = [
+        ("samples", f"{meters['n_samples']:,}", "All of the dataset."),
+        ("with a dot", f"{meters['n']:,}", "What the numbers below are of."),
+        (
+            "scored, but without a finite dot",
+            f"{meters['n_without_dot']:,}",
+            "No answer token was left, or a number was out of range: ranked nowhere.",
+        ),
+        ("not scored", f"{meters['n_unscored']:,}", "The store has nothing of them for some validation set."),
+        ("standard deviation of the dots", _number(meters["standard_deviation"]), "How far apart the samples lie."),
+        (
+            "standard error of a dot (root mean square)",
+            f"{error}, {share} of the standard deviation",
+            "How far a dot would move with other validation samples: the larger the share, the more is noise.",
+        ),
         (
             "length bias: dot with answer tokens",
             f"Pearson {_number(meters['length_pearson'])}, Spearman {_number(meters['length_spearman'])}",
+            "Correlation: below 0 short answers have the larger dots, above 0 long ones, near 0 neither.",
         ),
     ]
     if not meters["half_sizes"]:
-        return [*rows, ("stability", "unknown: the validation sets were not split into folds")]
+        unknown = "unknown: the validation sets were not split into folds"
+        return [*rows, ("stability", unknown, "How alike two halves of the validation samples would rank.")]
     one, other = meters["half_sizes"]
     return [
         *rows,
-        (f"stability: {one:,} validation samples with the other {other:,}", _number(meters["half_spearman"])),
-        (f"expected of two sets of {one + other:,}", _number(meters["full_spearman"])),
+        (
+            f"stability: {amount(one, 'validation sample')} with the other {other:,}",
+            _number(meters["half_spearman"]),
+            "Rank correlation of the dots by two halves: 1 is the same order, 0 has nothing to do with the other.",
+        ),
+        (
+            f"expected of two sets of {one + other:,}",
+            _number(meters["full_spearman"]),
+            "The same between two validation sets as large as both halves together (Spearman-Brown).",
+        ),
         *(
-            (f"flips between them, top {_percent(float(ratio))}", _percent(share))
+            (
+                f"flips between them, top {_percent(float(ratio))}",
+                _percent(share),
+                "Share of the largest dots by one half that are not among the largest by the other; chance alone gives "
+                f"{_percent(1 - float(ratio))}.",
+            )
             for ratio, share in meters["flips"].items()
         ),
     ]
+
+
+TOLD_TASKS = (
+    "A sample is closest to the validation set with which its dot is most standard deviations above the mean (of LESS, "
+    "with which its cosine is largest); what the top has more of than all, the dots prefer."
+)
+"""What `told_tasks` shows, in a sentence."""
 
 
 def told_tasks(meters: Mapping[str, Any]) -> list[list[str]]:

@@ -17,11 +17,11 @@ import numpy as np
 
 from diq import _core
 from diq.base.arrow import numbers
-from diq.base.command import quoted
 from diq.base.errors import UsageError
 from diq.base.text import Ratio, amount
 from diq.influence.certificate import Certificate, Columns, Floats, Mask, parts
 from diq.influence.stored import all_weights, read_certificate, read_influence
+from diq.scoring.commands import difficulty_command
 from diq.scoring.harness import Choice
 from diq.scoring.job import Samples, ScoreJob, look_up
 from diq.scoring.summary import ScoreSummary
@@ -93,7 +93,7 @@ class ForRatio(Choice):
                 aim.difficulty_run,
                 "difficulty scores",
                 dict(data),
-                f"diq score difficulty {quoted(data['name'])} --model CLASSIFIER",
+                difficulty_command(data["name"]),
                 "--difficulty-run",
                 aim.difficulty,
             )

@@ -23,6 +23,7 @@ from diq.base.arrow import numbers
 from diq.base.errors import UsageError
 from diq.base.files import check_folder
 from diq.base.fingerprint import begun, canonical_json
+from diq.base.text import amount
 from diq.gradient_index.index import BASIS_FILE, INDEX_FILE, BrokenShard, GradientIndex
 from diq.gradient_index.kept import (
     INSERT_ROWS,
@@ -249,9 +250,9 @@ def _score_missing(
     tell_of_dots(job, summary)
     if left:
         log.warning(
-            "%d of %d samples are not in the gradient index and have no dot: the same command with --method projected "
-            "--index in place of --from-index adds them",
-            left, job.data["n_samples"],
+            "%d of %s are not in the gradient index and have no dot: the same command with --method projected --index "
+            "in place of --from-index adds them",
+            left, amount(job.data["n_samples"], "sample"),
         )  # fmt: skip
     summary.n_cached = summary.n_samples - summary.n_scored - left
     summary.details |= describe(job, facts, tokenization) | _describe_index(job, folder, gradients.settings)

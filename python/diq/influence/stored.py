@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diq.base.arrow import numbers
+from diq.base.command import shell
 from diq.base.errors import UsageError
 from diq.base.text import did_you_mean
 from diq.influence.certificate import Certificate
 from diq.influence.meters import Dots, Floats, measure, standard_errors
+from diq.samples.options import EXTERNAL
 from diq.store.store import Store
 
 INFLUENCES = ("dot", "cosine")
@@ -64,6 +66,24 @@ def no_dot_reason(loss: float, answer_tokens: int, dots: Sequence[float]) -> str
     if not all(math.isfinite(dot) for dot in dots):
         return "the dot is not finite"
     return None
+
+
+def scoring_command(dataset: str, model: str, method: str, validation_set: str) -> str:
+    """The command that gives a dataset the dots with a validation set that it lacks in a run, as it is typed.
+
+    Args:
+        dataset: its name.
+        model: name of the model of the run.
+        method: of the run; of one computed elsewhere the dots are ingested, of a rater they are predicted.
+        validation_set: its name.
+    """
+    owner = ["--model", model, "--validation-set", validation_set]
+    if method == EXTERNAL:
+        return shell(["diq", "ingest", "FILE", "--scores", "--dataset", dataset, *owner])
+    words = ["diq", "score", "influence", dataset]
+    if method == RATER:
+        return shell([*words, "--rater", "DIR"])
+    return shell([*words, *owner, *([] if method == "exact" else ["--method", method])])
 
 
 def parse_weights(asked: Sequence[str], known: Sequence[str]) -> dict[str, float] | None:

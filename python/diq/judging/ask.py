@@ -31,7 +31,7 @@ from diq.base.errors import RunFailedError
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
-from diq.base.text import counted, short
+from diq.base.text import amount, counted, short
 from diq.base.thinking import after_thinking
 from diq.judging.chat import Chat, Reply
 from diq.judging.options import Server
@@ -455,7 +455,7 @@ class _Asking:
         if self._failing.total() >= max(5, 2 * server.concurrency):
             raise RunFailedError(
                 f"the server at {server.shown_url} stopped answering: {found.n_read + found.n_unreadable} of "
-                f"{found.n_asked} questions have a reply, the last {self._failing.total()} have none: "
+                f"{amount(found.n_asked, 'question')} have a reply, the last {self._failing.total()} have none: "
                 f"{counted(self._failing)}",
                 "look at the server; what came is kept, and the same command goes on where it stopped",
             )
@@ -511,7 +511,7 @@ class _Asking:
         found = self._summary
         if found.n_no_reply == found.n_items > 0 == self._came:
             raise RunFailedError(
-                f"none of the {found.n_items} questions got a reply from {self._server.shown_url}: "
+                f"none of the {amount(found.n_items, 'question')} got a reply from {self._server.shown_url}: "
                 f"{counted(self._reasons)}",
                 "the same command asks them again",
             )
@@ -519,9 +519,8 @@ class _Asking:
         found.seconds = time.monotonic() - self._started
         found.reasons = dict(self._reasons.most_common())
         if self._uncounted:
-            log.warning(
-                "the server did not count the tokens of %d replies: they are missing in the sums", self._uncounted
-            )
+            replies = amount(self._uncounted, "reply", "replies")
+            log.warning("the server did not count the tokens of %s: they are missing in the sums", replies)
         return found
 
 

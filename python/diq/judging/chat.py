@@ -22,7 +22,7 @@ import openai
 
 from diq.base.errors import DiqError, RunFailedError, UsageError
 from diq.base.sample import inline_reasoning
-from diq.base.text import first_line, short
+from diq.base.text import amount, first_line, short
 from diq.judging.options import BASE_URL_VARIABLE, Server
 
 log = logging.getLogger(__name__)
@@ -134,9 +134,9 @@ class Chat:
         await self._client.close()
         if self._n_unfinished > _MANY_UNFINISHED * self._n_replies:
             log.warning(
-                "%d of %d replies hold thinking and no answer: raise --max-tokens where they were cut, else look at "
-                "the server's reasoning parser",
-                self._n_unfinished, self._n_replies,
+                "%d of %s hold thinking and no answer: raise --max-tokens where they were cut, else look at the "
+                "server's reasoning parser",
+                self._n_unfinished, amount(self._n_replies, "reply", "replies"),
             )  # fmt: skip
 
     async def ask(self, messages: Sequence[Mapping[str, str]]) -> Reply:

@@ -26,7 +26,7 @@ from diq.base.fingerprint import canonical_json, fingerprint_of
 from diq.base.options import verb
 from diq.base.sample import Message, inline_reasoning, prompt_text
 from diq.base.summary import Summary
-from diq.base.text import counted, named_values
+from diq.base.text import amount, counted, named_values
 from diq.formats import first_rows
 from diq.formats.rows import BadRow
 from diq.formats.sources import find_sources
@@ -212,7 +212,9 @@ def _draw_samples(store: Path, selection: str, against: str, n: int, seed: int) 
                 "compare it with --against random, or with another selection",
             )
         if len(rows) < n:
-            log.warning("`%s` has %s samples, fewer than the %s asked for: all are judged", name, len(rows), n)
+            log.warning(
+                "`%s` has %s, fewer than the %s asked for: all are judged", name, amount(len(rows), "sample"), n
+            )
         items = make_items([_texts(orjson.loads(row["messages"])) for row in rows])
         texts = [_Text(item, row["sample_id"], row["sample_id"]) for item, row in zip(items, rows, strict=True)]
         arms.append(_Arm(name, source, texts))
@@ -263,9 +265,8 @@ def _draw_outputs(options: JudgeOptions) -> list[_Arm]:
         )
     drawn = sorted(shared, key=lambda key: (_lot(options.seed, "question", key), key))[: options.sample]
     if len(drawn) < options.sample:
-        log.warning(
-            "the files share %s questions, fewer than the %s asked for: all are judged", len(drawn), options.sample
-        )
+        shown = amount(len(drawn), "question")
+        log.warning("the files share %s, fewer than the %s asked for: all are judged", shown, options.sample)
     for arm, found in zip(arms, answers, strict=True):
         arm.counts["n_unshared"] = len(found) - len(shared)
         # the first file's wording, so that the spacing of a question tells nothing
@@ -274,7 +275,7 @@ def _draw_outputs(options: JudgeOptions) -> list[_Arm]:
         left_out = {what: count for what, count in arm.counts.items() if count and what != "n_rows"}
         if left_out:
             listed = ", ".join(f"{count:,} {_LEFT_OUT[what]}" for what, count in left_out.items())
-            log.warning("`%s`: of %s rows are left out: %s", arm.name, f"{arm.counts['n_rows']:,}", listed)
+            log.warning("`%s`: of %s are left out: %s", arm.name, amount(arm.counts["n_rows"], "row"), listed)
     return arms
 
 
@@ -457,7 +458,7 @@ def _warn(counts: Sequence[dict[str, Any]], asked: AskSummary) -> None:
     if not any(one["n_judged"] for one in counts):
         reason = counted(asked.reasons) or "see the table replies"
         raise RunFailedError(
-            f"none of the {asked.n_items:,} texts was judged: {reason}",
+            f"none of the {amount(asked.n_items, 'text')} was judged: {reason}",
             '`diq sql "from replies"` shows the replies; try another model, or a larger --max-tokens',
         )
     if any(one["n_judged"] < one["n_drawn"] for one in counts):

@@ -10,7 +10,7 @@ from typing import Any
 from peft import LoraConfig, get_peft_model
 
 from diq.base.errors import ModelError, UsageError
-from diq.base.text import first_line
+from diq.base.text import amount, first_line
 from diq.models.layers import Weight, target_names
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _without(modules: list[str], names: set[str], why: str) -> list[str]:
     kept = [name for name in modules if name.rsplit(".", 1)[-1] not in names]
     if names:
         log.warning(
-            "%d layers named %s are left out of the adapter: %s",
-            len(modules) - len(kept), ", ".join(sorted(names)), why,
+            "%s named %s are left out of the adapter: %s",
+            amount(len(modules) - len(kept), "layer"), ", ".join(sorted(names)), why,
         )  # fmt: skip
     return kept

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diq.base.errors import ModelError
+from diq.base.text import amount
 from diq.models.architecture import language_part, layers_of, silent_layers
 from diq.models.experts import Stack, matrices, routers_of, stacks_of
 
@@ -237,11 +238,13 @@ class Coverage:
         share = f"{self.covered:,} of {self.total:,} weights ({100 * self.covered / max(1, self.total):.1f} %)"
         beside = [f"{name} ({n:,} weights)" for name, n in self.left_out.items()]
         if self.silent:
-            beside.append(f"{self.silent} layers that only images reach")
+            beside.append(f"{amount(self.silent, 'layer')} that only images reach")
         if self.unreached:
             beside.append(f"{self.unreached:,} weights that text does not reach")
         if self.unseen:
-            beside.append(f"{sum(self.unseen.values()):,} weights of {len(self.unseen)} layers of another form")
+            beside.append(
+                f"{sum(self.unseen.values()):,} weights of {amount(len(self.unseen), 'layer')} of another form"
+            )
         return f"{share}; left out: {', '.join(beside)}" if beside else share
 
     def problem(self, params: str) -> str | None:
@@ -255,8 +258,8 @@ class Coverage:
             return f"--params all-linear covers {self}: the rest lies in weights that are no linear layers"
         if params == "qkv" and 2 * self.reached < self.layers - self.silent:
             return (
-                f"--params qkv finds projections in {self.reached} of {self.layers} layers alone, and covers {self}; "
-                "--params all-linear takes the others' as well"
+                f"--params qkv finds projections in {self.reached} of {amount(self.layers, 'layer')} alone, and covers "
+                f"{self}; --params all-linear takes the others' as well"
             )
         return None
 
@@ -400,8 +403,8 @@ def adapted_weights(model: nn.Module, params: str = "qkv") -> dict[str, Weight]:
     other = [name for name, weight in found.items() if weight.experts is None and not all(map(_adds_up, weight.owners))]
     if other:
         log.warning(
-            "%d layers are left out of the adapter, first `%s`: they give more than a product that it could add to",
-            len(other), other[0],
+            "left out of the adapter: %s, first `%s`, with more than a product that it could add to",
+            amount(len(other), "layer"), other[0],
         )  # fmt: skip
     kept = {name: weight for name, weight in found.items() if name not in other}
     if not kept:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from diq.base.errors import ModelError
-from diq.base.text import first_line
+from diq.base.text import amount, first_line
 from diq.models.architecture import (
     check_whole,
     forget_lengths,
@@ -173,8 +173,9 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
     empty = [name for name, one in places.items() if OF_ADAPTER.search(name) and id(one) not in filled]
     if foreign or empty:
         raise ModelError(
-            f"the adapter `{adapter.source}` belongs to another base model: {len(foreign)} of its {len(kept)} "
-            f"matrices have no place here, and {len(empty)} places stay empty",
+            f"the adapter `{adapter.source}` belongs to another base model: {len(foreign)} of its "
+            f"{amount(len(kept), 'matrix', 'matrices')} have no place here, and "
+            f"{amount(len(empty), 'place')} stay empty",
             hint,
         )
     whole = sorted(name.removeprefix("base_model.model.") for name in kept if not OF_ADAPTER.search(name))

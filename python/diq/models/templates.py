@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from diq.base.errors import UsageError
 from diq.base.sample import Message, inline_reasoning, split_prompt
+from diq.base.text import amount
 
 log = logging.getLogger(__name__)
 
@@ -417,7 +418,7 @@ class ChatTemplate:
     def say(self, what: str) -> None:
         """Log in how many conversations something was done for the text to be there, since the last time."""
         for note, n in self.notes.items():
-            log.warning("%s: %s (%d conversations)", what, note, n)
+            log.warning("%s: %s (%s)", what, note, amount(n, "conversation"))
         self.notes.clear()
 
 

@@ -26,7 +26,7 @@ from diq.base.errors import ModelError, RunFailedError, UsageError
 from diq.base.fingerprint import sha_fingerprint
 from diq.base.options import Turns
 from diq.base.sample import Message, inline_reasoning, split_prompt
-from diq.base.text import first_line
+from diq.base.text import amount, first_line
 from diq.models.architecture import RopeChange, read_config
 from diq.models.source import ModelSource, read_object
 from diq.models.templates import (
@@ -359,16 +359,16 @@ class Tokenization:
         if self.template is not None:
             self.template.say(what)
         for reason, n in tally.refused.items() if left_out else ():
-            log.warning("%s: %d of %d samples cannot be used: %s", what, n, tally.n, reason)
+            log.warning("%s: %d of %s cannot be used: %s", what, n, amount(tally.n, "sample"), reason)
         if tally.cut:
             log.warning(
-                "%s: %d of %d samples are longer than %d tokens and lose %.1f %% of all tokens",
-                what, tally.cut, tally.n, self.max_length, 100 * tally.lost / tally.tokens,
+                "%s: %d of %s are longer than %d tokens and lose %.1f %% of all tokens",
+                what, tally.cut, amount(tally.n, "sample"), self.max_length, 100 * tally.lost / tally.tokens,
             )  # fmt: skip
         if tally.unanswered and left_out:
             log.warning(
-                "%s: %d of %d samples have no answer token left within %d tokens%s",
-                what, tally.unanswered, tally.n, self.max_length,
+                "%s: %d of %s have no answer token left within %d tokens%s",
+                what, tally.unanswered, amount(tally.n, "sample"), self.max_length,
                 ": raise --max-length" if 2 * tally.unanswered > tally.n else "",
             )  # fmt: skip
 

@@ -46,6 +46,7 @@ def quadrants(
     selection: str | int | None = None,
     run: int | None = None,
     difficulty: str = "overall",
+    validation_set: str | Sequence[str] = (),
     scale: Literal["symlog", "linear"] = "symlog",
 ) -> alt.Chart:
     """The plane of difficulty and influence: how many samples lie where, tau and the median, what a selection takes.
@@ -57,6 +58,8 @@ def quadrants(
         selection: name or number of a selection to outline.
         run: influence run; None takes that of the selection, or the only one.
         difficulty: ``overall``, ``knowledge`` or ``reasoning``; a selection brings its own.
+        validation_set: those whose dots count, as ``NAME`` or ``NAME=WEIGHT``; none: all of the run. A selection by
+            dots brings its own.
         scale: of the dots; ``symlog`` is logarithmic on both sides of zero, for heavy tails.
 
     Raises:
@@ -65,7 +68,9 @@ def quadrants(
     """
     check_choice("scale", scale, ("symlog", "linear"))
     check_choice("difficulty", difficulty, DIFFICULTY_DIMENSIONS)
-    with grounded(store, dataset, model, selection=selection, run=run, dimension=difficulty) as found:
+    with grounded(
+        store, dataset, model, selection=selection, run=run, dimension=difficulty, validation_set=validation_set
+    ) as found:
         drawn = data.plane(found, is_linear=scale == "linear")
         return _chart(charts.quadrants(drawn, found.name, found.model, _name(found.selection)))
 
@@ -77,6 +82,7 @@ def difficulty_levels(
     *,
     run: int | None = None,
     difficulty: str = "overall",
+    validation_set: str | Sequence[str] = (),
 ) -> alt.Chart:
     """How many samples have each level of difficulty, by dimension and quadrant (the paper's Figures 8 to 12).
 
@@ -86,6 +92,7 @@ def difficulty_levels(
         model: whose dots make the quadrants; None takes the only one.
         run: influence run, where there are several.
         difficulty: dimension that makes the quadrants.
+        validation_set: as for `quadrants`.
 
     Raises:
         MissingScoresError: no dataset has difficulty scores.
@@ -97,7 +104,9 @@ def difficulty_levels(
     missing: list[MissingScoresError] = []
     with opened(store) as one_store:
         for name in names:
-            with grounded(one_store, name, model, run=run, dimension=difficulty) as found:
+            with grounded(
+                one_store, name, model, run=run, dimension=difficulty, validation_set=validation_set
+            ) as found:
                 try:
                     drawn = data.levels(found)
                 except MissingScoresError as error:
@@ -135,12 +144,13 @@ def length_bias(
     model: str | None = None,
     *,
     selection: str | int | None = None,
+    validation_set: str | Sequence[str] = (),
 ) -> alt.Chart:
     """The dot against the number of answer tokens, and how much of each length a selection takes.
 
     Arguments and errors as for `quadrants`.
     """
-    with grounded(store, dataset, model, selection=selection) as found:
+    with grounded(store, dataset, model, selection=selection, validation_set=validation_set) as found:
         return _chart(charts.length_bias(data.lengths(found), found.name, _name(found.selection)))
 
 
@@ -150,12 +160,13 @@ def stability(
     model: str | None = None,
     *,
     selection: str | int | None = None,
+    validation_set: str | Sequence[str] = (),
 ) -> alt.Chart:
     """How differently two halves of the validation samples rank, and how much of a selection they disagree on.
 
     Arguments and errors as for `quadrants`; the dots need folds (``diq score influence --folds``, 2 by default).
     """
-    with grounded(store, dataset, model, selection=selection) as found:
+    with grounded(store, dataset, model, selection=selection, validation_set=validation_set) as found:
         return _chart(charts.stability(data.halves(found), found.name))
 
 

@@ -313,7 +313,7 @@ def stability(drawn: Drawn, name: str) -> Spec:
     facts = drawn.facts
     one, other = facts["half_sizes"]
     plain = {"format": "%", "grid": False}
-    x = _number("one", f"place by one half ({one:,} samples); 0 % is best", axis=plain)
+    x = _number("one", f"place by one half ({amount(one, 'sample')}); 0 % is best", axis=plain)
     y = _number("other", f"place by the other half ({other:,})", axis=plain, scale={"reverse": True})
     cells = {
         "data": _values(drawn.rows),
@@ -525,7 +525,7 @@ def cost(found: Account) -> Spec:
     }
     return _chart(
         f"What it costs with {found.plan.size.name}",
-        f"{int(found.plan.lengths.n):,} samples",
+        f"{amount(int(found.plan.lengths.n), 'sample')}",
         data=_values(rows),
         mark={"type": "point", "filled": True, "size": 90, "opacity": 1},
         encoding=encoding,

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from diq.base import symlog
 from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import Ratio
 from diq.influence.meters import RATIOS
-from diq.influence.stored import Closest, takes_largest
+from diq.influence.stored import Closest, scoring_command, takes_largest
 from diq.plot.ground import Ground
 from diq.selection.quadrants import QUADRANTS
 from diq.store.rows import SampleRows
@@ -62,7 +63,7 @@ class Axis:
     @classmethod
     def over(cls, low: float, high: float, bins: int, scale: float | None = None) -> Axis:
         """Bins from the lowest to the highest value; one value alone lies in the middle."""
-        one = cls(0.0, 1.0, bins, scale if scale else None)
+        one = cls(0.0, 1.0, bins, symlog.reaching(scale, max(abs(low), abs(high))) if scale else None)
         first, last = one.scaled(low), one.scaled(high)
         if first == last:
             margin = abs(first) / 2 or 1.0
@@ -73,14 +74,14 @@ class Axis:
         """A value on the axis."""
         if self.scale is None:
             return value
-        return math.copysign(math.log1p(abs(value / self.scale)), value)
+        return float(symlog.places(value, self.scale))
 
     def edge(self, bin: int) -> float:
         """Value at the left edge of a bin."""
         place = self.low + bin * self.step
         if self.scale is None:
             return place
-        return math.copysign(math.expm1(abs(place)) * self.scale, place)
+        return float(symlog.values_at(place, self.scale))
 
     def ticks(self) -> list[float]:
         """Round values to be named, of a linear axis none (any will do).
@@ -198,7 +199,7 @@ def levels(ground: Ground) -> Drawn:
     if ground.difficulty_run is None:
         raise MissingScoresError(f"dataset `{ground.name}` has no difficulty to draw", hint)
     samples = _samples(ground)
-    quadrant, _ = _of_ranking(ground, samples)
+    quadrant, _ = _placed(ground)
     counts: dict[str, Counter[tuple[int, int]]] = {name: Counter() for name in DIFFICULTY_DIMENSIONS}
     found = samples.batches(
         ground.store, DIFFICULTY_DIMENSIONS, "store/levels_of_run", difficulty_run=ground.difficulty_run
@@ -241,17 +242,20 @@ def _samples(ground: Ground) -> SampleRows:
     return ground.samples
 
 
-def _of_ranking(ground: Ground, samples: SampleRows) -> tuple[Any, Any]:
-    """Quadrant (1 to 4; 0: not ranked) and dot (NaN likewise) of each row."""
-    quadrant, dot = np.zeros(len(samples), np.uint8), np.full(len(samples), np.nan)
-    if ground.ranked is not None:
-        ends = np.cumsum(ground.ranked.counts)
-        with ground.store.batches("plot/ranked_rows", rows=1 << 20) as batches:
-            for batch in batches:
-                rows = samples.of_positions(numbers(batch.column("position")))
-                dot[rows] = numbers(batch.column("dot"))
-                quadrant[rows] = 1 + np.searchsorted(ends, numbers(batch.column("rank")), side="right")
-    return quadrant, dot
+def _placed(ground: Ground) -> tuple[Any, Any]:
+    """Quadrant (1 to 4; 0: not ranked) and dot (NaN likewise) of each row, read once."""
+    if ground.placed is None:
+        samples = _samples(ground)
+        quadrant, dot = np.zeros(len(samples), np.uint8), np.full(len(samples), np.nan)
+        if ground.ranked is not None:
+            ends = np.cumsum(ground.ranked.counts)
+            with ground.store.batches("plot/ranked_rows", rows=1 << 20) as batches:
+                for batch in batches:
+                    rows = samples.of_positions(numbers(batch.column("position")))
+                    dot[rows] = numbers(batch.column("dot"))
+                    quadrant[rows] = 1 + np.searchsorted(ends, numbers(batch.column("rank")), side="right")
+        ground.placed = quadrant, dot
+    return ground.placed
 
 
 def _taken(ground: Ground, samples: SampleRows) -> Any:
@@ -283,10 +287,10 @@ def dots(ground: Ground) -> Drawn:
         set_id = {"validation_set_id": one["validation_set_id"]}
         (found,) = ground.store.rows("plot/dot_bounds", **set_id)
         if not found["n"]:
-            ground.notes.append(
-                f"no dots with validation set `{one['name']}`: run `diq score influence {quoted(ground.name)} --model "
-                f"{quoted(str(ground.model))} --validation-set {quoted(one['name'])}`"
-            )
+            # one that does not count is not missed
+            if ground.weights is None or one["name"] in ground.weights:
+                command = scoring_command(ground.name, str(ground.model), one["method"], one["name"])
+                ground.notes.append(f"no dots with validation set `{one['name']}`: run `{command}`")
             continue
         axis = Axis.over(found["low"], found["high"], HISTOGRAM_BINS, found["scale"])
         shown = {"median": found["quartiles"][1], "scale": axis.scale, "ticks": axis.ticks()}
@@ -309,13 +313,14 @@ def lengths(ground: Ground) -> Drawn:
     """
     ranked = ground.needs_ranking()
     run_id = ground.needs_dots()
-    first = ground.store.rows("store/validation_sets_of_run", run_id=run_id)[0]
     samples = _samples(ground)
-    _, dot = _of_ranking(ground, samples)
+    _, dot = _placed(ground)
     taken, tokens = _taken(ground, samples), np.full(len(samples), np.nan)
-    # any set will do: all of a run count the same tokens
-    read = {"run_id": run_id, "validation_set_id": first["validation_set_id"]}
-    samples.scatter(ground.store, {"answer_tokens": tokens}, "store/dots_of_set", **read)
+    for one in ground.store.rows("store/validation_sets_of_run", run_id=run_id):
+        # all of a run count the same tokens, but not every set has the same samples
+        if np.isnan(tokens[np.isfinite(dot)]).any():
+            read = {"run_id": run_id, "validation_set_id": one["validation_set_id"]}
+            samples.scatter(ground.store, {"answer_tokens": tokens}, "store/dots_of_set", **read)
     kept = np.flatnonzero((tokens > 0) & np.isfinite(dot))
     if not len(kept):
         raise MissingScoresError(
@@ -339,8 +344,8 @@ def lengths(ground: Ground) -> Drawn:
             | dict(zip(names, quantiles, strict=True))
         )
     n, n_taken = (sum(one[name] for one in rows) for name in ("n", "taken"))
-    middle = sorted(abs(one["median"]) for one in rows)[len(rows) // 2]
-    axis = Axis.over(min(one["p10"] for one in rows), max(one["p90"] for one in rows), 1, middle or None)
+    low, high = min(one["p10"] for one in rows), max(one["p90"] for one in rows)
+    axis = Axis.over(low, high, 1, symlog.scale_of(dot[kept]))
     return Drawn(
         rows,
         {
@@ -405,18 +410,16 @@ def tasks(ground: Ground) -> Drawn:
         )
     run_id = ground.needs_dots()
     sets = ground.store.rows("store/validation_sets_of_run", run_id=run_id)
-    if len(sets) < 2:
-        raise MissingScoresError(
-            f"the dots of dataset `{ground.name}` are of one validation set, so there are no shares of tasks",
-            "score with several: --validation-set A --validation-set B",
-        )
     samples = _samples(ground)
     tasks_of, is_known = Closest(len(samples), largest=takes_largest(sets)), np.ones(len(samples), bool)
+    names: list[str] = []
     for one in sets:
         dot = np.full(len(samples), np.nan)
         read = {"run_id": run_id, "validation_set_id": one["validation_set_id"]}
         samples.scatter(ground.store, {"dot": dot}, "store/dots_of_set", **read)
         if not np.isfinite(dot).any():
+            if ground.weights is not None and one["name"] not in ground.weights:
+                continue
             raise MissingScoresError(
                 f"the validation set `{one['name']}` of run {run_id} has no dots on dataset `{ground.name}`, so no "
                 "sample is known to be closest to any",
@@ -424,16 +427,22 @@ def tasks(ground: Ground) -> Drawn:
             )
         is_known &= np.isfinite(dot)
         tasks_of.add(dot)
+        names.append(one["name"])
+    if len(names) < 2:
+        raise MissingScoresError(
+            f"the dots of dataset `{ground.name}` are of one validation set, so there are no shares of tasks",
+            "score with several: --validation-set A --validation-set B",
+        )
     closest = tasks_of.where(is_known)
-    counts = np.bincount(closest[is_known], minlength=len(sets))
-    counts_taken = np.bincount(closest[is_known & _taken(ground, samples)], minlength=len(sets))
+    counts = np.bincount(closest[is_known], minlength=len(names))
+    counts_taken = np.bincount(closest[is_known & _taken(ground, samples)], minlength=len(names))
     drawn = []
-    for one, n_dataset, n_taken in zip(sets, counts.tolist(), counts_taken.tolist(), strict=True):
+    for name, n_dataset, n_taken in zip(names, counts.tolist(), counts_taken.tolist(), strict=True):
         share = n_taken / max(int(counts_taken.sum()), 1)
         dataset_share = n_dataset / max(int(counts.sum()), 1)
         lift = share / dataset_share if dataset_share else None
         facts = {"share": share, "n_dataset": n_dataset, "dataset_share": dataset_share, "lift": lift}
-        drawn.append({"task": one["name"], "n": n_taken, **facts})
+        drawn.append({"task": name, "n": n_taken, **facts})
     return Drawn(drawn)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from diq.base import config
 from diq.base.command import quoted
 from diq.base.errors import MissingScoresError, UsageError
-from diq.selection.ranking import make_ranking
-from diq.selection.scores import Request, Runs, choose_runs
+from diq.selection.ranking import current_ranking, make_ranking
+from diq.selection.scores import Request, Runs, choose_runs, settled_weights
 from diq.store.rows import SampleRows
 from diq.store.store import Store
 
@@ -59,10 +62,12 @@ class Ground:
         dimension: of the difficulty.
         influence_run: run of the dots; None where there is none.
         difficulty_run: run of the difficulty; None where there is none.
+        weights: weight of each validation set whose dots count; None: all of the run, by their samples (Eq. 3).
         ranked: the ranking; None where a score is missing.
         selection: the selection's row with its ranking's; None without one.
         notes: what is missing or not as it was, a line each, with the command that mends it.
         samples: the rows of the dataset, once a chart has needed them.
+        placed: ``[n]`` quadrant and ``[n]`` dot of each of them in the ranking, likewise.
     """
 
     store: Store
@@ -71,10 +76,12 @@ class Ground:
     dimension: str
     influence_run: int | None = None
     difficulty_run: int | None = None
+    weights: dict[str, float] | None = None
     ranked: Ranked | None = None
     selection: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     samples: SampleRows | None = None
+    placed: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]] | None = None
 
     @property
     def name(self) -> str:
@@ -121,6 +128,7 @@ def grounded(
     dimension: str = "overall",
     run: int | None = None,
     difficulty_run: int | None = None,
+    validation_set: str | Sequence[str] = (),
 ) -> Iterator[Ground]:
     """Look up what charts of a dataset stand on, for the length of a ``with`` block.
 
@@ -132,6 +140,8 @@ def grounded(
         dimension: of the difficulty; a selection by quadrants brings its own.
         run: influence run, where there are several.
         difficulty_run: difficulty run, where there are several.
+        validation_set: those whose dots count, as ``NAME`` or ``NAME=WEIGHT``; none: all of the run. A selection by the
+            dots of the run brings its own.
 
     Raises:
         UsageError: an unknown name, or several to choose from.
@@ -153,6 +163,7 @@ def grounded(
             dimension = json.loads(chosen["config"])["difficulty"]
         ground = Ground(found, found.dataset(name), model, dimension, selection=chosen)
         _find_runs(ground, run, difficulty_run)
+        ground.weights = _weights(ground, [validation_set] if isinstance(validation_set, str) else validation_set)
         _show_ranking(ground)
         found.run("plot/choose", selection_id=chosen["selection_id"] if chosen else None)
         yield ground
@@ -192,7 +203,7 @@ def _find_runs(ground: Ground, run: int | None, difficulty_run: int | None) -> N
                 f"dataset `{ground.name}` has dots of several models: {', '.join(models)}", "name one with --model"
             )
         ground.model = models[0] if models else None
-    if chosen is not None and chosen["quadrant_counts"] is not None and chosen["model"] == ground.model:
+    if chosen is not None and chosen["model"] == ground.model:
         run = run or chosen["influence_run"]
         difficulty_run = difficulty_run or chosen["difficulty_run"]
     if ground.model is None:
@@ -210,6 +221,18 @@ def _run(ground: Ground, request: Request, asked: int | None, asked_difficulty: 
         ground.notes.append(error.told)
         return None
     return runs.influence if request.influence else runs.difficulty
+
+
+def _weights(ground: Ground, asked: Sequence[str]) -> dict[str, float] | None:
+    """Weights of the validation sets: those of a selection by dots of the run, else those that are asked for."""
+    chosen = ground.selection
+    if ground.influence_run is None:
+        return None
+    if chosen is not None and chosen["influence_run"] == ground.influence_run:
+        found: dict[str, float] | None = json.loads(chosen["config"]).get("validation_weights")
+        return found
+    request, runs = Request("influence", influence="dot"), Runs(influence=ground.influence_run)
+    return settled_weights(ground.store, request, runs, asked)
 
 
 def _show_ranking(ground: Ground) -> None:
@@ -230,26 +253,36 @@ def _show_ranking(ground: Ground) -> None:
         )
     if ground.influence_run is None or ground.difficulty_run is None:
         return
-    found = store.row(
-        "plot/latest_ranking",
-        dataset_id=ground.data["dataset_id"],
-        influence_run=ground.influence_run,
-        difficulty_run=ground.difficulty_run,
-        difficulty=ground.dimension,
-    )
-    if found is not None and found["is_current"]:
-        _show_stored(ground, found)
-        return
     request = Request("diq", model=ground.model, difficulty=ground.dimension, percentile=0.5, influence="dot")
     runs = Runs(influence=ground.influence_run, difficulty=ground.difficulty_run)
+    found = current_ranking(store, ground.data, request, runs, ground.weights)
+    if found is not None:
+        _show_stored(ground, found)
+        return
     try:
-        made = make_ranking(store, ground.data, request, runs, None)
+        made = make_ranking(store, ground.data, request, runs, ground.weights)
     except MissingScoresError as error:
-        ground.notes.append(error.told)
+        ground.notes.append(_why_none(ground) or error.told)
         return
     store.insert("plot/copy_ranked", made.rows)
     store.run("plot/view_ranked_copy")
     ground.ranked = _ranked(made.facts | {"ranking_id": None})
+
+
+def _why_none(ground: Ground) -> str | None:
+    """What is to be said where no sample has a dot with every validation set that counts, but some with others."""
+    ids = {"dataset_id": ground.data["dataset_id"], "run_id": ground.influence_run}
+    with_dots = {one["name"] for one in ground.store.rows("plot/sets_with_dots", **ids)}
+    names = [one["name"] for one in ground.store.rows("store/validation_sets_of_run", run_id=ground.influence_run)]
+    lacking = [name for name in ground.weights or names if name not in with_dots]
+    if not with_dots or not lacking:
+        return None
+    words = " ".join(f"--validation-set {quoted(name)}" for name in names if name in with_dots)
+    return (
+        f"no sample of `{ground.name}` has dots with the validation {'set' if len(lacking) == 1 else 'sets'} "
+        f"{', '.join(f'`{name}`' for name in lacking)} of run {ground.influence_run}, so none is ranked: "
+        f"`{words}` counts the others alone"
+    )
 
 
 def _show_stored(ground: Ground, row: dict[str, Any]) -> None:

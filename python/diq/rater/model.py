@@ -24,6 +24,7 @@ import torch
 
 from diq.base.errors import ModelError, UsageError
 from diq.base.fingerprint import fingerprint_of
+from diq.base.text import amount
 from diq.encoders import network as encoders
 from diq.encoders.folder import RECORD, read_record
 from diq.encoders.network import Encoded
@@ -111,7 +112,7 @@ def half_width(residuals: Floats, coverage: float) -> float:
     if rank > len(residuals):
         least = math.ceil(share / (1 - share))
         raise UsageError(
-            f"--coverage {coverage:g} needs {least} calibration samples, the split has {len(residuals)}",
+            f"--coverage {coverage:g} needs {amount(least, 'calibration sample')}, the split has {len(residuals)}",
             "give a lower --coverage, or score more samples",
         )
     return float(np.sort(residuals)[rank - 1])

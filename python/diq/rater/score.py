@@ -15,6 +15,7 @@ import torch
 from diq.base.errors import ModelError, UsageError
 from diq.base.options import verb
 from diq.base.sample import Message
+from diq.base.text import amount
 from diq.encoders.embeddings import text_of
 from diq.influence.stored import RATER
 from diq.models.device import describe_environment, pick_device, pick_dtype
@@ -148,8 +149,8 @@ def _find_set(opened: Store, rated: RatedSet) -> int | None:
         same = row["n_samples"] == rated.n_samples or None in (row["n_samples"], rated.n_samples)
     if not same:
         raise UsageError(
-            f"the validation set `{rated.name}` of this store ({row['n_samples']} samples) is not the one that the "
-            f"rater predicts dots with ({rated.n_samples} samples)",
+            f"the validation set `{rated.name}` of this store ({amount(row['n_samples'], 'sample')}) is not the one "
+            f"that the rater predicts dots with ({amount(rated.n_samples or 0, 'sample')})",
             "predict in a store that has no other validation set of that name",
         )
     return set_id

@@ -27,7 +27,7 @@ from diq.base.options import verb
 from diq.base.progress import Progress
 from diq.base.sample import prompt_text
 from diq.base.summary import Summary
-from diq.base.text import did_you_mean
+from diq.base.text import amount, did_you_mean
 from diq.encoders import fitting
 from diq.encoders import network as encoders
 from diq.encoders.embeddings import text_of
@@ -231,7 +231,7 @@ def _read(store: Path, datasets: Sequence[str], model: str, asked: int | None) -
                         lengths = (float(words if tokens is None else tokens), float(len(question.split())))
                         samples[row["sample_id"]] = (question, text, row["dots"], *lengths)
     if left_out:
-        log.info("%d samples have no finite dot for every validation set and are left out", len(left_out))
+        log.info("left out without a finite dot for every validation set: %s", amount(len(left_out), "sample"))
     kept = list(samples.values())
     return _Dots(
         run=train_rater,
@@ -285,7 +285,7 @@ def _choose_run(opened: Store, data: Sequence[Mapping[str, Any]], model: str, as
             else f"run {command} to its end, on every dataset with the same settings",
         )
     raise MissingScoresError(
-        f"{names} have dots of model `{model}` from {len(candidates)} runs: {listed_runs(candidates)}",
+        f"{names} have dots of model `{model}` from {amount(len(candidates), 'run')}: {listed_runs(candidates)}",
         f"name one with --run {candidates[-1]['run_id']}",
     )
 
@@ -299,7 +299,7 @@ def _check_dots(found: _Dots, split: npt.NDArray[np.int8], target: Target, cover
     n = len(found.texts)
     if n < MIN_SAMPLES:
         raise UsageError(
-            f"{n} samples with dots are too few to train and test on: {MIN_SAMPLES} are the least "
+            f"{amount(n, 'sample')} with dots are too few to train and test on: {MIN_SAMPLES} are the least "
             f"({found.n_left_out} have no finite dot)",
             "score more samples with `diq score influence`",
         )
@@ -307,7 +307,7 @@ def _check_dots(found: _Dots, split: npt.NDArray[np.int8], target: Target, cover
         here = int(np.count_nonzero(split == number))
         if here < 2:
             raise UsageError(
-                f"the {name} split has {here} of {n} samples: questions are split, not rows",
+                f"the {name} split has {here} of {amount(n, 'sample')}: questions are split, not rows",
                 "score more questions, enlarge its share with --shares, or take another --seed",
             )
     # that the split suffices for the coverage should not show after the training
@@ -316,7 +316,7 @@ def _check_dots(found: _Dots, split: npt.NDArray[np.int8], target: Target, cover
     for name, column in zip(found.names, train.T, strict=True):
         if (column == column[0]).all():
             raise UsageError(
-                f"all {len(column)} dots with `{name}` in the training split are {column[0]:g}",
+                f"all {amount(len(column), 'dot')} with `{name}` in the training split are {column[0]:g}",
                 "there is nothing to learn: score with another validation set or model",
             )
     return [Scale.fit(column, target) for column in train.T]
@@ -380,8 +380,8 @@ def _train(job: _Job, folder: Path, baselines: bool) -> RaterSummary:
     )
     if summary.n_truncated:
         log.warning(
-            "%d of %d texts are longer than the %d tokens that the rater reads and were cut",
-            summary.n_truncated, len(ids), max_length,
+            "%d of %s are longer than the %d tokens that the rater reads and were cut",
+            summary.n_truncated, amount(len(ids), "text"), max_length,
         )  # fmt: skip
     if baselines:
         # before the training: they take seconds, and a missing package should show at once
@@ -541,9 +541,10 @@ def _card(job: _Job, summary: RaterSummary, record: RaterRecord) -> str:
         f"# Influence on {', '.join(found.names)}, predicted from text",
         "",
         f"A regression from `{job.source.name}`, trained by `diq rater train` on the dots (method "
-        f"`{found.run['method']}`) of `{record.model_name}` (`{record.model_id[:12]}`) for {summary.n_samples:,} "
-        f"samples of {', '.join(f'`{one}`' for one in found.datasets)}. It reads question, reasoning and answer, up to "
-        f"{summary.max_length} tokens ({summary.n_truncated:,} of the samples are longer).",
+        f"`{found.run['method']}`) of `{record.model_name}` (`{record.model_id[:12]}`) for "
+        f"{amount(summary.n_samples, 'sample')} of {', '.join(f'`{one}`' for one in found.datasets)}. It reads "
+        f"question, reasoning and answer, up to {summary.max_length} tokens ({summary.n_truncated:,} of the samples "
+        "are longer).",
         "",
         f"Its outputs are on the scale of its targets: {scale}. The knots of the map back to dots, and half the width "
         f"of the intervals, are in `{RECORD}`. Use it with `diq score influence DATASET --rater FOLDER`, for this "

@@ -35,7 +35,7 @@ ANY = "*"
 # what an option may name that is a file, a folder, or an id of a hub
 _FILES = ("path", "model", "source")
 # verbs whose output is a file; that of the others is a folder
-_WRITE_FILES = ("select", "sql", "benchmark questions", "results")
+_WRITE_FILES = ("select", "sql", "benchmark questions", "results", "report")
 
 SCORES = {
     "score difficulty": "difficulty",
@@ -119,9 +119,11 @@ def _check_options(problems: Problems, step: Step) -> bool:
     good = not unknown
     for key, one in known.items():
         if key not in step.options:
-            if one.required and f"`{key}`" not in meant:
+            # the default of a path is a file of the working folder, which every recipe would write
+            required = one.required or (one.option.writes == "path" and one.default is not None)
+            if required and f"`{key}`" not in meant:
                 problems.add(step.place, f"`{key}` is missing")
-            good = good and not one.required
+            good = good and not required
             continue
         try:
             one.read(step.options[key])

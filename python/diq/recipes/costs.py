@@ -44,7 +44,7 @@ def estimates(recipe: Recipe, store: Path) -> list[float | None]:
 
 
 # what runs no model
-_FREE = ("ingest", "score length", "score bm25", "select", "sql", "results", "benchmark questions")
+_FREE = ("ingest", "score length", "score bm25", "select", "sql", "results", "report", "benchmark questions")
 
 
 class _Counter:

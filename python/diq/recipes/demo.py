@@ -23,7 +23,7 @@ from diq.base.files import check_folder, is_empty
 from diq.base.options import verb
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
-from diq.base.text import short
+from diq.base.text import amount, short
 from diq.demo.make import MODEL, has_data
 from diq.demo.options import Sizes
 from diq.demo.world import NOTICE, TASKS
@@ -38,8 +38,9 @@ RECIPE = "demo"
 TRAINED = "0.1"
 HELD_OUT = tuple(f"{task}-held-out" for task in TASKS)
 
-# what takes longest and shows least on a model of this size; `diq run demo` has it
-_LEFT_OUT = ("benchmarks=[]", "preferences=[]")
+# what takes longest and shows least on a model of this size, and the page, for which a demo without a folder has no
+# place; `diq run demo` has them
+_LEFT_OUT = ("benchmarks=[]", "preferences=[]", "reported=[]")
 _QUADRANTS = {
     "Q1": "hard, helps the validation tasks",
     "Q2": "easy, helps",
@@ -273,8 +274,8 @@ class _Story:
         self.summary.models = dict(steps[0].result["models"])
         sizes, llama = self.summary.sizes, self.summary.models[MODEL]
         self.narrator.say(
-            f"Wrote {sizes['samples'] + sizes['duplicates'] + sizes['broken']:,} training rows (some wrong, off-topic, "
-            f"cut off, repeated or broken) and {len(TASKS)} validation tasks to data/."
+            f"Wrote {amount(sizes['samples'] + sizes['duplicates'] + sizes['broken'], 'training row')} (some wrong, "
+            f"off-topic, cut off, repeated or broken) and {len(TASKS)} validation tasks to data/."
         )
         self.narrator.say(
             f"Trained {MODEL}: {llama['parameters']:,} parameters, {llama['tokens']:,} tokens, "
@@ -295,7 +296,7 @@ class _Story:
     def _classifier(self, steps: Sequence[StepReport]) -> None:
         trained = self.summary.classifier = steps[0].result
         self.narrator.table(
-            f"difficulty of {sum(trained['splits']['test']['overall'])} questions that nothing was trained on",
+            f"difficulty of {amount(sum(trained['splits']['test']['overall']), 'question')} kept from training",
             ("classifier", "dimension", "macro F1", "kappa", "absolute error"),
             [
                 (one["name"], dimension, found["macro_f1"], found["kappa"], found["mean_absolute_error"])
@@ -379,7 +380,7 @@ def verdict(summary: DemoSummary) -> str:
     else:
         text = "Neither wins clearly here"
     return (
-        f"{text}: the lower loss on {diq} (DIQ) and {other} (random) of {n} validation sets; "
+        f"{text}: the lower loss on {diq} (DIQ) and {other} (random) of {amount(n, 'validation set')}; "
         f"mean over the held-out ones {base:.3f} before, {mean:.3f} (DIQ), {random_mean:.3f} (random). "
         "One seed and one small model show how it works, not how well."
     )

@@ -16,6 +16,7 @@ from diq.base.errors import UsageError
 from diq.base.files import check_file, write_text
 from diq.base.options import verb
 from diq.base.summary import Summary
+from diq.base.text import amount
 from diq.evaluation import benchmarks
 from diq.recipes.options import QuestionsOptions
 
@@ -59,7 +60,8 @@ def write_questions(options: QuestionsOptions) -> QuestionFile:
     available = len(found)
     if options.sample is not None and options.sample > len(found):
         raise UsageError(
-            f"{options.sample:,} questions of {options.benchmark} were asked for, the source has {len(found):,}",
+            f"{amount(options.sample, 'question')} of {options.benchmark} were asked for, the source has "
+            f"{len(found):,}",
             "ask for fewer",
         )
     if options.sample is not None:

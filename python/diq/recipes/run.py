@@ -22,7 +22,7 @@ from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.options import verb
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
-from diq.base.text import did_you_mean, short
+from diq.base.text import amount, did_you_mean, short
 from diq.models.memory import release
 from diq.recipes import text as reading
 from diq.recipes.check import check_steps, writes
@@ -46,6 +46,7 @@ _TOLD: dict[str, tuple[tuple[str, str], ...]] = {
     "train": (("n_samples", "samples"), ("steps", "steps"), ("loss_last", "loss at the end")),
     "evaluate": (("n_generated", "answers now"), ("n_kept", "in the store before")),
     "benchmark questions": (("n", "questions"),),
+    "report": (("size_bytes", "bytes"),),
     "difficulty train": (("n_questions", "questions"),),
     "rater train": (("n_samples", "samples"),),
     "difficulty annotate": (("n_annotated", "samples rated"), ("n_no_score", "without a rating")),
@@ -239,7 +240,7 @@ def _tell_costs(recipe: Recipe, file: Path, reports: Sequence[StepReport]) -> st
             report.cost = f"{flops:.2e} FLOPs"
     if not total:
         return ""
-    left_out = f", without {unknown} steps whose cost is not known" if unknown else ""
+    left_out = f", without {amount(unknown, 'step')} whose cost is not known" if unknown else ""
     return f"{total:.2e} FLOPs{left_out}; `diq cost --probe 60s` tells hours"
 
 
@@ -255,6 +256,7 @@ def title(step: Step) -> str:
         "train": f"to {options.get('output')}",
         "evaluate": f"{options.get('model')} {options.get('adapter') or ''}".strip(),
         "results": f"to {options.get('output')}",
+        "report": f"to {options.get('output')}",
         "sql": f"to {options.get('output')}",
     }.get(step.verb, "")
     return short(" ".join([step.verb, *map(str, shown), about]).strip(), width=100)

@@ -17,7 +17,7 @@ import yaml
 
 from diq.base.config import expanded
 from diq.base.errors import InputError
-from diq.base.text import did_you_mean, short
+from diq.base.text import amount, did_you_mean, short
 
 Place = tuple[str | int, ...]
 
@@ -79,7 +79,7 @@ class Problems:
         if len(ordered) == 1:
             raise InputError(f"the recipe {self.source}: {ordered[0]}", hint)
         text = "\n".join(f"  {one}" for one in ordered)
-        raise InputError(f"the recipe {self.source} has {len(ordered)} problems:\n{text}", hint)
+        raise InputError(f"the recipe {self.source} has {amount(len(ordered), 'problem')}:\n{text}", hint)
 
 
 def show(place: Place) -> str:

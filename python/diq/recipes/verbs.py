@@ -89,6 +89,7 @@ VERBS: dict[str, Verb] = {
     "results": Verb(
         "diq.evaluation.results:results", "diq.evaluation.options:ResultsOptions", ("results",), always=True
     ),
+    "report": Verb("diq.reporting.report:report", "diq.reporting.options:ReportOptions", ("report",), always=True),
     "evaluate": Verb("diq.evaluation.evaluate:evaluate", "diq.evaluation.options:EvaluateOptions", ("evaluate",)),
     **{
         f"judge {rubric}": Verb(

@@ -16,7 +16,7 @@ from diq.evaluation.groups import Group
 from diq.evaluation.results import results
 from diq.evaluation.tables import HEADS, footnotes, percent, title
 from diq.influence.certificate import CONFIDENCE
-from diq.influence.meters import measure, told, told_tasks
+from diq.influence.meters import TOLD_TASKS, measure, told, told_tasks
 from diq.influence.stored import WHAT_IS_NOT_A_DOT, read_dots
 from diq.plot import charts, data
 from diq.plot.ground import Ground, grounded, training_datasets
@@ -66,6 +66,7 @@ def sections(store: Store, options: ReportOptions) -> Iterator[Section]:
         or list(dict.fromkeys(one["dataset"] for one in chosen))
         or training_datasets(store)
     )
+    _check_used(options, datasets, chosen)
     report = options.progress or (lambda *_: None)
     made: list[Section] = []
     runs: set[int] = set()
@@ -79,6 +80,21 @@ def sections(store: Store, options: ReportOptions) -> Iterator[Section]:
     runs |= {one["run_id"] for one in store.rows("store/trainings", run_ids=None) if one["dataset"] in datasets}
     made.append(_reproduce(store, options, chosen, runs))
     yield from (one for one in made if one.blocks)
+
+
+def _check_used(options: ReportOptions, datasets: Sequence[str], chosen: Sequence[dict[str, Any]]) -> None:
+    """Refuse options that say whose dots count where every dataset is drawn by those of its selection."""
+    first = {one["dataset"]: one for one in reversed(chosen)}
+    if any(name not in first or first[name]["influence_run"] is None for name in datasets):
+        return
+    for name in ("validation_set", "run"):
+        if getattr(options, name):
+            listed = ", ".join(f"`{first[name]['name']}`" for name in dict.fromkeys(datasets))
+            raise UsageError(
+                f"{fields_of(ReportOptions)[name].flag} changes nothing here: {listed} brings the run and the weights "
+                "that it was made with",
+                "leave it out, or name a selection that uses no dots",
+            )
 
 
 def _selections(store: Store, options: ReportOptions) -> list[dict[str, Any]]:
@@ -117,8 +133,15 @@ def _of_dataset(
     report: Progress,
 ) -> list[Section]:
     """The sections of a dataset: words, charts, samples; the first selection is the one that charts outline."""
-    first = chosen[0]["selection_id"] if chosen else None
-    with grounded(store, name, options.model, selection=first, run=None if chosen else options.run) as ground:
+    first = chosen[0] if chosen else None
+    with grounded(
+        store,
+        name,
+        options.model,
+        selection=None if first is None else first["selection_id"],
+        run=options.run if first is None or first["influence_run"] is None else None,
+        validation_set=options.validation_set,
+    ) as ground:
         own_runs = {one for one in (ground.influence_run, ground.difficulty_run) if one is not None}
         if ground.data["kind"] == "validation" and not chosen and not own_runs:
             return [_of_validation_set(ground)]
@@ -134,8 +157,7 @@ def _of_dataset(
                 )
             )
         pictures = Section(f"Charts of {name}", list(_charts(ground, report)))
-        weights = json.loads(chosen[0]["config"]).get("validation_weights") if chosen else None
-        meters = _meters(ground, weights)
+        meters = _meters(ground)
         samples = [_samples(ground, one, options, report) for one in chosen]
         # last, since all of them have something to note
         words.blocks += [Words(f"{note[:1].upper()}{note[1:]}.", is_note=True) for note in dict.fromkeys(ground.notes)]
@@ -161,13 +183,22 @@ def _dataset_words(store: Store, ground: Ground) -> str:
         text += f" ({amount(row['n_duplicates'], 'repeated row')} and {row['n_rejects']:,} rejected were left out)"
     if ground.ranked is None:
         return text + "."
-    left = f"; {ground.ranked.n_unscored:,} lack one and are ranked nowhere" if ground.ranked.n_unscored else ""
-    has = "has" if ground.ranked.n == 1 else "have"
+    n_left = ground.ranked.n_unscored
+    left = f"; {n_left:,} {'lacks one and is' if n_left == 1 else 'lack one and are'} ranked nowhere" if n_left else ""
     has = "has" if ground.ranked.n == 1 else "have"
     held = _held(store, ground.influence_run)
     what = f"a dot with the validation gradient of `{ground.model}`" if held is None else f"an influence: {held}"
     have = f"{ground.ranked.n:,} of them {has} a difficulty and {what}"
-    return f"{text}. {have}{left}."
+    # those of a selection are told with it
+    is_asked = ground.selection is None or ground.selection["influence_run"] is None
+    return f"{text}. {have}{left}.{_weights_words(ground.weights) if is_asked else ''}"
+
+
+def _weights_words(weights: Mapping[str, float] | None) -> str:
+    """Which validation sets count and how much, where not all do by their samples; begins with a space."""
+    if not weights:
+        return ""
+    return f" The validation sets count {', '.join(f'`{name}` {weight:g}' for name, weight in weights.items())}."
 
 
 def _held(store: Store, run_id: int | None) -> str | None:
@@ -183,7 +214,7 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
     n_scored = row["n_scored"]
     strategy = row["selection_strategy"]
     asked = f"{100 * float(row['ratio']):g} % were asked for"
-    text = f"Selection `{row['name']}` keeps {row['n']:,} of {n_scored:,} scored samples ({asked}): "
+    text = f"Selection `{row['name']}` keeps {row['n']:,} of {amount(n_scored, 'scored sample')} ({asked}): "
     kind = config["influence"] or "dot"
     text += f"{_STRATEGIES.get(strategy, strategy).replace('dot', kind)}."
     if row["quadrant_counts"] is not None:
@@ -199,8 +230,7 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
         )
     if (held := _held(store, row["influence_run"])) is not None:
         text += f" Its dots are {held}."
-    if weights := config.get("validation_weights"):
-        text += f" The validation sets count {', '.join(f'`{name}` {weight:g}' for name, weight in weights.items())}."
+    text += _weights_words(config.get("validation_weights"))
     found = [Words(text)]
     chance = read_row(row).flip_share(store, strategy, Ratio.parse(row["ratio"]).of(n_scored))
     if chance is not None:
@@ -247,8 +277,8 @@ def _charts(ground: Ground, report: Progress) -> Iterator[Figure | Words]:
         report(f"charts of {name}", done, len(parts))
 
 
-def _meters(ground: Ground, weights: Mapping[str, float] | None) -> Section | None:
-    """The tables of `diq status --scores` for the run that is drawn, with the weights of the selection."""
+def _meters(ground: Ground) -> Section | None:
+    """The tables of `diq status --scores` for the run that is drawn, with the weights that are drawn."""
     run_id = ground.influence_run
     if run_id is None:
         return None
@@ -264,11 +294,11 @@ def _meters(ground: Ground, weights: Mapping[str, float] | None) -> Section | No
         )
     if (held := _held(ground.store, run_id)) is not None:
         section.blocks.append(Words(f"These dots are {held}.", is_note=True))
-    dots = read_dots(ground.store, dataset_id=ground.data["dataset_id"], run_id=run_id, weights=weights)
+    dots = read_dots(ground.store, dataset_id=ground.data["dataset_id"], run_id=run_id, weights=ground.weights)
     found = measure(dots).to_dict()
-    section.blocks.append(Table(f"run {run_id}, model {ground.model}", ("meter", "value"), told(found)))
+    section.blocks.append(Table(f"run {run_id}, model {ground.model}", ("meter", "value", "what it says"), told(found)))
     if rows := told_tasks(found):
-        section.blocks.append(Table("task that the samples are closest to", rows[0], rows[1:]))
+        section.blocks.append(Table("task that the samples are closest to", rows[0], rows[1:], [TOLD_TASKS]))
     return section
 
 
@@ -289,7 +319,9 @@ def _samples(ground: Ground, row: dict[str, Any], options: ReportOptions, report
     shown = [_listed(one, row, options, explained.get(one["sample_id"])) for one in found]
     if shown:
         section.blocks.append(
-            Samples(f"The first {len(shown):,} of {row['n']:,} selected samples", "Best first.", ground.name, shown)
+            Samples(
+                f"The first {len(shown):,} of {amount(row['n'], 'selected sample')}", "Best first.", ground.name, shown
+            )
         )
     after = ground.store.rows(
         "reporting/rows_of_ranking", **place, first=row["first"] + row["n"], n=options.near_misses

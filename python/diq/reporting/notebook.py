@@ -14,7 +14,7 @@ from diq.base.config import DIFFICULTY_DIMENSIONS, Dimension
 from diq.base.errors import UsageError
 from diq.base.sample import Message
 from diq.base.summary import Summary
-from diq.base.text import check_choice, did_you_mean
+from diq.base.text import amount, check_choice, did_you_mean
 from diq.reporting.markup import escaped, marked
 from diq.samples.find import find_sample, sample_at
 from diq.selection.status import Status, status
@@ -77,7 +77,7 @@ class Rows:
         return int(self._table.num_rows)
 
     def __repr__(self) -> str:
-        return f"Rows({len(self):,} rows of {', '.join(self._table.column_names)})"
+        return f"Rows({amount(len(self), 'row')} of {', '.join(self._table.column_names)})"
 
     def _repr_html_(self) -> str:
         names = self._table.column_names
@@ -88,7 +88,7 @@ class Rows:
             + "</tr>"
             for row in self._table.slice(0, _SHOWN).to_pylist()
         )
-        more = f"<p>{len(self):,} rows; the first {_SHOWN} are shown</p>" if len(self) > _SHOWN else ""
+        more = f"<p>{amount(len(self), 'row')}; the first {_SHOWN} are shown</p>" if len(self) > _SHOWN else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 

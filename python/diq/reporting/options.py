@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Annotated
 
-from diq.base.options import InStore, Option
+from diq.base.errors import UsageError
+from diq.base.options import InStore, Needs, Option
+
+
+def _check_page(output: str | os.PathLike[str]) -> None:
+    if Path(output).suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"the output `{output}` is no .html file", "name one such as report.html")
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,21 @@ class ReportOptions(InStore):
         ),
     ] = ()
     run: Annotated[
-        int | None, Option("Influence run to show where nothing is selected.", metavar="N", default="the only one")
+        int | None,
+        Option("Influence run to show where no selection brings its own.", metavar="N", default="the only one"),
     ] = None
+    validation_set: Annotated[
+        Sequence[str],
+        Option(
+            "Validation set whose dots count where no selection brings its own; repeat.",
+            metavar="NAME[=WEIGHT]",
+            default="all of the run, by their samples (Eq. 3)",
+            reads="validation set",
+        ),
+    ] = ()
     output: Annotated[
-        str | os.PathLike[str], Option("The page to write.", short="o", metavar="FILE", writes="path")
+        str | os.PathLike[str],
+        Option("The page to write.", short="o", metavar="FILE", writes="path", check=_check_page),
     ] = "report.html"
     results: Annotated[bool, Option("Also the benchmark tables of `diq results`.")] = False
     published: Annotated[
@@ -60,6 +78,7 @@ class ReportOptions(InStore):
             default="none",
             least=1,
         ),
+        Needs("text"),
     ] = None
     figures: Annotated[
         str | os.PathLike[str] | None,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diq.base.command import shell
-from diq.base.text import cell
+from diq.base.text import amount, cell
 from diq.reporting.blocks import Block, Commands, Figure, Listed, Samples, Section, Table, Words
 from diq.reporting.markup import cut, escaped, marked
 
@@ -200,11 +200,12 @@ def _samples(block: Samples, limit: int) -> Iterator[str]:
         for role, text in _texts(sample):
             shown, more = cut(text, limit)
             left_out += more
-            end = f'<span class="quiet"> … {more:,} more characters</span>' if more else ""
+            end = f'<span class="quiet"> … {amount(more, "more character")}</span>' if more else ""
             yield f'<p class="role">{escaped(role)}</p><div class="said" dir="auto">{marked(shown)}{end}</div>'
         if left_out:
             command = escaped(shell(["diq", "show", block.dataset, sample.sample_id]))
-            yield f'<p class="quiet">{left_out:,} characters are left out; <code>{command}</code> shows all.</p>'
+            shown = f"<code>{command}</code> shows all"
+            yield f'<p class="quiet">Left out: {amount(left_out, "character")}; {shown}.</p>'
         if sample.messages is not None and sample.tokens is not None:
             yield from _tokens(sample.tokens)
         yield "</div></details>"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from diq.base.errors import UsageError
 from diq.base.files import check_file, check_folder, disk_errors, write_text
 from diq.base.options import verb
 from diq.base.summary import Summary
@@ -54,10 +53,6 @@ def report(options: ReportOptions) -> Report:
     import vl_convert  # noqa: F401
 
     output = Path(options.output)
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"the output `{output}` is no .html file", "name one such as report.html")
-    if options.explain is not None and not options.text:
-        raise UsageError("--explain shows texts, and --no-text leaves all of them out", "give one of the two")
     check_file(output, store=options.store_file)
     if options.figures is not None:
         check_folder(Path(options.figures))

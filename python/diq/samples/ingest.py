@@ -13,6 +13,7 @@ from typing import Any
 from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.progress import Progress
+from diq.base.text import amount
 from diq.formats import NOT_USED, Reader, open_sources
 from diq.formats.scores import open_scores
 from diq.formats.sources import find_sources
@@ -137,7 +138,7 @@ def _understand(reader: Reader, found: SourceSummary, warnings: list[str]) -> No
     found.columns |= {name: NOT_USED for name in found.unused if name not in found.columns}
     if found.unused:
         names = ", ".join(
-            f"`{name}`" + (f" in {n:,} of {found.n_rows:,} rows" if 2 * n < found.n_rows else "")
+            f"`{name}`" + (f" in {n:,} of {amount(found.n_rows, 'row')}" if 2 * n < found.n_rows else "")
             for name, n in found.unused.items()
         )
         warnings.append(
@@ -146,7 +147,7 @@ def _understand(reader: Reader, found: SourceSummary, warnings: list[str]) -> No
         )
     if found.n_rows and not found.n_samples and not found.n_duplicates:
         warnings.append(
-            f"`{found.path}`: none of its {found.n_rows:,} rows is a sample in layout {found.layout} "
+            f"`{found.path}`: none of its {amount(found.n_rows, 'row')} is a sample in layout {found.layout} "
             f"(first of all: {next(iter(found.reasons), '')}): --format names another, --map its columns"
         )
     warnings += [f"`{found.path}`: {note}" for note in (*reader.notes, *reader.source.meter.notes)]

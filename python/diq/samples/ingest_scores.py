@@ -12,12 +12,11 @@ from diq.base.errors import UsageError
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import Progress
 from diq.formats.scores import ScoreReader
+from diq.samples.options import EXTERNAL
 from diq.samples.sources import Entry, IngestSummary, SourceSummary, make_entry, match_recorded, record_source
 from diq.store.store import Store, now
 
 log = logging.getLogger(__name__)
-
-EXTERNAL = "external"  # method of runs that were computed elsewhere, and the validation set of their dots
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ from diq.base.options import (
     check_name,
 )
 
+EXTERNAL = "external"
+"""Method of runs that were computed elsewhere, and the validation set of their dots."""
+
 _OF_SCORES, _OF_SAMPLES = Needs("scores"), Excludes("scores")
 
 
@@ -96,7 +99,7 @@ class IngestOptions(InStore):
     ] = None
     validation_set: Annotated[
         str | None,
-        Option("Validation set of the dots of a score file.", metavar="NAME", default="external", check=check_name),
+        Option("Validation set of the dots of a score file.", metavar="NAME", default=EXTERNAL, check=check_name),
         _OF_SCORES,
     ] = None
     replace: Annotated[bool, Option("Take the new value where the store has another score."), _OF_SCORES] = False

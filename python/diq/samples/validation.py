@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diq.base.errors import InputError, UsageError
+from diq.base.text import amount
 from diq.samples.sources import Entry, IngestSummary
 from diq.store.store import Store, now
 
@@ -38,10 +39,10 @@ def existing_validation_set(
         what = (
             f"`{fresh[0]}` is new or changed"
             if fresh
-            else f"it has {len(recorded)} sources, now {len(entries)} are given"
+            else f"it has {amount(len(recorded), 'source')}, now {len(entries)} are given"
         )
         raise UsageError(f"the validation set `{name}` was made from other data: {what}", hint)
-    was = f"{row['n_samples']} samples with seed {row['seed']}" if row["seed"] is not None else "all samples"
+    was = f"{amount(row['n_samples'], 'sample')} with seed {row['seed']}" if row["seed"] is not None else "all samples"
     same = row["seed"] is None if draw.n is None else (row["n_samples"], row["seed"]) == (draw.n, draw.seed)
     if not same:
         raise UsageError(f"the validation set `{name}` was drawn otherwise: {was}", hint)
@@ -51,10 +52,12 @@ def existing_validation_set(
 def draw_validation_set(store: Store, dataset_id: int, name: str, draw: Draw, summary: IngestSummary) -> dict[str, Any]:
     available = summary.n_samples
     if not available:
-        raise InputError(f"no row of the sources can be used: {summary.n_rejects:,} rejects", "check --format or --map")
+        raise InputError(
+            f"no row of the sources can be used: {amount(summary.n_rejects, 'reject')}", "check --format or --map"
+        )
     if draw.n is not None and draw.n > available:
         raise UsageError(
-            f"{draw.n:,} samples were asked for, the sources have {available:,}", "give a smaller --sample"
+            f"{amount(draw.n, 'sample')} were asked for, the sources have {available:,}", "give a smaller --sample"
         )
     n, seed = (available, None) if draw.n is None else (draw.n, draw.seed)
     row = store.row(

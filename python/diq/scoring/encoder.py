@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from diq.base.sample import Message
+from diq.base.text import amount
 from diq.encoders.network import Encoded
 from diq.models.memory import default_budget, in_halves
 from diq.scoring.harness import Batch, Scorer
@@ -126,7 +127,7 @@ class EncoderScorer(Scorer):
         """What the summary tells of cut texts; the log warns of them."""
         if self.n_cut:
             log.warning(
-                "%d of %d texts are longer than the encoder's %d tokens and were cut",
-                self.n_cut, n_scored, self._network.max_length,
+                "%d of %s are longer than the encoder's %d tokens and were cut",
+                self.n_cut, amount(n_scored, "text"), self._network.max_length,
             )  # fmt: skip
         return {"n_truncated": self.n_cut}

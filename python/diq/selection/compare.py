@@ -11,6 +11,7 @@ from typing import Any
 from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.summary import Summary
+from diq.base.text import amount
 from diq.selection.options import CompareOptions
 from diq.selection.quadrants import QUADRANTS
 from diq.store.store import Store
@@ -116,8 +117,8 @@ class _Yardstick:
         if dot is not None and dot["n_ranked"] is not None:
             log.warning(
                 "ranking %d comes from a run that was scored in part: what is shown of difficulty and dots is of the "
-                "%s samples at its beginning, of %s",
-                dot["ranking_id"], f"{dot['n_ranked']:,}", f"{dot['n_scored']:,}",
+                "%s at its beginning, of %s",
+                dot["ranking_id"], amount(dot["n_ranked"], "sample"), f"{dot['n_scored']:,}",
             )  # fmt: skip
         return cls(
             difficulty=difficulty["ranking_id"] if difficulty else None,
@@ -188,9 +189,9 @@ def _warn(chosen: Sequence[Mapping[str, Any]]) -> None:
     for row in chosen:
         if row["n_found"] < row["n"]:
             log.warning(
-                "%s of the %s samples of selection %s (`%s`) are no longer in dataset `%s`: they count nowhere",
+                "%s of the %s of selection %s (`%s`) are no longer in dataset `%s`: they count nowhere",
                 f"{row['n'] - row['n_found']:,}",
-                f"{row['n']:,}",
+                amount(row["n"], "sample"),
                 row["selection_id"],
                 row["name"],
                 row["dataset"],

@@ -27,7 +27,7 @@ from diq.base.errors import InputError, RunFailedError, UsageError
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import Progress
 from diq.base.sample import Message
-from diq.base.text import check_choice, did_you_mean
+from diq.base.text import amount, check_choice, did_you_mean
 from diq.formats import Reader, open_sources
 from diq.formats.rows import BadRow
 from diq.selection import guards
@@ -413,5 +413,7 @@ def _rows(reader: Reader, unreadable: dict[str, int]) -> Iterator[tuple[int, lis
         n += 1
         yield row.line, row.sample.messages
     if not n:
-        raise InputError(f"none of the {n_bad:,} rows of `{reader.source.path}` can be used", "check its layout")
+        raise InputError(
+            f"none of the {amount(n_bad, 'row')} of `{reader.source.path}` can be used", "check its layout"
+        )
     unreadable[reader.source.path] = n_bad

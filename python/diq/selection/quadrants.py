@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from diq import _core
 from diq.base.errors import UsageError
-from diq.base.text import Ratio, first_line
+from diq.base.text import Ratio, amount, first_line
 
 QUADRANTS = ("Q1", "Q2", "Q3", "Q4")
 
@@ -86,7 +86,7 @@ def _column(values: Any, name: str) -> list[Chunk]:
         return _borrow(kind, chunks, name)
     if len(names) != 1:
         raise UsageError(
-            f"`{name}` has {len(names)} columns ({_listed(names)}), not one",
+            f"`{name}` has {amount(len(names), 'column')} ({_listed(names)}), not one",
             f"pass one column; or, as the only argument, a table with the {_TABLE}",
         )
     return _borrow(kind.field(0).type, [_field(chunk, 0) for chunk in chunks], name)
@@ -104,7 +104,7 @@ def _of_table(table: Any) -> tuple[list[Chunk], list[Chunk]]:
 
     def column(name: str) -> list[Chunk]:
         if names.count(name) != 1:
-            count = f"{names.count(name)} columns" if name in names else "no column"
+            count = f"{amount(names.count(name), 'column')}" if name in names else "no column"
             raise UsageError(f"the table has {count} `{name}`, found: {_listed(names)}", hint)
         i = names.index(name)
         return _borrow(kind.field(i).type, [_field(chunk, i) for chunk in chunks], name)

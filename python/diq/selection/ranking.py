@@ -20,6 +20,7 @@ from diq.base.arrow import numbers
 from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.fingerprint import begun, canonical_json, fingerprint_of
+from diq.base.text import amount
 from diq.influence.certificate import Certificate
 from diq.influence.stored import read_certificate
 from diq.selection.options import TEXT_STRATEGIES
@@ -161,7 +162,7 @@ def make_ranking(
     if not len(made.rows):
         raise MissingScoresError(
             f"no sample of dataset `{data['name']}` has the scores that the strategy `{request.strategy}` needs: "
-            f"found 0 of {len(scores.position)} samples with finite ones",
+            f"found 0 of {amount(len(scores.position), 'sample')} with finite ones",
             "score the dataset first; `diq status` shows what there is",
         )
     halves = None
@@ -229,18 +230,10 @@ def find_ranking(
         UsageError: a difficulty threshold outside the data.
         MissingScoresError: no sample has the scores that the strategy needs.
     """
-    config = request.settings() | {"validation_weights": dict(weights) if weights is not None else None}
-    identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
-    configuration = fingerprint_of(canonical_json(identity))
-    (digest,) = store.rows(
-        "selection/digest_scores",
-        dataset_id=data["dataset_id"],
-        influence_run=runs.influence,
-        difficulty_run=runs.difficulty,
-        score_run=runs.score,
-    )
+    config, configuration = _configuration(data, request, runs, weights, guard_runs)
+    digest = _digest(store, data, runs)
     known = store.row("selection/find_ranking", configuration=configuration)
-    if known is not None and known["scores_digest"] == digest["digest"]:
+    if known is not None and known["scores_digest"] == digest:
         return read_row(known, "stored")
 
     made = make_ranking(store, data, request, runs, weights, guard_runs)
@@ -248,9 +241,7 @@ def find_ranking(
     if known is not None and known["fingerprint"] == fingerprint:
         # a score of another dataset of the run, or a sample without one
         left = {name: made.facts[name] for name in ("n_unscored", "n_excluded")}
-        store.run(
-            "selection/update_ranking_digest", ranking_id=known["ranking_id"], scores_digest=digest["digest"], **left
-        )
+        store.run("selection/update_ranking_digest", ranking_id=known["ranking_id"], scores_digest=digest, **left)
         return read_row(known | left, "stored")
     with store.transaction():
         row = store.row(
@@ -264,7 +255,7 @@ def find_ranking(
             fingerprint=fingerprint,
             config=json.dumps(config, sort_keys=True),
             configuration=configuration,
-            scores_digest=digest["digest"],
+            scores_digest=digest,
             created_at=now(),
             **made.facts,
         )
@@ -282,6 +273,43 @@ def find_ranking(
             row["ranking_id"],
         )
     return read_row(made.facts | row, "new" if known is None else "renewed")
+
+
+def current_ranking(
+    store: Store, data: dict[str, Any], request: Request, runs: Runs, weights: Mapping[str, float] | None
+) -> dict[str, Any] | None:
+    """The row of the stored ranking of a request whose scores have not changed since; None where there is none.
+
+    Nothing is written. Arguments as `find_ranking`, without guards.
+    """
+    _, configuration = _configuration(data, request, runs, weights, ())
+    known = store.row("selection/find_ranking", configuration=configuration)
+    return known if known is not None and known["scores_digest"] == _digest(store, data, runs) else None
+
+
+def _configuration(
+    data: dict[str, Any],
+    request: Request,
+    runs: Runs,
+    weights: Mapping[str, float] | None,
+    guard_runs: Sequence[int],
+) -> tuple[dict[str, Any], str]:
+    """What a ranking is made by, and the fingerprint by which the ranking of the same is found again."""
+    config = request.settings() | {"validation_weights": dict(weights) if weights is not None else None}
+    identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
+    return config, fingerprint_of(canonical_json(identity))
+
+
+def _digest(store: Store, data: dict[str, Any], runs: Runs) -> str:
+    """What changes with every score that a ranking is made from."""
+    (found,) = store.rows(
+        "selection/digest_scores",
+        dataset_id=data["dataset_id"],
+        influence_run=runs.influence,
+        difficulty_run=runs.difficulty,
+        score_run=runs.score,
+    )
+    return str(found["digest"])
 
 
 def read_row(row: Mapping[str, Any], state: Literal["stored", "new", "renewed"] = "stored") -> Ranking:
@@ -315,7 +343,9 @@ def order(scores: Scores, request: Request) -> Order:
         drawn = numbers_of_positions(scores.position, request.seed or 0)
         return Order(np.argsort(drawn, kind="stable"))
     if request.strategy == "diq":
-        _check_threshold(scores, request)
+        if request.threshold is not None:
+            scored = np.isfinite(scores.dot) & np.isfinite(scores.level)
+            check_threshold(request.threshold, scores.level[scored], str(request.difficulty))
         # a threshold takes the place of the percentile, which then is any valid one
         percentile = 0.5 if request.percentile is None else request.percentile
         ranking = rank(scores.dot, scores.level, percentile=percentile, threshold=request.threshold)
@@ -345,15 +375,24 @@ def _merit(score: Floats, request: Request) -> Floats:
     return np.where(inside, merit, np.nan)
 
 
-def _check_threshold(scores: Scores, request: Request) -> None:
-    level = scores.level[np.isfinite(scores.dot) & np.isfinite(scores.level)]
-    if request.threshold is None or not len(level):
+def check_threshold(threshold: float, level: Floats, dimension: str) -> None:
+    """Refuse a difficulty threshold that no scored sample is below, or none at or above.
+
+    Args:
+        threshold: absolute, as ``--difficulty-threshold`` takes it.
+        level: ``[n]`` finite difficulty of the samples that are ranked.
+        dimension: of the difficulty, for the message.
+
+    Raises:
+        UsageError: it is outside the data.
+    """
+    if not len(level):
         return
     lowest, highest = level.min(), level.max()
-    if not lowest <= request.threshold <= highest:
+    if not lowest <= threshold <= highest:
         raise UsageError(
-            f"the difficulty threshold {request.threshold:g} is outside the data: {request.difficulty} goes from "
-            f"{lowest:g} to {highest:g}",
+            f"the difficulty threshold {threshold:g} is outside the data: {dimension} goes from {lowest:g} to "
+            f"{highest:g}",
             "give a threshold in between, or --difficulty-percentile",
         )
 

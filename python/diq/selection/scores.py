@@ -15,7 +15,7 @@ from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
-from diq.base.text import did_you_mean
+from diq.base.text import amount, did_you_mean
 from diq.baselines.options import LARGEST_IFD
 from diq.influence.stored import (
     LESS,
@@ -26,6 +26,7 @@ from diq.influence.stored import (
     read_similarity,
     takes_largest,
 )
+from diq.scoring.commands import difficulty_command
 from diq.selection.options import (
     DEFAULT_BAND,
     DIFFICULTY_STRATEGIES,
@@ -158,7 +159,7 @@ def choose_runs(
         _warn_of_namesakes(store, model, influence)
     if strategy in DIFFICULTY_STRATEGIES:
         candidates = difficulty_candidates(store, data["dataset_id"], asked_difficulty)
-        command = f"diq score difficulty {quoted(name)} --model CLASSIFIER"
+        command = difficulty_command(name)
         difficulty = one_run(
             store,
             candidates,
@@ -339,8 +340,8 @@ def _check_norms(data: dict[str, Any], request: Request, runs: Runs, dot: Floats
     n_missing = int(np.count_nonzero(scored & np.isnan(norm)))
     if n_missing:
         raise MissingScoresError(
-            f"influence `cosine` needs gradient norms: {n_missing:,} of the {np.count_nonzero(scored):,} samples of "
-            f"dataset `{data['name']}` with a dot have none in run {runs.influence}",
+            f"influence `cosine` needs gradient norms: in run {runs.influence} {n_missing:,} of the "
+            f"{amount(int(np.count_nonzero(scored)), 'sample')} of dataset `{data['name']}` with a dot have none",
             f"run `diq score influence {data['name']} --model {request.model} --norms`, "
             "or leave out --influence cosine",
         )

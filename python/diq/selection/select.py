@@ -14,7 +14,7 @@ from diq.base.errors import MissingScoresError, UsageError
 from diq.base.files import check_file, restored_on_error
 from diq.base.options import verb
 from diq.base.summary import Summary
-from diq.base.text import Ratio
+from diq.base.text import Ratio, amount
 from diq.selection.options import TEXT_STRATEGIES, SelectOptions, default_name
 from diq.selection.output import check_ending, written
 from diq.selection.quadrants import QUADRANTS
@@ -132,7 +132,7 @@ def select(options: SelectOptions) -> Selection:
         n_target = parsed.of(ranking.n_scored)
         if n_target == 0:
             raise UsageError(
-                f"a ratio of {parsed.text} of {ranking.n_scored} scored samples selects none",
+                f"a ratio of {parsed.text} of {amount(ranking.n_scored, 'scored sample')} selects none",
                 f"give at least {1 / ranking.n_scored:.3g}",
             )
         if ranking.n_ranked is not None:
@@ -188,8 +188,8 @@ def _check_part(ranking: Ranking, options: SelectOptions, ratio: Ratio, n_target
     if n_target > ranking.n_ranked:
         largest = ranking.n_ranked / ranking.n_scored
         raise MissingScoresError(
-            f"the run was scored in part: it decides {ranking.n_ranked:,} of {ranking.n_scored:,} samples, a ratio of "
-            f"{math.floor(1e4 * largest) / 1e4:g}, not the {n_target:,} of {ratio.text}",
+            f"the run was scored in part: it decides {ranking.n_ranked:,} of {amount(ranking.n_scored, 'sample')}, a "
+            f"ratio of {math.floor(1e4 * largest) / 1e4:g}, not the {n_target:,} of {ratio.text}",
             f"run `{command} --for-ratio {ratio.text}`, with the difficulty options of this selection: it goes on",
         )
 
@@ -222,19 +222,19 @@ def _warn(
     # guards may have left out some of both
     if ranking.n_unscored > n_outside:
         log.warning(
-            "%s of %s samples of dataset `%s` lack a finite score and are left out: "
+            "%s of %s of dataset `%s` lack a finite score and are left out: "
             "`diq status` shows which, and the same `diq score` command computes what is missing",
             f"{ranking.n_unscored - n_outside:,}",
-            f"{ranking.n_unscored + ranking.n_scored:,}",
+            amount(ranking.n_unscored + ranking.n_scored, "sample"),
             data["name"],
         )
     if flips is not None and flips > _MOST_FLIPS and ranking.half_sizes is not None:
         log.warning(
-            "the validation samples are too few for a ratio of %s: halves of them (%s and %s) select %s samples each "
+            "the validation samples are too few for a ratio of %s: halves of them (%s and %s) select %s each "
             "and disagree on %.0f %%; take more validation samples or a larger ratio",
             ratio.text,
             *(f"{size:,}" for size in ranking.half_sizes),
-            f"{n:,}",
+            amount(n, "sample"),
             100 * flips,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diq.base.errors import MissingScoresError
+from diq.base.text import amount
 from diq.store.store import Store, listed_runs
 
 
@@ -57,7 +58,7 @@ def one_run(
         wanted += f" in run {asked}"
     if not candidates:
         raise MissingScoresError(
-            f"no {wanted} on dataset `{data['name']}`: found 0 of {data['n_samples']} samples",
+            f"no {wanted} on dataset `{data['name']}`: found 0 of {amount(data['n_samples'], 'sample')}",
             f"name another with {option}: {listed_runs(there)}" if there else f"run `{command}`",
         )
     sealed = [one for one in candidates if one["state"] == "sealed"]
@@ -78,15 +79,16 @@ def one_run(
     if not sealed:
         raise MissingScoresError(
             f"the {wanted} on dataset `{data['name']}` are not finished: "
-            f"found {counts.get(listed[0]['run_id'], 0)} of {data['n_samples']} samples",
+            f"found {counts.get(listed[0]['run_id'], 0)} of {amount(data['n_samples'], 'sample')}",
             f"run `{command}` again: it goes on where it stopped"
             + (", and scores the rest of a run that was scored in part" if candidates[0]["partial"] else ""),
         )
     text = "; ".join(
-        f"{one['run_id']} ({one['label']}, {counts.get(one['run_id'], 0)} samples, {one['created_at']:%Y-%m-%d %H:%M})"
+        f"{one['run_id']} ({one['label']}, {amount(counts.get(one['run_id'], 0), 'sample')}, "
+        f"{one['created_at']:%Y-%m-%d %H:%M})"
         for one in listed
     )
     raise MissingScoresError(
-        f"dataset `{data['name']}` has {wanted} from {len(sealed)} runs: {text}",
+        f"dataset `{data['name']}` has {wanted} from {amount(len(sealed), 'run')}: {text}",
         f"name one with {option} {sealed[-1]['run_id']}",
     )

@@ -21,7 +21,7 @@ from diq.base.errors import InputError, UsageError
 from diq.base.fingerprint import begun
 from diq.base.progress import Progress
 from diq.base.sample import Message, Sample
-from diq.base.text import did_you_mean
+from diq.base.text import amount, did_you_mean
 from diq.formats import open_source
 from diq.formats.rows import BadRow
 from diq.models.saving import saving_errors
@@ -192,15 +192,15 @@ def _check_selection(number: int, name: str, state: dict[str, Any]) -> None:
     if state["n_found"] != state["n"] or state["digest"] not in (None, state["digest_now"]):
         raise UsageError(
             f"selection {number} ({name}) no longer holds the samples that were selected: its dataset "
-            f"`{state['dataset']}` was ingested again since ({state['n_found']} of {state['n']} places are left, "
-            "and they hold other samples)",
+            f"`{state['dataset']}` was ingested again since ({state['n_found']} of {amount(state['n'], 'place')} left, "
+            "with other samples)",
             "run `diq select` again, or train on the file that it wrote",
         )
     if state["n_samples"] > state["n_ranked"]:
         log.warning(
-            "dataset `%s` has grown from %d to %d samples since selection %d was made: "
+            "dataset `%s` has grown from %d to %s since selection %d was made: "
             "`diq score` and `diq select` again take the new ones into account",
-            state["dataset"], state["n_ranked"], state["n_samples"], number,
+            state["dataset"], state["n_ranked"], amount(state["n_samples"], "sample"), number,
         )  # fmt: skip
 
 
@@ -299,13 +299,13 @@ def tokenize(
     why, cure = tokenization.why(), tokenization.cure()
     tokenization.say("training", left_out=False)
     for reason, n in rows.reasons.items():
-        log.warning("%d of %d samples are left out: %s", n, texts.n, reason)
+        log.warning("%d of %s are left out: %s", n, amount(texts.n, "sample"), reason)
     if rows.n == 0:
         if set(rows.reasons) == {_NO_PAIR}:
             raise UsageError(
-                f"none of the {texts.n} samples has a refused answer", "--method dpo needs preference pairs"
+                f"none of the {amount(texts.n, 'sample')} has a refused answer", "--method dpo needs preference pairs"
             )
-        raise UsageError(f"none of the {texts.n} samples can be used: {why}", cure)
+        raise UsageError(f"none of the {amount(texts.n, 'sample')} can be used: {why}", cure)
     return rows
 
 

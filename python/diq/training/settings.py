@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diq.base.errors import UsageError
+from diq.base.text import amount
 from diq.training.options import EPOCHS, LEARNING_RATE, LORA_ALPHA, LORA_DROPOUT, LORA_RANK, Method
 
 FULL = "full"
@@ -81,7 +82,7 @@ def check_place(*, batch_size: int, micro_batch_size: int | None, devices: int, 
         )
     share = batch_size // devices
     if micro_batch_size is not None and share % micro_batch_size:
-        of_device = f"the {share} samples of a device" if devices > 1 else f"--batch-size {batch_size}"
+        of_device = f"the {amount(share, 'sample')} of a device" if devices > 1 else f"--batch-size {batch_size}"
         raise UsageError(
             f"--micro-batch-size {micro_batch_size} does not divide {of_device}",
             "a step takes a whole number of micro-batches",

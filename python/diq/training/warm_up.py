@@ -11,6 +11,7 @@ from pathlib import Path
 from diq.base.config import MAX_LENGTH
 from diq.base.errors import RunFailedError
 from diq.base.options import verb
+from diq.base.text import amount
 from diq.selection.select import select
 from diq.training.options import WarmUpOptions
 from diq.training.output_folder import OutputFolder, checkpoint_step
@@ -59,7 +60,7 @@ def warm_up(options: WarmUpOptions) -> list[Path]:
     found = [one for one in OutputFolder(folder).checkpoints() if checkpoint_step(one) % per_epoch == 0][::-1]
     if len(found) < options.epochs:
         raise RunFailedError(
-            f"the warm-up in `{folder}` has {len(found)} of its {options.epochs} checkpoints",
+            f"the warm-up in `{folder}` has {len(found)} of its {amount(options.epochs, 'checkpoint')}",
             "delete the folder, and the same command trains it again",
         )
     return found

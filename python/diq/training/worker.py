@@ -34,7 +34,7 @@ from diq.base.files import write_text
 from diq.base.options import Turns
 from diq.base.progress import Progress
 from diq.base.sample import Message
-from diq.base.text import first_line
+from diq.base.text import amount, first_line
 from diq.gradients.losses import packing_problem
 from diq.models.device import quiet_libraries
 from diq.models.memory import default_budget, halving, is_out_of_memory, one_line_of_memory
@@ -198,7 +198,7 @@ def run_plan(plan: Plan, progress: Progress | None) -> dict[str, Any]:
     if plan.devices > 1 and launched() is not None:
         # the other processes of the launch would not hear of another size
         with one_line_of_memory(
-            f"{size} samples at a time on each device",
+            f"{amount(size, 'sample')} at a time on each device",
             f"give --micro-batch-size {max(1, size // 2)}; the same command goes on from the last checkpoint",
         ):
             return _train_once(plan, size, known, progress)

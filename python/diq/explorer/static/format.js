@@ -8,6 +8,11 @@ export function count(n) {
   return n.toLocaleString("en-US");
 }
 
+/** A number with what it counts: 1 sample, 2,000 samples. */
+export function amount(n, noun) {
+  return `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+}
+
 /** Four significant digits; large and small numbers in powers of ten. */
 export function number(value) {
   if (value === null || value === undefined) return "–";
@@ -90,7 +95,7 @@ export function cut(text, into) {
   }
   // no half of a pair
   const end = /[\ud800-\udbff]/.test(text[FIRST - 1]) ? FIRST - 1 : FIRST;
-  const button = element("button", { type: "button", textContent: `show all ${count(text.length)} characters` });
+  const button = element("button", { type: "button", textContent: `show all ${amount(text.length, "character")}` });
   button.addEventListener("click", () => into.replaceChildren(...blocks(text)));
   into.replaceChildren(visible(text.slice(0, end)), " … ", button);
 }

@@ -1,9 +1,10 @@
 // The page: what is looked at, the questions that this makes, and where the answers go.
 
 import { ask, download, facts, latest, view } from "./api.js";
-import { bytes, copy, count, element, plain, visible } from "./format.js";
+import { amount, bytes, copy, count, element, plain, visible } from "./format.js";
 import { Choices, Histogram } from "./histogram.js";
 import { Plane } from "./plane.js";
+import { forget, remember, remembered } from "./remembering.js";
 import { ROWS, Samples } from "./table.js";
 import { Text, trouble } from "./text.js";
 
@@ -12,15 +13,19 @@ const $ = (id) => document.getElementById(id);
 const RESTS = 150;
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-const look = { ratio: "0.1", percentile: 0.5, weights: null, filters: {}, axes: {}, height: "influence", compare: null };
+const look = { ratio: "0.1", percentile: 0.5, threshold: null, weights: null, filters: {}, axes: {}, height: "influence", compare: null };
 let told = null;
 let views = {};
 let samples = null;
 let plane = null;
 let last = null;
+// what could not be restored, and why
+let lost = "";
 
 // the token has done its work, and an address bar is no place for it
-history.replaceState(null, "", "/");
+history.replaceState(null, "", `/${location.hash}`);
+// a view that was pasted into the address
+addEventListener("hashchange", () => location.reload());
 start().catch((error) => fail(error));
 
 async function start() {
@@ -34,11 +39,28 @@ async function start() {
   }
   $("progress").hidden = true;
   if (told.state === "failed") throw Object.assign(new Error(told.error), { hint: told.hint });
+  const { order, colour } = await restored();
   $("main").hidden = false;
-  build();
+  build(order);
+  if ([...$("colour").options].some((one) => one.value === colour)) $("colour").value = colour;
   update();
   selections();
   await all();
+}
+
+/** What the address remembers of an earlier view; the server reads it as it reads any question. */
+async function restored() {
+  try {
+    const kept = remembered();
+    if (!kept) return {};
+    const answer = await ask("look", kept);
+    Object.assign(look, answer.look);
+    return { order: answer.order, colour: kept.colour };
+  } catch (error) {
+    forget();
+    lost = `The view in the address cannot be shown: ${error.message}`;
+    return {};
+  }
 }
 
 /** A part of very many samples is shown at once; when all are there, they take its place under the same brushes. */
@@ -84,7 +106,7 @@ function numbers() {
   ];
 }
 
-function build() {
+function build(order) {
   notes();
   const columns = numbers();
   for (const { key, title, unit } of columns) {
@@ -109,11 +131,15 @@ function build() {
   });
   const heights = columns.filter(({ key }) => key !== "difficulty" && (key !== "task:0" || told.sets.length > 1));
   $("height").replaceChildren(...heights.map(({ key, title }) => element("option", { value: key, textContent: plain(title) })));
+  $("height").value = look.height;
   $("height").addEventListener("change", () => {
     look.height = $("height").value;
     update();
   });
-  $("colour").addEventListener("change", () => last && show(last));
+  $("colour").addEventListener("change", () => {
+    keep();
+    if (last) show(last);
+  });
   samples = new Samples(
     $("rows"),
     [
@@ -127,6 +153,7 @@ function build() {
     told.names,
     { turn: () => page(), open: (position, from) => text.open(position, from) },
   );
+  Object.assign(samples.sort, order);
   const text = new Text({ look: () => look, names: told.names, titles: columns });
   $("clear").addEventListener("click", () => {
     look.filters = {};
@@ -135,9 +162,8 @@ function build() {
   sliders();
   $("compare").addEventListener("change", () => {
     look.compare = $("compare").value ? Number($("compare").value) : null;
+    compared();
     // what is chosen is looked at
-    const option = $("colour").querySelector("option[value=selected]");
-    option.textContent = look.compare ? "both selections" : "selection";
     $("colour").value = look.compare ? "selected" : "density";
     update();
   });
@@ -157,8 +183,13 @@ function build() {
 }
 
 function notes() {
-  $("notes").hidden = !told.notes.length;
-  $("notes").replaceChildren(...told.notes.map((note) => element("li", {}, visible(note))));
+  const found = [...(lost ? [lost] : []), ...told.notes];
+  $("notes").hidden = !found.length;
+  $("notes").replaceChildren(...found.map((note) => element("li", {}, visible(note))));
+}
+
+function compared() {
+  $("colour").querySelector("option[value=selected]").textContent = look.compare ? "both selections" : "selection";
 }
 
 function sliders() {
@@ -166,7 +197,7 @@ function sliders() {
     look.ratio = text;
     update();
   };
-  $("ratio").value = Math.log10(0.1);
+  $("ratio").value = Math.log10(Number(look.ratio));
   $("ratio-text").value = look.ratio;
   $("ratio").addEventListener("input", () => {
     // two digits are enough for a hand
@@ -185,23 +216,18 @@ function sliders() {
     $("ratio").value = Math.log10(value);
     ratio(typed);
   });
-  $("percentile").value = look.percentile;
-  $("percentile-text").textContent = look.percentile.toFixed(2);
-  $("percentile").addEventListener("input", () => {
-    look.percentile = Number($("percentile").value);
-    $("percentile-text").textContent = look.percentile.toFixed(2);
-    update();
-  });
+  cuts();
   if (told.sets.length < 2) return;
   $("weights").hidden = false;
   const inputs = told.sets.map((one, i) => {
     const id = `weight-${i}`;
-    const most = Math.max(3, Math.ceil(Math.max(...told.sets.map((set) => set.share))));
+    const most = Math.max(3, ...[...told.sets.map((set) => set.share), ...Object.values(look.weights || {})].map(Math.ceil));
+    const value = look.weights ? look.weights[one.name] || 0 : one.share;
     const input = told.largest
-      ? element("input", { id, type: "checkbox", checked: true })
-      : element("input", { id, type: "range", min: 0, max: most, step: 0.05, value: one.share });
+      ? element("input", { id, type: "checkbox", checked: !look.weights || value > 0 })
+      : element("input", { id, type: "range", min: 0, max: most, step: 0.05, value });
     const output = element("output", { for: id });
-    const size = one.n_samples === null ? "" : ` (${count(one.n_samples)} samples)`;
+    const size = one.n_samples === null ? "" : ` (${amount(one.n_samples, "sample")})`;
     $("weight-rows").append(element("div", { className: "slider" }, element("label", { for: id }, visible(one.name + size)), input, output));
     return { input, output, one };
   });
@@ -214,6 +240,7 @@ function sliders() {
     write();
     update();
   };
+  $("weights-reset").disabled = look.weights === null;
   for (const { input } of inputs) input.addEventListener("input", weigh);
   $("weights-reset").addEventListener("click", () => {
     look.weights = null;
@@ -223,6 +250,47 @@ function sliders() {
     update();
   });
   write();
+}
+
+/** τ by a percentile of the difficulty or as a value of it; what is shown is what counts. */
+function cuts() {
+  // of the samples that are read so far
+  const range = () => told.levels || [0, 1, false];
+  const show = () => {
+    const absolute = look.threshold !== null;
+    const [low, high, whole] = range();
+    Object.assign($("threshold"), { min: low, max: high, step: whole ? 1 : "any" });
+    $("cut").value = absolute ? "threshold" : "percentile";
+    for (const id of ["percentile", "percentile-text"]) $(id).hidden = absolute;
+    for (const id of ["threshold", "threshold-text"]) $(id).hidden = !absolute;
+    $("percentile").value = look.percentile;
+    $("percentile-text").textContent = look.percentile.toFixed(2);
+    if (absolute) $("threshold").value = $("threshold-text").value = look.threshold;
+  };
+  // a value that no level reaches would be refused, as `diq select` refuses it
+  const threshold = (value) => {
+    const [low, high] = range();
+    if (Number.isFinite(value)) look.threshold = Math.min(Math.max(value, low), high);
+    show();
+    update();
+  };
+  $("cut").addEventListener("change", () => {
+    if ($("cut").value === "threshold") threshold(Number((last?.told.tau ?? range()[0]).toPrecision(4)));
+    else {
+      look.threshold = null;
+      show();
+      update();
+    }
+  });
+  $("percentile").addEventListener("input", () => {
+    look.percentile = Number($("percentile").value);
+    show();
+    update();
+  });
+  // three digits are enough for a hand
+  $("threshold").addEventListener("input", () => threshold(Number(Number($("threshold").value).toPrecision(3))));
+  $("threshold-text").addEventListener("change", () => threshold($("threshold-text").value.trim() ? Number($("threshold-text").value) : NaN));
+  show();
 }
 
 // looking ------------------------------------------------------------------------------------------------------------
@@ -258,7 +326,12 @@ const askView = latest(async (rested) => {
 });
 
 function update() {
+  keep();
   askView();
+}
+
+function keep() {
+  remember({ ...look, sort: samples.sort.sort, descending: samples.sort.descending, colour: $("colour").value });
 }
 
 function show({ told: seen, counts }) {
@@ -276,14 +349,14 @@ function show({ told: seen, counts }) {
   plane.show(shown.difficulty, shown[height], take(Infinity), seen, [titles.difficulty, titles[height]], $("colour").value);
   const passing = seen.passing.reduce((sum, one) => sum + one, 0);
   const marked = seen.passing[1] + seen.passing[3];
-  const those = seen.n < told.n_samples ? `${count(seen.n)} of ${count(told.n_samples)} samples until all are read` : `${count(seen.n)} samples`;
+  const those = seen.n < told.n_samples ? `${count(seen.n)} of ${amount(told.n_samples, "sample")} until all are read` : amount(seen.n, "sample");
   // counted in a part of the samples, and multiplied
   const about = seen.approximate ? "≈ " : "";
   $("status").textContent = `${those}, ${about}${count(seen.n_scored)} in quadrants`;
   $("brushed").textContent = `${about}${count(passing)} of ${count(seen.n)} pass the brushes, ${about}${count(marked)} of them selected`;
   $("taken").replaceChildren(
     element("strong", { textContent: about + count(seen.n_selected) }),
-    ` of ${about}${count(seen.n_scored)} samples (⌊N × ${seen.ratio}⌋)`,
+    ` of ${about}${amount(seen.n_scored, "sample")} (⌊N × ${seen.ratio}⌋)`,
   );
   $("quadrants").tBodies[0].replaceChildren(
     ...seen.quadrants.map((n, i) =>
@@ -330,6 +403,7 @@ function askStarts(positions) {
 }
 
 function page() {
+  keep();
   askPage();
 }
 
@@ -338,14 +412,21 @@ function page() {
 async function selections() {
   try {
     const { selections: found } = await ask("selections", {});
-    const chosen = $("compare").value;
     const named = (one) =>
       `${one.selection_id}: ${plain(one.name)} (${count(one.n)}, ${one.strategy} ${one.ratio})${one.replaced ? ", its scores changed since" : ""}`;
     $("compare").replaceChildren(
       element("option", { value: "", textContent: found.length ? "no other selection" : "there is no stored selection yet" }),
       ...found.map((one) => element("option", { value: String(one.selection_id), textContent: named(one) })),
     );
+    const chosen = look.compare === null ? "" : String(look.compare);
     $("compare").value = chosen;
+    compared();
+    if ($("compare").value !== chosen) {
+      // it was remembered, and is no selection of this dataset
+      look.compare = null;
+      $("compare").value = "";
+      update();
+    }
   } catch (error) {
     $("overlap").textContent = error.message;
   }
@@ -364,7 +445,7 @@ async function save() {
   try {
     const made = await ask("save", { ...look, name: $("name").value });
     const parts = [
-      element("p", {}, visible(`Saved ${count(made.n)} samples as selection ${made.selection_id}, \`${made.name}\`.`)),
+      element("p", {}, visible(`Saved ${amount(made.n, "sample")} as selection ${made.selection_id}, \`${made.name}\`.`)),
     ];
     if (made.took_over !== null) parts.push(element("p", {}, `The name meant selection ${made.took_over} before; that one is reached by its number.`));
     if (!made.same) parts.push(element("p", {}, "Scores changed since this page read them, so it holds other samples than shown: start `diq explore` again."));

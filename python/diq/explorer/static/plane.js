@@ -1,7 +1,7 @@
 // The plane of difficulty and influence: how many samples are where, the cuts of the quadrants, and a brush.
 
 import { colours, filterOf, place, prepared, ticks } from "./axes.js";
-import { count, element, number, plain } from "./format.js";
+import { amount, count, element, number, plain } from "./format.js";
 
 const LEFT = 74;
 const RIGHT = 12;
@@ -81,7 +81,7 @@ export class Plane {
     const { quadrants } = facts;
     this.canvas.setAttribute(
       "aria-label",
-      `${count(total)} samples by ${plain(this.titles[0])} and ${plain(this.titles[1])}; Q1 ${count(quadrants[0])}, ` +
+      `${amount(total, "sample")} by ${plain(this.titles[0])} and ${plain(this.titles[1])}; Q1 ${count(quadrants[0])}, ` +
         `Q2 ${count(quadrants[1])}, Q3 ${count(quadrants[2])}, Q4 ${count(quadrants[3])}`,
     );
   }

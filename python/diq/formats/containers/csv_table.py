@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diq.base.errors import InputError
+from diq.base.text import amount
 from diq.formats.rows import BadRow, Meter, Row, excerpt
 from diq.formats.streams import TextStream, lines
 
@@ -47,7 +48,7 @@ def _rows(stream: TextStream) -> Iterator[Row | BadRow]:
         if undecodable:
             yield BadRow(start, undecodable, excerpt(delimiter.join(fields)))
         elif len(fields) != len(header):
-            reason = f"{len(fields)} fields where the header has {len(header)}"
+            reason = f"{amount(len(fields), 'field')} where the header has {len(header)}"
             yield BadRow(start, reason, excerpt(delimiter.join(fields)))
         else:
             yield Row(start, dict(zip(header, fields, strict=True)))

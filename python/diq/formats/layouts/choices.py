@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diq.base.sample import Message
-from diq.base.text import short
+from diq.base.text import amount, short
 from diq.formats.layouts.layout import Values, structured, text, turn
 
 # the answer of every multiple-choice sample; without a text the letter alone
@@ -36,7 +36,7 @@ def options(value: Any) -> Options:
     if isinstance(value, Mapping) and set(value) == {"label", "text"}:
         labels, texts = list(value["label"]), list(value["text"])
         if len(labels) != len(texts):
-            raise ValueError(f"{len(labels)} letters of options, but {len(texts)} texts")
+            raise ValueError(f"{len(labels)} letters of options, but {amount(len(texts), 'text')}")
         _distinct(labels)
         found = dict(zip(labels, texts, strict=True))
     elif isinstance(value, Mapping):
@@ -117,7 +117,7 @@ def gold(value: Any, choices: Options) -> str:
     value = structured(value)
     if isinstance(value, (list, tuple)):
         if len(value) > 1:
-            raise ValueError(f"{len(value)} right answers ({short(value)}); one is expected")
+            raise ValueError(f"{amount(len(value), 'right answer')} ({short(value)}); one is expected")
         value = value[0] if value else None
     if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError("the answer is empty")

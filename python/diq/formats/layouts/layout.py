@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diq.base.sample import Message, Sample
+from diq.base.text import amount
 from diq.formats.layouts.media import media_column, media_place
 
 Values = Mapping[str, Any]
@@ -214,7 +215,7 @@ def with_beside(row: Values, names: Collection[str], messages: list[Message], *,
             question = "\n".join(filter(None, (found.get("instruction", "").strip(), question)))
             question = "\n".join(filter(None, (question, found.get("input", "").strip())))
         elif strict and "input" in found:
-            raise ValueError(f"an input beside {len(asked)} questions, of which one must have it")
+            raise ValueError(f"an input beside {amount(len(asked), 'question')}, of which one must have it")
         if context := found.get("context", "").strip():
             question = f"{context}\n\n{question}"
         made[asked[0]] = made[asked[0]] | {"content": question}

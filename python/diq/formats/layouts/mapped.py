@@ -8,7 +8,7 @@ from typing import Any
 
 from diq.base.errors import UsageError
 from diq.base.sample import Message
-from diq.base.text import did_you_mean, short
+from diq.base.text import amount, did_you_mean, short
 from diq.formats.layouts.chat import messages
 from diq.formats.layouts.choices import multiple_choice, options, prompt
 from diq.formats.layouts.layout import Layout, Values, is_off, is_on, structured, text, turn, with_beside
@@ -89,7 +89,7 @@ def _never_there(columns: Mapping[str, str], rows: Sequence[Values]) -> str:
         return ""
     names = list(dict.fromkeys(name for row in rows for name in row))
     close = did_you_mean(gone[0].partition("=")[2], names)
-    return f"--map {','.join(gone)} finds nothing in the first {len(rows):,} rows; {close}"
+    return f"--map {','.join(gone)} finds nothing in the first {amount(len(rows), 'row')}; {close}"
 
 
 def _converted(roles: dict[str, Any]) -> list[Message] | tuple[list[Message], list[Message]]:
@@ -165,7 +165,7 @@ def _pairs(roles: Mapping[str, Any]) -> list[Message]:
     """Questions and answers that a path gave as lists, as the turns of one conversation."""
     asked, answered = roles["prompt"], roles["answer"]
     if len(asked) != len(answered):
-        raise ValueError(f"{len(asked)} prompts, but {len(answered)} answers")
+        raise ValueError(f"{amount(len(asked), 'prompt')}, but {amount(len(answered), 'answer')}")
     turns = zip(asked, answered, strict=True)
     return [one for pair in turns for one in turn(*(text({"turn": part}, "turn") for part in pair))]
 

@@ -1,4 +1,4 @@
--- What the bins of the plane are laid over: ranges, the size that nine in ten dots stay below, whether levels are whole numbers.
+-- What the bins of the plane are laid over: ranges, the size that nine in ten dots other than zero stay below, whether levels are whole numbers.
 -- Reads:  ranked
 SELECT
     count(*) AS n,
@@ -7,5 +7,5 @@ SELECT
     bool_and(r.difficulty = round(r.difficulty)) AS is_whole,
     min(r.dot) AS dot_low,
     max(r.dot) AS dot_high,
-    quantile_cont(abs(r.dot), 0.9) AS dot_scale
+    quantile_cont(abs(r.dot), 0.9) FILTER (WHERE r.dot <> 0) AS dot_scale
 FROM ranked AS r
