@@ -61,7 +61,7 @@ OPENS_A_STORE: dict[str, tuple[str, ...]] = {
     "difficulty": ("annotate", "train", "score", "score_classifier"),
     "rater": ("train", "score"),
     "baselines": ("text_scores", "score_rds"),
-    "selection": ("select", "scores", "ranking", "partial", "exclusions", "output", "compare", "status", "turns"),
+    "selection": ("select", "scores", "ranking", "partial", "balance", "exclusions", "outliers", "output", "compare", "status", "turns"),
     "training": ("train", "data"),
     "trials": ("trial", "work", "validate"),
     "evaluation": ("evaluate", "rescore", "generations", "results", "pass_rate"),

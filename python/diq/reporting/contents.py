@@ -492,6 +492,7 @@ def select_command(store: Store, row: Mapping[str, Any]) -> str:
         "difficulty_run": row["difficulty_run"],
         "seed": config["seed"],
         **_guards(store, row["guard_runs"] or ()),
+        "balance": config.get("balance"),
         "name": row["name"],
         "output": row["output"],
     }
@@ -509,6 +510,9 @@ def _guards(store: Store, runs: Sequence[int]) -> dict[str, Any]:
             details = json.loads(one["result"] or "{}").get("details", {})
             found["decontaminate"] = details.get("asked") or config["benchmarks"]
             found["decontaminate_share"] = config["min_share"]
+        elif one["method"] == "outliers":
+            found["drop_outliers"] = f"norm={config['quantile']!r}"
+            found["norms_run"] = config["run"]
         else:
             found["dedupe"] = one["method"]
             if "threshold" in config:

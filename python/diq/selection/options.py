@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -73,6 +74,25 @@ def read_band(text: str) -> tuple[float, float]:
 
 
 _OF_QUADRANTS = Needs("strategy", QUADRANT_STRATEGIES)
+
+
+def norm_quantile(text: str) -> float:
+    """The quantile of ``--drop-outliers norm=QUANTILE``.
+
+    Raises:
+        UsageError: it is no such text, or the quantile is outside (0, 1).
+    """
+    measure, _, number = text.partition("=")
+    try:
+        quantile = float(number)
+    except ValueError:
+        quantile = math.nan
+    if measure != "norm" or not 0 < quantile < 1:
+        raise UsageError(
+            f"--drop-outliers `{text}` is not norm=QUANTILE with a quantile between 0 and 1",
+            "give norm=0.99 to leave out the samples with the largest 1 % of the gradient norms",
+        )
+    return quantile
 
 
 @dataclass(frozen=True)
@@ -187,6 +207,25 @@ class SelectOptions(InStore):
         ),
         Needs("decontaminate"),
     ] = 0.0
+    drop_outliers: Annotated[
+        str | None,
+        Option(
+            "Leave out samples whose gradient norm is above this quantile of the dataset's (scored with --norms).",
+            metavar="norm=QUANTILE",
+            check=norm_quantile,
+        ),
+    ] = None
+    norms_run: Annotated[
+        int | None,
+        Option("Run of these norms.", metavar="NUMBER", default="the run of the dots, or the only one with norms"),
+        Needs("drop_outliers"),
+    ] = None
+    balance: Annotated[
+        Literal["tasks", "sources"] | None,
+        Option(
+            "Validation sets (each by its own dots) or sources (each in rank order) take turns; within each quadrant."
+        ),
+    ] = None
     name: Annotated[
         str | None,
         Option(
@@ -239,4 +278,8 @@ def default_name(options: SelectOptions) -> str:
         names = sorted(one.rstrip("/").rpartition("/")[2] for one in options.decontaminate)
         share = f"{options.decontaminate_share:g}" if options.decontaminate_share else ""
         parts.append(f"not{share}-{'+'.join(names)}")
+    if options.drop_outliers:
+        parts.append(f"norm{norm_quantile(options.drop_outliers):g}")
+    if options.balance:
+        parts.append(f"balanced-{options.balance}")
     return "-".join(parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from diq.base.errors import MissingScoresError, UsageError
 from diq.base.fingerprint import begun, canonical_json, fingerprint_of
 from diq.influence.certificate import Certificate
 from diq.influence.stored import read_certificate
+from diq.selection.balance import Lists, balanced, read_balance
 from diq.selection.options import TEXT_STRATEGIES
 from diq.selection.partial import order_of_part
 from diq.selection.quadrants import QUADRANTS, rank
@@ -151,6 +152,7 @@ def make_ranking(
     runs: Runs,
     weights: Mapping[str, float] | None,
     guard_runs: Sequence[int] = (),
+    balance: str | None = None,
 ) -> MadeRanking:
     """The ranking of a request, made from the scores; nothing is written. Arguments and errors as `find_ranking`."""
     scores = ranked_scores(store, data, request, runs, weights, guard_runs)
@@ -165,11 +167,16 @@ def make_ranking(
             "score the dataset first; `diq status` shows what there is",
         )
     halves = None
-    if scores.halves is not None:
+    # the halves of each single task are not read, so how much of a balance of tasks is chance stays unknown
+    if scores.halves is not None and balance != "tasks":
         one, other = (
             order(Scores(scores.position, scores.level, half, scores.score), request) for half in scores.halves
         )
         halves = one, other
+    if balance is not None:
+        lists = read_balance(store, data, request, runs, weights, scores.position, balance)
+        made = in_turns(made, lists)
+        halves = (in_turns(halves[0], lists), in_turns(halves[1], lists)) if halves else None
     facts = {
         "n_unscored": len(scores.position) - len(made.rows),
         "n_excluded": data["n_samples"] - len(scores.position),
@@ -177,7 +184,7 @@ def make_ranking(
         "median": made.median,
         "n_scored": len(made.rows),
         "quadrant_counts": list(made.counts) if made.counts else None,
-        "half_sizes": list(scores.half_sizes) if scores.half_sizes else None,
+        "half_sizes": list(scores.half_sizes) if halves and scores.half_sizes else None,
         "even_counts": list(halves[0].counts) if halves and halves[0].counts else None,
         "odd_counts": list(halves[1].counts) if halves and halves[1].counts else None,
         "n_ranked": None,
@@ -214,6 +221,7 @@ def find_ranking(
     runs: Runs,
     weights: Mapping[str, float] | None,
     guard_runs: Sequence[int] = (),
+    balance: str | None = None,
 ) -> Ranking:
     """The ranking of a request: read where its scores have not changed since it was made, else made and stored.
 
@@ -224,12 +232,16 @@ def find_ranking(
         runs: whose scores.
         weights: weight of each validation set; None takes all of the run.
         guard_runs: guards whose exclusions are left out.
+        balance: ``tasks`` or ``sources`` that take turns; None: nobody does.
 
     Raises:
         UsageError: a difficulty threshold outside the data.
         MissingScoresError: no sample has the scores that the strategy needs.
     """
     config = request.settings() | {"validation_weights": dict(weights) if weights is not None else None}
+    if balance is not None:
+        # a key of its own, so that rankings without it keep their fingerprints
+        config["balance"] = balance
     identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
     configuration = fingerprint_of(canonical_json(identity))
     (digest,) = store.rows(
@@ -243,7 +255,7 @@ def find_ranking(
     if known is not None and known["scores_digest"] == digest["digest"]:
         return read_row(known, "stored")
 
-    made = make_ranking(store, data, request, runs, weights, guard_runs)
+    made = make_ranking(store, data, request, runs, weights, guard_runs, balance)
     fingerprint = _fingerprint(configuration, made.rows)
     if known is not None and known["fingerprint"] == fingerprint:
         # a score of another dataset of the run, or a sample without one
@@ -343,6 +355,11 @@ def _merit(score: Floats, request: Request) -> Floats:
     least, most = request.taken
     inside = (score >= (-np.inf if least is None else least)) & (score <= (np.inf if most is None else most))
     return np.where(inside, merit, np.nan)
+
+
+def in_turns(made: Order, lists: Lists) -> Order:
+    """An order in which groups take turns within each quadrant; thresholds, quadrants and counts stay."""
+    return replace(made, rows=balanced(made.rows, made.counts, lists))
 
 
 def _check_threshold(scores: Scores, request: Request) -> None:

@@ -15,7 +15,8 @@ from diq.base.files import check_file, restored_on_error
 from diq.base.options import verb
 from diq.base.summary import Summary
 from diq.base.text import Ratio
-from diq.selection.options import TEXT_STRATEGIES, SelectOptions, default_name
+from diq.selection.balance import check_balance
+from diq.selection.options import TEXT_STRATEGIES, SelectOptions, default_name, norm_quantile
 from diq.selection.output import check_ending, written
 from diq.selection.quadrants import QUADRANTS
 from diq.selection.ranking import Ranking, find_ranking
@@ -107,16 +108,24 @@ def select(options: SelectOptions) -> Selection:
         if data["n_samples"] == 0:
             raise UsageError(f"the dataset `{options.dataset}` has no samples", "see `diq sql 'from rejects'`")
         runs = choose_runs(opened, data, request, options.run, options.difficulty_run)
-        return data, runs, settled_weights(opened, request, runs, options.validation_set)
+        weights = settled_weights(opened, request, runs, options.validation_set)
+        if options.balance:
+            check_balance(opened, data, request, runs, options.validation_set, options.balance)
+        return data, runs, weights
 
     guards = []
-    if options.dedupe or options.decontaminate:
+    outliers = None
+    if options.dedupe or options.decontaminate or options.drop_outliers:
         # only who asks for guards waits for what they load
         from diq.selection.exclusions import find_exclusions
+        from diq.selection.outliers import Outliers, choose_norms_run
 
         with Store(options.store_file, read_only=True) as opened:
             # a wrong name is told at once, not after the minutes that guards may take
-            look_up(opened)
+            data, runs, _ = look_up(opened)
+            if options.drop_outliers:
+                norms_run = choose_norms_run(opened, data, options.norms_run, runs.influence)
+                outliers = Outliers(norm_quantile(options.drop_outliers), norms_run)
         guards = find_exclusions(
             options.store_file,
             options.dataset,
@@ -124,11 +133,13 @@ def select(options: SelectOptions) -> Selection:
             near_threshold=options.dedupe_threshold,
             decontaminate=options.decontaminate,
             min_share=options.decontaminate_share,
+            outliers=outliers,
             progress=options.progress,
         )
     with Store(options.store_file) as opened:
         data, runs, weights = look_up(opened)
-        ranking = find_ranking(opened, data, request, runs, weights, [guard.run_id for guard in guards])
+        guard_runs = [guard.run_id for guard in guards]
+        ranking = find_ranking(opened, data, request, runs, weights, guard_runs, options.balance)
         n_target = parsed.of(ranking.n_scored)
         if n_target == 0:
             raise UsageError(

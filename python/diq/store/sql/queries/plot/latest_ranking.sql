@@ -1,4 +1,4 @@
--- The latest ranking with quadrants of a dataset that is in use and leaves nothing out, made from these runs.
+-- The latest ranking with quadrants of a dataset that is in use and made from these runs, without any modifier.
 -- Params: $dataset_id INTEGER, $influence_run BIGINT, $difficulty_run BIGINT, $difficulty VARCHAR
 SELECT
     k.*,
@@ -14,6 +14,7 @@ WHERE
     AND k.config ->> '$.percentile' = '0.5'
     AND k.quadrant_counts IS NOT NULL
     AND k.guard_runs IS NULL
+    AND k.config ->> '$.balance' IS NULL
     AND k.replaced_by IS NULL
 ORDER BY k.ranking_id DESC
 LIMIT 1
