@@ -1,9 +1,10 @@
 """`--diverse 0.9` on embeddings in memory: how long the walk takes, and how far it goes.
 
 Claim: of 1 million samples with 384 numbers each, the first 10 % that are no nearer than 0.9 to each other are found in
-less than 10 minutes on 2 cores, exactly. The embeddings are made up: topics of very unequal size (Zipf) in 64 of the 384
-directions, and little in the others, as sentence encoders leave them. The floor is the product of matrices alone, of as many pairs.
-The start is compared with a double loop, and a draw of the rest with all that was taken, before anything is printed.
+less than 10 minutes on 2 cores, exactly. The embeddings are made up: topics of very unequal size (Zipf) in 64 of the
+384 directions, and little in the others, as sentence encoders leave them. The floor is the product of matrices alone,
+of as many pairs. The start is compared with a double loop, and a draw of the rest with all that was taken, before
+anything is printed.
 Run: `python benches/bench_diverse.py`.
 """
 

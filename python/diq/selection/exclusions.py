@@ -50,7 +50,7 @@ class Guard:
 
     Attributes:
         run_id: its run, whose rows in the table `exclusions` tell every sample and why.
-        method: exact, near, decontaminate or outliers.
+        method: exact, near, decontaminate, outliers or diverse.
         n_excluded: samples of the dataset that it leaves out.
         details: its settings, counts, and the first few exclusions.
     """
@@ -269,7 +269,7 @@ def _guard(
         for start in range(0, len(exclusions), _WRITE_ROWS):
             opened.insert(
                 "selection/insert_exclusions",
-                _table(exclusions[start : start + _WRITE_ROWS]),
+                exclusion_table(exclusions[start : start + _WRITE_ROWS]),
                 run_id=run_id,
                 dataset_id=data.dataset_id,
             )
@@ -297,7 +297,8 @@ def _environment() -> dict[str, str]:
     return facts
 
 
-def _table(exclusions: Sequence[Exclusion]) -> pa.Table:
+def exclusion_table(exclusions: Sequence[Exclusion]) -> pa.Table:
+    """What the query ``insert_exclusions`` reads."""
     return pa.table(
         {
             "position": pa.array([one.position for one in exclusions], pa.int64()),

@@ -13,6 +13,7 @@ from diq.base.config import DIFFICULTY_DIMENSIONS, Dimension
 from diq.base.errors import UsageError
 from diq.base.options import DatasetName, Excludes, InStore, Needs, Option, check_name
 from diq.base.text import Ratio
+from diq.encoders.options import Text
 
 Strategy = Literal[
     "diq",
@@ -226,6 +227,30 @@ class SelectOptions(InStore):
             "Validation sets (each by its own dots) or sources (each in rank order) take turns; within each quadrant."
         ),
     ] = None
+    diverse: Annotated[
+        float | None,
+        Option(
+            "In rank order, leave out a sample whose cosine with one that is taken is above this value.",
+            above=0,
+            below=1,
+            hint="give a cosine such as 0.9",
+        ),
+        Needs("diverse_by"),
+    ] = None
+    diverse_by: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            "What is compared: embeddings of this encoder (kept beside the store), or the gradient index of this run "
+            "or folder.",
+            metavar="ENCODER|RUN|DIR",
+            reads="model",
+            name=True,
+        ),
+        Needs("diverse"),
+    ] = None
+    diverse_text: Annotated[
+        Text, Option("What the encoder reads of a sample: the question, or all of it."), Needs("diverse")
+    ] = "full"
     name: Annotated[
         str | None,
         Option(
@@ -282,4 +307,7 @@ def default_name(options: SelectOptions) -> str:
         parts.append(f"norm{norm_quantile(options.drop_outliers):g}")
     if options.balance:
         parts.append(f"balanced-{options.balance}")
+    if options.diverse is not None:
+        by = os.fspath(options.diverse_by or "").rstrip("/").rpartition("/")[2]
+        parts.append(f"diverse{options.diverse:g}-{by}" + ("-prompt" if options.diverse_text == "prompt" else ""))
     return "-".join(parts)

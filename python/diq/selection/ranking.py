@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diq.base.arrow import numbers
+from diq.base.command import quoted
 from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.fingerprint import begun, canonical_json, fingerprint_of
@@ -68,6 +69,7 @@ class Ranking:
         half_sizes: validation samples of the even and of the odd folds; None without folds.
         half_counts: samples of Q1 to Q4 in the ranking by each half; None without folds or quadrants.
         n_ranked: how many places are known, where a run was scored in part; None: all.
+        n_taken: samples that a walk through another ranking has taken so far (``--diverse``); None for all others.
     """
 
     ranking_id: int
@@ -81,9 +83,13 @@ class Ranking:
     half_sizes: tuple[int, int] | None
     half_counts: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
     n_ranked: int | None = None
+    n_taken: int | None = None
 
     def part(self, strategy: str, n: int) -> tuple[int, int]:
         """First rank and number of the best ``n`` samples by a strategy."""
+        if self.n_taken is not None:
+            # whatever part of the other ranking was walked, this one holds nothing else
+            return 0, min(n, self.n_taken)
         return part_of(self.counts, self.n_scored, strategy, n)
 
     def flip_share(self, store: Store, strategy: str, n: int) -> float | None:
@@ -158,6 +164,11 @@ def make_ranking(
     scores = ranked_scores(store, data, request, runs, weights, guard_runs)
     part = None if runs.influence is None else read_certificate(store, runs.influence, data["dataset_id"])
     if part is not None:
+        if balance is not None:
+            raise MissingScoresError(
+                f"run {runs.influence} was scored in part, for the beginning of the order without --balance",
+                f"run `diq score influence {quoted(data['name'])} --model {quoted(str(request.model))}`: it scores the rest",
+            )
         return _of_part(store, scores, data, request, runs, weights, part)
     made = order(scores, request)
     if not len(made.rows):
