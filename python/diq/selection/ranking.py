@@ -165,9 +165,10 @@ def make_ranking(
     part = None if runs.influence is None else read_certificate(store, runs.influence, data["dataset_id"])
     if part is not None:
         if balance is not None:
+            command = f"diq score influence {quoted(data['name'])} --model {quoted(str(request.model))}"
             raise MissingScoresError(
                 f"run {runs.influence} was scored in part, for the beginning of the order without --balance",
-                f"run `diq score influence {quoted(data['name'])} --model {quoted(str(request.model))}`: it scores the rest",
+                f"run `{command}`: it scores the rest",
             )
         return _of_part(store, scores, data, request, runs, weights, part)
     made = order(scores, request)
