@@ -500,6 +500,8 @@ def select_command(store: Store, row: Mapping[str, Any]) -> str:
         "seed": config["seed"],
         **_guards(store, row["guard_runs"] or ()),
         "balance": config.get("balance"),
+        "order": row["file_order"],
+        "weights": row["weighted"] or None,
         "name": row["name"],
         "output": row["output"],
     }

@@ -251,6 +251,16 @@ class SelectOptions(InStore):
     diverse_text: Annotated[
         Text, Option("What the encoder reads of a sample: the question, or all of it."), Needs("diverse")
     ] = "full"
+    order: Annotated[
+        Literal["ranked", "easy", "hard"],
+        Option("Order of the file: best first, or by difficulty; `diq train --follow-order` keeps it."),
+        Needs("strategy", DIFFICULTY_STRATEGIES),
+    ] = "ranked"
+    weights: Annotated[
+        bool,
+        Option("Add a column weight: the dot (or similarity), 0 where it is negative, divided by its mean."),
+        Needs("strategy", (*DOT_STRATEGIES, "similarity")),
+    ] = False
     name: Annotated[
         str | None,
         Option(
@@ -310,4 +320,8 @@ def default_name(options: SelectOptions) -> str:
     if options.diverse is not None:
         by = os.fspath(options.diverse_by or "").rstrip("/").rpartition("/")[2]
         parts.append(f"diverse{options.diverse:g}-{by}" + ("-prompt" if options.diverse_text == "prompt" else ""))
+    if options.order != "ranked":
+        parts.append(options.order)
+    if options.weights:
+        parts.append("weights")
     return "-".join(parts)

@@ -185,6 +185,10 @@ def _taken(
     before = opened.find_selection(label)
     place = {"dataset_id": data["dataset_id"], "ranking_id": ranking.ranking_id, "first": first, "n": n}
     score = options.strategy if options.strategy in TEXT_STRATEGIES else None
+    shape: dict[str, Any] = {
+        "file_order": None if options.order == "ranked" else options.order,
+        "weighted": options.weights,
+    }
     with contextlib.ExitStack() as stack:
         # they end in this order: the file takes its place, the store commits, the file of before is let go. so
         # whatever fails leaves neither file nor record. a kill can still fall between the first two, and leaves a
@@ -193,8 +197,8 @@ def _taken(
             stack.enter_context(restored_on_error(output))
         stack.enter_context(opened.transaction())
         if output:
-            stack.enter_context(written(opened, output, score=score, **place))
-        selection_id = _record(opened, ranking, options.strategy, ratio, n_target, first, n, label, output)
+            stack.enter_context(written(opened, output, score=score, **shape, **place))
+        selection_id = _record(opened, ranking, options.strategy, ratio, n_target, first, n, label, output, **shape)
     return Selection(
         selection_id=selection_id,
         name=label,
@@ -310,14 +314,23 @@ def _record(
     n: int,
     name: str,
     output: Path | None,
+    **shape: Any,
 ) -> int:
     key = {"ranking_id": ranking.ranking_id, "name": name, "strategy": strategy, "ratio": ratio.text}
     text = str(output) if output else None
     same = store.row("selection/get_selection", **key)
     if same is not None:
-        store.run("selection/update_selection_output", selection_id=same["selection_id"], output=text, created_at=now())
+        store.run(
+            "selection/update_selection_output",
+            selection_id=same["selection_id"],
+            output=text,
+            created_at=now(),
+            **shape,
+        )
         return int(same["selection_id"])
-    store.run("selection/insert_selection", **key, n_target=n_target, first=first, n=n, output=text, created_at=now())
+    store.run(
+        "selection/insert_selection", **key, n_target=n_target, first=first, n=n, output=text, created_at=now(), **shape
+    )
     made = store.row("selection/get_selection", **key)
     assert made is not None
     store.run("selection/update_selection_digest", selection_id=made["selection_id"])
