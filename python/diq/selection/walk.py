@@ -148,6 +148,7 @@ def _find(
             settings=full,
             environment=describe_environment(pick_device("cpu")),
         )
+        _note(store, run_id, 0, 0)
         store.start_scoring(run_id, data["dataset_id"])
         store.seal(run_id, data["dataset_id"])
         made = store.row(
@@ -256,6 +257,10 @@ def _write(
         if out:
             ids = {"run_id": walk.run_id, "dataset_id": walk.dataset_id}
             opened.insert("selection/insert_exclusions", exclusion_table(out), **ids)
-        details = {"n_walked": depth, "n_taken": depth - n_out}
-        result = canonical_json({"n_excluded": n_out, "details": details})
-        opened.run("store/update_run_result", run_id=walk.run_id, result=result)
+        _note(opened, walk.run_id, depth, n_out)
+
+
+def _note(store: Store, run_id: int, depth: int, n_out: int) -> None:
+    """Keep how far a walk went where other guards keep what came out."""
+    result = {"n_excluded": n_out, "details": {"n_walked": depth, "n_taken": depth - n_out}}
+    store.run("store/update_run_result", run_id=run_id, result=canonical_json(result))
