@@ -31,6 +31,9 @@ Rows = npt.NDArray[np.int64]
 _LAST = float(np.finfo(np.float64).min)
 
 
+# strategies of text scores that have one for each task; RDS+ takes turns of its own, over single validation samples
+_OWN_SCORES = ("similarity", "bm25")
+
 Lists: TypeAlias = Callable[[Rows], list[Rows]]
 """From ``[k]`` rows of the scores in rank order: a list for each group of places 0 to k - 1, best first."""
 
@@ -103,7 +106,7 @@ def check_balance(
 
 def task_run(request: Request, runs: Runs) -> int | None:
     """The run that has a score of each task; None where the strategy ranks by no such scores."""
-    return runs.score if request.strategy == "similarity" else runs.influence
+    return runs.score if request.strategy in _OWN_SCORES else runs.influence
 
 
 def read_balance(
@@ -139,7 +142,7 @@ def read_balance(
     assert run_id is not None
     everywhere = numbers(store.arrow("store/positions_of_dataset", **ids).column("position"))
     rows = np.searchsorted(everywhere, positions)
-    similarity = request.strategy == "similarity"
+    similarity = request.strategy in _OWN_SCORES
     scores = [
         column[rows] for _, column in read_tasks(store, **ids, run_id=run_id, weights=weights, similarity=similarity)
     ]

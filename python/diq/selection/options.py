@@ -259,7 +259,7 @@ class SelectOptions(InStore):
     weights: Annotated[
         bool,
         Option("Add a column weight: the dot (or similarity), 0 where it is negative, divided by its mean."),
-        Needs("strategy", (*DOT_STRATEGIES, "similarity")),
+        Needs("strategy", (*DOT_STRATEGIES, "similarity", "bm25")),
     ] = False
     name: Annotated[
         str | None,

@@ -173,7 +173,7 @@ def _taken(
     data: dict[str, Any],
     ranking: Ranking,
     guards: Sequence[Guard],
-    n_outside: int,
+    n_outside: tuple[int, str],
 ) -> Selection:
     """The best part of a ranking, written and recorded."""
     output = None if options.output is None else Path(options.output)

@@ -17,6 +17,7 @@ from diq.baselines.similarity import find_encoder
 from diq.encoders.kept import KeptEmbeddings, RowsById
 from diq.encoders.options import Text
 from diq.gradient_index.index import INDEX_FILE, GradientIndex
+from diq.gradient_index.kept import folder_of
 from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
@@ -85,7 +86,9 @@ def open_vectors(store: Path, by: str | os.PathLike[str], text: Text, progress: 
                     f"--diverse-by {name}: run {name} has no gradient index",
                     "name a run of `diq score influence --method projected`, its folder, or an encoder",
                 )
-            return IndexVectors(Path(found["folder"]))
+            run = opened.row("store/get_run", run_id=int(name))
+            assert run is not None
+            return IndexVectors(folder_of(opened, store, int(name), run["fingerprint"]))
         sources = {row["name"]: row["source"] for row in opened.rows("store/list_models")}
     # an encoder goes by its name in the store too, as far as its folder is still there
     known = sources.get(name)
