@@ -14,6 +14,7 @@
 //! | [`crossfilter`] | histograms of many columns under filters, in one pass |
 //! | [`hash`] | content hashes: sample ids and file hashes |
 //! | [`ids`] | which row a sample id belongs to |
+//! | [`turns`] | one order out of several lists that take turns |
 //! | [`error`] | everything that can go wrong |
 //!
 //! [`dot`] and [`projection`] run on the instructions of the processor at hand: `simd.rs` holds the registers that their
@@ -43,6 +44,7 @@ pub mod rank;
 pub mod shard;
 mod simd;
 mod sketch;
+pub mod turns;
 
 #[cfg(feature = "python")]
 mod python;

@@ -17,7 +17,9 @@ use crate::column;
 use crate::error::DiqError;
 use crate::key::Score;
 use crate::rank::{Cut, Ratio};
-use crate::{crossfilter as cross, dot, hash, ids, ngram, projection, quantile as quantiles, rank as ranks, shard};
+use crate::{
+    crossfilter as cross, dot, hash, ids, ngram, projection, quantile as quantiles, rank as ranks, shard, turns,
+};
 
 impl From<DiqError> for PyErr {
     fn from(error: DiqError) -> PyErr {
@@ -145,6 +147,7 @@ fn core_column<'a, T: Element + Score>(
 
 const F32: &str = "a numpy array of float32";
 const U64: &str = "a numpy array of uint64";
+const I64: &str = "a numpy array of int64";
 
 /// A borrowed array of one element type, whose dimensions `D` counts.
 fn borrowed<'py, T: Element, D: Dimension>(
@@ -289,6 +292,22 @@ fn rank(
         n_scored: ranking.n_scored,
         counts: ranking.counts.into(),
     })
+}
+
+#[pyfunction]
+#[pyo3(signature = (rows, ends, *, n))]
+fn take_turns<'py>(
+    py: Python<'py>,
+    rows: &Bound<'py, PyAny>,
+    ends: &Bound<'py, PyAny>,
+    n: usize,
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let rows = borrowed::<i64, Ix1>("rows", I64, rows)?;
+    let ends = borrowed::<i64, Ix1>("ends", I64, ends)?;
+    let rows = rows.as_slice().map_err(|_| DiqError::Strided { argument: "rows" })?;
+    let ends = ends.as_slice().map_err(|_| DiqError::Strided { argument: "ends" })?;
+    let order = py.detach(|| turns::take_turns(rows, ends, n))?;
+    Ok(order.into_pyarray(py))
 }
 
 #[pyfunction]
@@ -624,6 +643,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(file_hash, module)?)?;
     module.add_function(wrap_pyfunction!(quantile, module)?)?;
     module.add_function(wrap_pyfunction!(rank, module)?)?;
+    module.add_function(wrap_pyfunction!(take_turns, module)?)?;
     module.add_function(wrap_pyfunction!(shard_dots, module)?)?;
     module.add_function(wrap_pyfunction!(philox, module)?)?;
     module.add_function(wrap_pyfunction!(project_rademacher, module)?)?;

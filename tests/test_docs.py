@@ -100,12 +100,13 @@ VALUES (63, 'medqa', 'hash', 0, 0, 's.generations/63/medqa.parquet', 100, 100, '
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from diq.gradient_index.index import GradientIndex
     from diq.selection.select import select
 
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("docs") / "s.duckdb"
     folds = {name: rng.normal(size=(300, 1)) + rng.normal(size=(300, 2)) for name in ("medqa", "medmcqa")}
-    fill_store(
+    ids = fill_store(
         path,
         dots={name: one.mean(axis=1) for name, one in folds.items()},
         difficulty=rng.integers(1, 6, 300),
@@ -119,6 +120,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     select("pool", ratio="0.5", store=path, model="model")
     select("pool", ratio="0.1", store=path, strategy="random")
     select("pool", ratio="0.2", store=path, model="model", strategy="influence", dedupe="exact")
+    index = GradientIndex.create(path.with_name("index"), {"dim": 3})
+    index.write_shard(0, rng.normal(size=(300, 3)).astype(np.float32), ids, np.zeros(300), np.zeros(300))
+    select("pool", ratio="0.1", store=path, strategy="random", diverse=0.9, diverse_by=index.folder)
     with duckdb.connect(str(path)) as connection:
         connection.execute(
             "UPDATE influence_scores SET dot = dot + 1 WHERE loss = (SELECT max(loss) FROM influence_scores)"

@@ -129,6 +129,21 @@ def rank(
     Source: arXiv 2508.01450, Algorithm 1.
     """
 
+def take_turns(rows: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], *, n: int) -> npt.NDArray[np.int64]:
+    """The rows of several lists, one a turn: each list in its turn gives its first row that no list has given yet.
+
+    A list that has none left is passed over from then on, so every row of any list comes once.
+
+    Args:
+        rows: ``[m]``, the lists, one behind the other.
+        ends: ``[k]``, where each list ends, ascending.
+        n: rows are 0 or more and below it.
+
+    Raises:
+        TypeError: an argument is not of its type.
+        ValueError: a row or an end is out of range, or an array is strided.
+    """
+
 def shard_dots(path: str | os.PathLike[str], vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Dots of every gradient of a shard with every vector.
 

@@ -225,7 +225,7 @@ def test_parquet_and_jsonl_hold_the_same(tmp_path: Path) -> None:
     select("pool", ratio="0.2", store=path, model="model", output=tmp_path / "o.parquet")
     rows = written(tmp_path / "o.jsonl")
     assert pq.read_table(tmp_path / "o.parquet").to_pylist() == rows
-    assert set(rows[0]) == {"messages", "sample_id", "position", "quadrant", "rank", "difficulty", "dot"}
+    assert set(rows[0]) == {"messages", "sample_id", "position", "quadrant", "rank", "difficulty", "dot", "order"}
     for row in rows:
         assert row["sample_id"] == ids[row["position"]]  # type: ignore[index]
         assert row["messages"][0] == {"role": "user", "content": f"q {row['position']} of pool"}  # type: ignore[index]

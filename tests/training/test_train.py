@@ -294,6 +294,32 @@ def test_a_tokenizer_without_padding_and_end_is_left_as_it_is(
 # determinism and resume --------------------------------------------------------------------------------------------
 
 
+def test_the_order_of_the_file_is_followed(
+    train: Any, tmp_path: Path, selection: Path, seen: list[dict[str, Any]]
+) -> None:
+    lines = selection.read_text(encoding="utf-8").splitlines()
+    backwards = tmp_path / "backwards.jsonl"
+    backwards.write_text("\n".join(reversed(lines)) + "\n", encoding="utf-8")
+
+    def samples(name: str, chosen: Path, **options: Any) -> list[tuple[int, ...]]:
+        seen.clear()
+        train(chosen, output=tmp_path / name, **options)
+        rows = [
+            tuple(ids[mask.bool()].tolist()) for one in seen for ids, mask in zip(one["ids"], one["mask"], strict=True)
+        ]
+        assert len(rows) == 2 * len(lines)
+        return rows
+
+    there = samples("there", selection, follow_order=True)
+    back = samples("back", backwards, follow_order=True)
+    # both epochs, and any seed
+    assert there[: len(lines)] == there[len(lines) :] == back[: len(lines)][::-1]
+    assert samples("seed", selection, follow_order=True, seed=1) == there
+    shuffled = samples("shuffled", selection)
+    assert shuffled != there
+    assert sorted(shuffled) == sorted(there)
+
+
 def test_a_seed_decides_every_bit(train: Any, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         train(output=tmp_path / name, seed=seed, lora_dropout=0.1)

@@ -45,6 +45,7 @@ def select(as_json: bool, quiet: bool, **given: Any) -> None:
     if made.took_over is not None:
         click.echo(f"the name `{made.name}` meant selection {made.took_over} before; that one is reached by its number")
     if made.n < made.n_target and not quiet:
-        click.echo(f"asked for {made.n_target:,}: the quadrant holds no more", err=True)
+        what = "quadrant holds no more" if given["diverse"] is None else "ranking holds no more that is not too near"
+        click.echo(f"asked for {made.n_target:,}: the {what}", err=True)
     if made.output:
         click.echo(f"written to {made.output}")

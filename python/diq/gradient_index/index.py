@@ -455,6 +455,18 @@ class GradientIndex:
             gradients = dequantize(header.read(file, "gradients"), scale, self.element)
             return ShardRows(gradients, *read_columns(file, header))
 
+    def rows(self, record: ShardRecord, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Some gradients of a shard, ``[n, dim]`` float32; only they are read from the file.
+
+        Checks the header, not the numbers: ask `shard_problem` first.
+
+        Raises:
+            RunFailedError: the shard is missing or broken.
+        """
+        with self._opened(record) as (file, header):
+            scale = header.read(file, "scale").astype(np.float32, copy=False)[rows]
+            return dequantize(header.mapped(file, "gradients")[rows], scale, self.element)
+
     def numbers_on_disk(self) -> list[int]:
         """Numbers of the shard files of the folder, whole or not, ascending.
 

@@ -84,6 +84,11 @@ class Header:
             raise BrokenError(f"it ends within `{name}`")
         return numbers.reshape(tensor.shape)
 
+    def mapped(self, file: IO[bytes], name: str) -> npt.NDArray[Any]:
+        """A tensor as `read` gives it, read from the file where it is looked at."""
+        tensor = self.tensors[name]
+        return np.memmap(file, _DTYPES[tensor.dtype], mode="r", offset=tensor.start, shape=tensor.shape)
+
 
 def write_tensors(
     file: IO[bytes], tensors: Mapping[str, tuple[str, npt.NDArray[Any]]], metadata: Mapping[str, str]

@@ -336,6 +336,28 @@ def read_certificate(store: Store, run_id: int, dataset_id: int) -> Certificate 
     return Certificate.of(orjson.loads(row["certificate"]))
 
 
+def read_tasks(
+    store: Store, *, dataset_id: int, run_id: int, weights: Mapping[str, float] | None = None, similarity: bool = False
+) -> Iterator[tuple[str, Floats]]:
+    """The dots (or similarities) of each chosen validation set by itself, one after the other.
+
+    Args:
+        store: an open store.
+        dataset_id: dataset.
+        run_id: influence run, or similarity run.
+        weights: the chosen validation sets; None takes all of the run.
+        similarity: whether the run is one of similarities.
+
+    Yields:
+        Name of the set, and ``[n]`` in the order of the positions, NaN where there is none.
+    """
+    sets = _Sets.of(store, dataset_id, run_id, weights)
+    column = "similarity" if similarity else "dot"
+    query = f"influence/{'similarity' if similarity else 'influence'}_of_validation_set"
+    for one, rows, found in sets.read(store, query, **({} if similarity else {"norms": False, "folds": False})):
+        yield one.name, _scattered(sets.n_samples, rows, numbers(found.column(column)))
+
+
 def measure_runs(store: Store) -> list[dict[str, Any]]:
     """Meters of every influence run on every dataset of a store, for ``diq status --scores`` and the report."""
     found = []

@@ -238,6 +238,9 @@ def _weights(ground: Ground, asked: Sequence[str]) -> dict[str, float] | None:
 def _show_ranking(ground: Ground) -> None:
     """Make the view ``ranked``: of the selection's ranking, of the latest one, or of one that is made now."""
     chosen, store = ground.selection, ground.store
+    if chosen is not None and chosen["base_ranking"] is not None:
+        # a walk holds what it took alone; its samples are drawn among all that it went through
+        chosen = chosen | (store.row("plot/base_ranking", ranking_id=chosen["base_ranking"]) or {})
     if chosen is not None and chosen["quadrant_counts"] is not None:
         if chosen["replaced_by"] is None:
             if chosen["is_current"] is False:

@@ -231,6 +231,11 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
     if (held := _held(store, row["influence_run"])) is not None:
         text += f" Its dots are {held}."
     text += _weights_words(config.get("validation_weights"))
+    if balance := config.get("balance"):
+        turns = "by its own scores" if balance == "tasks" else "in rank order"
+        text += f" The {balance} take turns, each {turns}."
+    if thin := config.get("diverse"):
+        text += f" What is nearer than {thin['threshold']:g} to a better sample (by `{thin['by']}`) is left out."
     found = [Words(text)]
     chance = read_row(row).flip_share(store, strategy, Ratio.parse(row["ratio"]).of(n_scored))
     if chance is not None:
@@ -245,6 +250,8 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
         why = "the validation sets were not split into folds"
         if row["n_ranked"] is not None:
             why = "the run was scored in part, for this selection and smaller ones"
+        if balance == "tasks" or thin:
+            why = "it is not measured for balanced tasks and diverse selections"
         found.append(Words(f"How much of it is chance is not known: {why}.", is_note=True))
     if row["n_excluded"]:
         found.append(
@@ -524,6 +531,9 @@ def select_command(store: Store, row: Mapping[str, Any]) -> str:
         "difficulty_run": row["difficulty_run"],
         "seed": config["seed"],
         **_guards(store, row["guard_runs"] or ()),
+        "balance": config.get("balance"),
+        "order": row["file_order"],
+        "weights": row["weighted"] or None,
         "name": row["name"],
         "output": row["output"],
     }
@@ -541,6 +551,11 @@ def _guards(store: Store, runs: Sequence[int]) -> dict[str, Any]:
             details = json.loads(one["result"] or "{}").get("details", {})
             found["decontaminate"] = details.get("asked") or config["benchmarks"]
             found["decontaminate_share"] = config["min_share"]
+        elif one["method"] == "outliers":
+            found["drop_outliers"] = f"norm={config['quantile']!r}"
+            found["norms_run"] = config["run"]
+        elif one["method"] == "diverse":
+            found |= {"diverse": config["threshold"], "diverse_by": config["by"], "diverse_text": config["text"]}
         else:
             found["dedupe"] = one["method"]
             if "threshold" in config:

@@ -32,6 +32,7 @@ from diq.formats import Reader, open_sources
 from diq.formats.rows import BadRow
 from diq.selection import guards
 from diq.selection.guards import ExactCopies, Exclusion, NearCopies, Overlaps, Question
+from diq.selection.outliers import Outliers, find_outliers
 from diq.store.connection import WAIT_S
 from diq.store.store import Store
 
@@ -49,7 +50,7 @@ class Guard:
 
     Attributes:
         run_id: its run, whose rows in the table `exclusions` tell every sample and why.
-        method: exact, near or decontaminate.
+        method: exact, near, decontaminate, outliers or diverse.
         n_excluded: samples of the dataset that it leaves out.
         details: its settings, counts, and the first few exclusions.
     """
@@ -91,6 +92,7 @@ def find_exclusions(
     decontaminate: Sequence[str] = (),
     ngram: int = 13,
     min_share: float = 0.0,
+    outliers: Outliers | None = None,
     progress: Progress | None = None,
 ) -> list[Guard]:
     """Run the guards that were asked for, each over the whole dataset; those that ran before are only looked up.
@@ -106,13 +108,15 @@ def find_exclusions(
             may repeat; the questions of all validation sets of the store come along.
         ngram: words in a row that a sample must share with a question.
         min_share: share of the question's words that must lie in such runs; 0: one run is enough.
+        outliers: quantile of the gradient norms above which samples are left out, and the run that has them.
         progress: called after every batch.
 
     Returns:
-        One entry a guard: dedupe, then decontaminate.
+        One entry a guard: dedupe, decontaminate, outliers.
 
     Raises:
         UsageError: an option or a name is wrong, or `rensa` is missing; nothing is written.
+        MissingScoresError: a gradient norm is missing.
         InputError: a benchmark cannot be read.
         StoreError: the store cannot be read or written.
         RunFailedError: the dataset changed meanwhile.
@@ -148,6 +152,13 @@ def find_exclusions(
         }
         find = functools.partial(_find_overlaps, benchmarks=benchmarks, ngram=ngram, min_share=min_share)
         found.append(_guard(store, dataset, "decontaminate", settings, find, report, asked=decontaminate))
+    if outliers is not None:
+        with Store(store, read_only=True, wait_s=WAIT_S) as opened:
+            # other norms are another guard
+            scores = _digest(opened, opened.dataset(dataset)["dataset_id"], outliers.run_id)
+        settings = {"quantile": outliers.quantile, "run": outliers.run_id, "scores": scores}
+        find = functools.partial(_find_outliers, dataset=dataset, asked=outliers)
+        found.append(_guard(store, dataset, "outliers", settings, find, report))
     return found
 
 
@@ -202,10 +213,9 @@ def _changed() -> RunFailedError:
     return RunFailedError("the dataset changed while a guard read it", "run the same command again")
 
 
-def _digest(store: Store, dataset_id: int) -> str:
-    row = store.row(
-        "selection/digest_scores", dataset_id=dataset_id, influence_run=None, difficulty_run=None, score_run=None
-    )
+def _digest(store: Store, dataset_id: int, influence_run: int | None = None) -> str:
+    ids = {"dataset_id": dataset_id, "influence_run": influence_run}
+    row = store.row("selection/digest_scores", **ids, difficulty_run=None, score_run=None)
     assert row is not None
     return str(row["digest"])
 
@@ -259,7 +269,7 @@ def _guard(
         for start in range(0, len(exclusions), _WRITE_ROWS):
             opened.insert(
                 "selection/insert_exclusions",
-                _table(exclusions[start : start + _WRITE_ROWS]),
+                exclusion_table(exclusions[start : start + _WRITE_ROWS]),
                 run_id=run_id,
                 dataset_id=data.dataset_id,
             )
@@ -287,7 +297,8 @@ def _environment() -> dict[str, str]:
     return facts
 
 
-def _table(exclusions: Sequence[Exclusion]) -> pa.Table:
+def exclusion_table(exclusions: Sequence[Exclusion]) -> pa.Table:
+    """What the query ``insert_exclusions`` reads."""
     return pa.table(
         {
             "position": pa.array([one.position for one in exclusions], pa.int64()),
@@ -326,6 +337,11 @@ def _find_copies(data: _Data, *, near_threshold: float | None) -> tuple[list[Exc
             "n_candidates": n_candidates,
         }
     return found, {**counts, "n_groups": len({one.kept for one in found})}
+
+
+def _find_outliers(data: _Data, *, dataset: str, asked: Outliers) -> tuple[list[Exclusion], dict[str, Any]]:
+    with Store(data.store, read_only=True, wait_s=WAIT_S) as opened:
+        return find_outliers(opened, opened.dataset(dataset), asked)
 
 
 # benchmarks -----------------------------------------------------------------------------------------------------------

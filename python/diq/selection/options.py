@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -12,6 +13,7 @@ from diq.base.config import DIFFICULTY_DIMENSIONS, Dimension
 from diq.base.errors import UsageError
 from diq.base.options import DatasetName, Excludes, InStore, Needs, Option, check_name
 from diq.base.text import Ratio
+from diq.encoders.options import Text
 
 Strategy = Literal[
     "diq",
@@ -73,6 +75,25 @@ def read_band(text: str) -> tuple[float, float]:
 
 
 _OF_QUADRANTS = Needs("strategy", QUADRANT_STRATEGIES)
+
+
+def norm_quantile(text: str) -> float:
+    """The quantile of ``--drop-outliers norm=QUANTILE``.
+
+    Raises:
+        UsageError: it is no such text, or the quantile is outside (0, 1).
+    """
+    measure, _, number = text.partition("=")
+    try:
+        quantile = float(number)
+    except ValueError:
+        quantile = math.nan
+    if measure != "norm" or not 0 < quantile < 1:
+        raise UsageError(
+            f"--drop-outliers `{text}` is not norm=QUANTILE with a quantile between 0 and 1",
+            "give norm=0.99 to leave out the samples with the largest 1 % of the gradient norms",
+        )
+    return quantile
 
 
 @dataclass(frozen=True)
@@ -187,6 +208,59 @@ class SelectOptions(InStore):
         ),
         Needs("decontaminate"),
     ] = 0.0
+    drop_outliers: Annotated[
+        str | None,
+        Option(
+            "Leave out samples whose gradient norm is above this quantile of the dataset's (scored with --norms).",
+            metavar="norm=QUANTILE",
+            check=norm_quantile,
+        ),
+    ] = None
+    norms_run: Annotated[
+        int | None,
+        Option("Run of these norms.", metavar="NUMBER", default="the run of the dots, or the only one with norms"),
+        Needs("drop_outliers"),
+    ] = None
+    balance: Annotated[
+        Literal["tasks", "sources"] | None,
+        Option(
+            "Validation sets (each by its own dots) or sources (each in rank order) take turns; within each quadrant."
+        ),
+    ] = None
+    diverse: Annotated[
+        float | None,
+        Option(
+            "In rank order, leave out a sample whose cosine with one that is taken is above this value.",
+            above=0,
+            below=1,
+            hint="give a cosine such as 0.9",
+        ),
+        Needs("diverse_by"),
+    ] = None
+    diverse_by: Annotated[
+        str | os.PathLike[str] | None,
+        Option(
+            "What is compared: embeddings of this encoder (kept beside the store), or the gradient index of this run "
+            "or folder.",
+            metavar="ENCODER|RUN|DIR",
+            reads="model",
+            name=True,
+        ),
+        Needs("diverse"),
+    ] = None
+    diverse_text: Annotated[
+        Text, Option("What the encoder reads of a sample: the question, or all of it."), Needs("diverse")
+    ] = "full"
+    order: Annotated[
+        Literal["ranked", "easy", "hard"],
+        Option("Order of the file: best first, or by difficulty; `diq train --follow-order` keeps it."),
+        Needs("strategy", DIFFICULTY_STRATEGIES),
+    ] = "ranked"
+    weights: Annotated[
+        bool,
+        Option("Add a column weight: the dot (or similarity), 0 where it is negative, divided by its mean."),
+        Needs("strategy", (*DOT_STRATEGIES, "similarity", "bm25")),
+    ] = False
     name: Annotated[
         str | None,
         Option(
@@ -239,4 +313,15 @@ def default_name(options: SelectOptions) -> str:
         names = sorted(one.rstrip("/").rpartition("/")[2] for one in options.decontaminate)
         share = f"{options.decontaminate_share:g}" if options.decontaminate_share else ""
         parts.append(f"not{share}-{'+'.join(names)}")
+    if options.drop_outliers:
+        parts.append(f"norm{norm_quantile(options.drop_outliers):g}")
+    if options.balance:
+        parts.append(f"balanced-{options.balance}")
+    if options.diverse is not None:
+        by = os.fspath(options.diverse_by or "").rstrip("/").rpartition("/")[2]
+        parts.append(f"diverse{options.diverse:g}-{by}" + ("-prompt" if options.diverse_text == "prompt" else ""))
+    if options.order != "ranked":
+        parts.append(options.order)
+    if options.weights:
+        parts.append("weights")
     return "-".join(parts)

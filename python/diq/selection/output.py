@@ -25,6 +25,7 @@ class _Shape:
     """Which columns a file has: the name of its score, and what its samples hold."""
 
     score: str | None
+    has_weight: bool
     has_reasoning: bool
     has_tools: bool
     has_masks: bool
@@ -42,19 +43,23 @@ def check_ending(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def written(store: Store, output: Path, *, score: str | None, **place: int) -> Iterator[None]:
+def written(
+    store: Store, output: Path, *, score: str | None, file_order: str | None, weighted: bool, **place: int
+) -> Iterator[None]:
     """Write a selection beside its place; it is moved there at the end of the block. On an error nothing stays behind.
 
     Args:
         store: an open store.
         output: where the file will be.
         score: name of the column of the score, ``perplexity`` or ``similarity``; None leaves it out.
+        file_order: ``easy`` or ``hard`` first; None: as ranked.
+        weighted: whether there is a column ``weight``.
         place: ``dataset_id``, ``ranking_id``, ``first`` and ``n``: the part of a stored ranking that is written.
     """
     (found,) = store.rows("selection/shape_of_selection", **place)
-    shape = _Shape(score, **found)
+    shape = _Shape(score, weighted, **found)
     with whole_file(output) as file:
-        with store.batches("selection/rows_of_selection", rows=_WRITE_ROWS, **place) as rows:
+        with store.batches("selection/rows_of_selection", rows=_WRITE_ROWS, file_order=file_order, **place) as rows:
             if output.suffix == ".parquet":
                 _write_parquet(file, rows, shape)
             elif output.suffix == ".gz":
@@ -75,6 +80,8 @@ def _records(batch: pa.RecordBatch, shape: _Shape) -> Iterator[dict[str, Any]]:
         score = row.pop("score")
         if shape.score:
             row[shape.score] = score
+        if not shape.has_weight:
+            del row["weight"]
         yield row
 
 
@@ -106,6 +113,8 @@ def _write_parquet(file: IO[bytes], batches: Iterator[pa.RecordBatch], shape: _S
         pa.field("difficulty", pa.float64()),
         pa.field("dot", pa.float64()),
         *([pa.field(shape.score, pa.float64())] if shape.score else []),
+        pa.field("order", pa.int64()),
+        *([pa.field("weight", pa.float64())] if shape.has_weight else []),
     ]
     schema = pa.schema(fields)
     with pq.ParquetWriter(file, schema) as writer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diq.base.arrow import numbers
+from diq.base.command import quoted
 from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.fingerprint import begun, canonical_json, fingerprint_of
 from diq.base.text import amount
 from diq.influence.certificate import Certificate
 from diq.influence.stored import read_certificate
+from diq.selection.balance import Lists, balanced, read_balance
 from diq.selection.options import TEXT_STRATEGIES
 from diq.selection.partial import order_of_part
 from diq.selection.quadrants import QUADRANTS, rank
@@ -68,6 +70,7 @@ class Ranking:
         half_sizes: validation samples of the even and of the odd folds; None without folds.
         half_counts: samples of Q1 to Q4 in the ranking by each half; None without folds or quadrants.
         n_ranked: how many places are known, where a run was scored in part; None: all.
+        n_taken: samples that a walk through another ranking has taken so far (``--diverse``); None for all others.
     """
 
     ranking_id: int
@@ -81,9 +84,13 @@ class Ranking:
     half_sizes: tuple[int, int] | None
     half_counts: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
     n_ranked: int | None = None
+    n_taken: int | None = None
 
     def part(self, strategy: str, n: int) -> tuple[int, int]:
         """First rank and number of the best ``n`` samples by a strategy."""
+        if self.n_taken is not None:
+            # whatever part of the other ranking was walked, this one holds nothing else
+            return 0, min(n, self.n_taken)
         return part_of(self.counts, self.n_scored, strategy, n)
 
     def flip_share(self, store: Store, strategy: str, n: int) -> float | None:
@@ -152,11 +159,18 @@ def make_ranking(
     runs: Runs,
     weights: Mapping[str, float] | None,
     guard_runs: Sequence[int] = (),
+    balance: str | None = None,
 ) -> MadeRanking:
     """The ranking of a request, made from the scores; nothing is written. Arguments and errors as `find_ranking`."""
     scores = ranked_scores(store, data, request, runs, weights, guard_runs)
     part = None if runs.influence is None else read_certificate(store, runs.influence, data["dataset_id"])
     if part is not None:
+        if balance is not None:
+            command = f"diq score influence {quoted(data['name'])} --model {quoted(str(request.model))}"
+            raise MissingScoresError(
+                f"run {runs.influence} was scored in part, for the beginning of the order without --balance",
+                f"run `{command}`: it scores the rest",
+            )
         return _of_part(store, scores, data, request, runs, weights, part)
     made = order(scores, request)
     if not len(made.rows):
@@ -166,11 +180,16 @@ def make_ranking(
             "score the dataset first; `diq status` shows what there is",
         )
     halves = None
-    if scores.halves is not None:
+    # the halves of each single task are not read, so how much of a balance of tasks is chance stays unknown
+    if scores.halves is not None and balance != "tasks":
         one, other = (
             order(Scores(scores.position, scores.level, half, scores.score), request) for half in scores.halves
         )
         halves = one, other
+    if balance is not None:
+        lists = read_balance(store, data, request, runs, weights, scores.position, balance)
+        made = in_turns(made, lists)
+        halves = (in_turns(halves[0], lists), in_turns(halves[1], lists)) if halves else None
     facts = {
         "n_unscored": len(scores.position) - len(made.rows),
         "n_excluded": data["n_samples"] - len(scores.position),
@@ -178,7 +197,7 @@ def make_ranking(
         "median": made.median,
         "n_scored": len(made.rows),
         "quadrant_counts": list(made.counts) if made.counts else None,
-        "half_sizes": list(scores.half_sizes) if scores.half_sizes else None,
+        "half_sizes": list(scores.half_sizes) if halves and scores.half_sizes else None,
         "even_counts": list(halves[0].counts) if halves and halves[0].counts else None,
         "odd_counts": list(halves[1].counts) if halves and halves[1].counts else None,
         "n_ranked": None,
@@ -215,6 +234,7 @@ def find_ranking(
     runs: Runs,
     weights: Mapping[str, float] | None,
     guard_runs: Sequence[int] = (),
+    balance: str | None = None,
 ) -> Ranking:
     """The ranking of a request: read where its scores have not changed since it was made, else made and stored.
 
@@ -225,18 +245,19 @@ def find_ranking(
         runs: whose scores.
         weights: weight of each validation set; None takes all of the run.
         guard_runs: guards whose exclusions are left out.
+        balance: ``tasks`` or ``sources`` that take turns; None: nobody does.
 
     Raises:
         UsageError: a difficulty threshold outside the data.
         MissingScoresError: no sample has the scores that the strategy needs.
     """
-    config, configuration = _configuration(data, request, runs, weights, guard_runs)
+    config, configuration = _configuration(data, request, runs, weights, guard_runs, balance)
     digest = _digest(store, data, runs)
     known = store.row("selection/find_ranking", configuration=configuration)
     if known is not None and known["scores_digest"] == digest:
         return read_row(known, "stored")
 
-    made = make_ranking(store, data, request, runs, weights, guard_runs)
+    made = make_ranking(store, data, request, runs, weights, guard_runs, balance)
     fingerprint = _fingerprint(configuration, made.rows)
     if known is not None and known["fingerprint"] == fingerprint:
         # a score of another dataset of the run, or a sample without one
@@ -293,9 +314,13 @@ def _configuration(
     runs: Runs,
     weights: Mapping[str, float] | None,
     guard_runs: Sequence[int],
+    balance: str | None = None,
 ) -> tuple[dict[str, Any], str]:
     """What a ranking is made by, and the fingerprint by which the ranking of the same is found again."""
     config = request.settings() | {"validation_weights": dict(weights) if weights is not None else None}
+    if balance is not None:
+        # a key of its own, so that rankings without it keep their fingerprints
+        config["balance"] = balance
     identity = {"dataset": data["dataset_id"], "runs": asdict(runs), "guards": sorted(guard_runs), "config": config}
     return config, fingerprint_of(canonical_json(identity))
 
@@ -373,6 +398,11 @@ def _merit(score: Floats, request: Request) -> Floats:
     least, most = request.taken
     inside = (score >= (-np.inf if least is None else least)) & (score <= (np.inf if most is None else most))
     return np.where(inside, merit, np.nan)
+
+
+def in_turns(made: Order, lists: Lists) -> Order:
+    """An order in which groups take turns within each quadrant; thresholds, quadrants and counts stay."""
+    return replace(made, rows=balanced(made.rows, made.counts, lists))
 
 
 def check_threshold(threshold: float, level: Floats, dimension: str) -> None:

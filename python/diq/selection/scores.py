@@ -311,9 +311,9 @@ def read_scores(
         )
         dot, halves, half_sizes = read.dot, read.halves, read.half_sizes
         if read.norm is not None:
-            _check_norms(data, request, runs, dot, read.norm)
-            dot = _divided(dot, read.norm)
-            halves = (_divided(halves[0], read.norm), _divided(halves[1], read.norm)) if halves else None
+            check_norms("influence `cosine`", "--influence cosine", data, runs.influence, dot, read.norm)
+            dot = divided(dot, read.norm)
+            halves = (divided(halves[0], read.norm), divided(halves[1], read.norm)) if halves else None
         scored = np.isfinite(dot)
         if halves and all(np.isfinite(half[scored]).all() for half in halves):
             # whatever has no dot is in no ranking by a half of it either
@@ -335,19 +335,32 @@ def _scattered(position: npt.NDArray[np.int64], where: npt.NDArray[np.int64], va
     return column
 
 
-def _check_norms(data: dict[str, Any], request: Request, runs: Runs, dot: Floats, norm: Floats) -> None:
+def check_norms(asked: str, option: str, data: dict[str, Any], run_id: int | None, dot: Floats, norm: Floats) -> None:
+    """Refuse a run in which a sample with a dot lacks its gradient norm.
+
+    Args:
+        asked: what needs the norms, in words.
+        option: the option that asks for it.
+        data: the dataset.
+        run_id: the run.
+        dot: ``[n]``, NaN where there is none.
+        norm: likewise.
+
+    Raises:
+        MissingScoresError: there is such a sample.
+    """
     scored = np.isfinite(dot)
     n_missing = int(np.count_nonzero(scored & np.isnan(norm)))
     if n_missing:
         raise MissingScoresError(
-            f"influence `cosine` needs gradient norms: in run {runs.influence} {n_missing:,} of the "
+            f"{asked} needs gradient norms: in run {run_id} {n_missing:,} of the "
             f"{amount(int(np.count_nonzero(scored)), 'sample')} of dataset `{data['name']}` with a dot have none",
-            f"run `diq score influence {data['name']} --model {request.model} --norms`, "
-            "or leave out --influence cosine",
+            f"run `diq score influence {quoted(data['name'])} --norms` with its --model again, or leave out {option}",
         )
 
 
-def _divided(dot: Floats, norm: Floats) -> Floats:
+def divided(dot: Floats, norm: Floats) -> Floats:
+    """What orders like the cosine: dots over the norms of the samples' gradients."""
     # a gradient of zero has no direction: its quotient is NaN, and the sample counts as unscored
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.asarray(dot / norm, np.float64)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diq.base.command import quoted
 from diq.base.errors import MissingScoresError, UsageError
@@ -15,12 +17,16 @@ from diq.base.files import check_file, restored_on_error
 from diq.base.options import verb
 from diq.base.summary import Summary
 from diq.base.text import Ratio, amount
-from diq.selection.options import TEXT_STRATEGIES, SelectOptions, default_name
+from diq.selection.balance import check_balance
+from diq.selection.options import TEXT_STRATEGIES, SelectOptions, default_name, norm_quantile
 from diq.selection.output import check_ending, written
 from diq.selection.quadrants import QUADRANTS
 from diq.selection.ranking import Ranking, find_ranking
 from diq.selection.scores import Request, Runs, choose_runs, settled_weights
 from diq.store.store import Store, now
+
+if TYPE_CHECKING:
+    from diq.selection.exclusions import Guard
 
 log = logging.getLogger(__name__)
 
@@ -107,16 +113,24 @@ def select(options: SelectOptions) -> Selection:
         if data["n_samples"] == 0:
             raise UsageError(f"the dataset `{options.dataset}` has no samples", "see `diq sql 'from rejects'`")
         runs = choose_runs(opened, data, request, options.run, options.difficulty_run)
-        return data, runs, settled_weights(opened, request, runs, options.validation_set)
+        weights = settled_weights(opened, request, runs, options.validation_set)
+        if options.balance:
+            check_balance(opened, data, request, runs, options.validation_set, options.balance)
+        return data, runs, weights
 
-    guards = []
-    if options.dedupe or options.decontaminate:
+    guards: list[Guard] = []
+    outliers = None
+    if options.dedupe or options.decontaminate or options.drop_outliers:
         # only who asks for guards waits for what they load
         from diq.selection.exclusions import find_exclusions
+        from diq.selection.outliers import Outliers, choose_norms_run
 
         with Store(options.store_file, read_only=True) as opened:
             # a wrong name is told at once, not after the minutes that guards may take
-            look_up(opened)
+            data, runs, _ = look_up(opened)
+            if options.drop_outliers:
+                norms_run = choose_norms_run(opened, data, options.norms_run, runs.influence)
+                outliers = Outliers(norm_quantile(options.drop_outliers), norms_run)
         guards = find_exclusions(
             options.store_file,
             options.dataset,
@@ -124,11 +138,13 @@ def select(options: SelectOptions) -> Selection:
             near_threshold=options.dedupe_threshold,
             decontaminate=options.decontaminate,
             min_share=options.decontaminate_share,
+            outliers=outliers,
             progress=options.progress,
         )
+    guard_runs = [guard.run_id for guard in guards]
     with Store(options.store_file) as opened:
         data, runs, weights = look_up(opened)
-        ranking = find_ranking(opened, data, request, runs, weights, [guard.run_id for guard in guards])
+        ranking = find_ranking(opened, data, request, runs, weights, guard_runs, options.balance)
         n_target = parsed.of(ranking.n_scored)
         if n_target == 0:
             raise UsageError(
@@ -137,23 +153,52 @@ def select(options: SelectOptions) -> Selection:
             )
         if ranking.n_ranked is not None:
             _check_part(ranking, options, parsed, n_target)
-        first, n = ranking.part(options.strategy, n_target)
-        flips = ranking.flip_share(opened, options.strategy, n_target)
-        _warn(data, ranking, flips, parsed, n, _count_outside(opened, data, request, runs))
-        label = options.name or default_name(options)
-        before = opened.find_selection(label)
-        place = {"dataset_id": data["dataset_id"], "ranking_id": ranking.ranking_id, "first": first, "n": n}
-        score = options.strategy if options.strategy in TEXT_STRATEGIES else None
-        with contextlib.ExitStack() as stack:
-            # they end in this order: the file takes its place, the store commits, the file of before is let go. so
-            # whatever fails leaves neither file nor record. a kill can still fall between the first two, and leaves a
-            # file that the store does not speak of; a record that speaks of a file which is not there would be worse
-            if output:
-                stack.enter_context(restored_on_error(output))
-            stack.enter_context(opened.transaction())
-            if output:
-                stack.enter_context(written(opened, output, score=score, **place))
-            selection_id = _record(opened, ranking, options.strategy, parsed, n_target, first, n, label, output)
+        n_outside = _count_outside(opened, data, request, runs)
+        if options.diverse is None:
+            return _taken(opened, options, parsed, data, ranking, guards, n_outside)
+    # the store is not held while vectors are made and compared
+    from diq.selection.walk import Diverse, walked
+
+    asked = Diverse(options.diverse, os.fspath(options.diverse_by or ""), options.diverse_text)
+    report = options.progress or (lambda *_: None)
+    ranking, guard = walked(options.store_file, data, ranking, options.strategy, n_target, asked, report)
+    with Store(options.store_file) as opened:
+        return _taken(opened, options, parsed, data, ranking, [*guards, guard], n_outside)
+
+
+def _taken(
+    opened: Store,
+    options: SelectOptions,
+    ratio: Ratio,
+    data: dict[str, Any],
+    ranking: Ranking,
+    guards: Sequence[Guard],
+    n_outside: tuple[int, str],
+) -> Selection:
+    """The best part of a ranking, written and recorded."""
+    output = None if options.output is None else Path(options.output)
+    n_target = ratio.of(ranking.n_scored)
+    first, n = ranking.part(options.strategy, n_target)
+    flips = ranking.flip_share(opened, options.strategy, n_target)
+    _warn(data, ranking, flips, ratio, n, n_outside)
+    label = options.name or default_name(options)
+    before = opened.find_selection(label)
+    place = {"dataset_id": data["dataset_id"], "ranking_id": ranking.ranking_id, "first": first, "n": n}
+    score = options.strategy if options.strategy in TEXT_STRATEGIES else None
+    shape: dict[str, Any] = {
+        "file_order": None if options.order == "ranked" else options.order,
+        "weighted": options.weights,
+    }
+    with contextlib.ExitStack() as stack:
+        # they end in this order: the file takes its place, the store commits, the file of before is let go. so
+        # whatever fails leaves neither file nor record. a kill can still fall between the first two, and leaves a
+        # file that the store does not speak of; a record that speaks of a file which is not there would be worse
+        if output:
+            stack.enter_context(restored_on_error(output))
+        stack.enter_context(opened.transaction())
+        if output:
+            stack.enter_context(written(opened, output, score=score, **shape, **place))
+        selection_id = _record(opened, ranking, options.strategy, ratio, n_target, first, n, label, output, **shape)
     return Selection(
         selection_id=selection_id,
         name=label,
@@ -161,9 +206,9 @@ def select(options: SelectOptions) -> Selection:
         strategy=options.strategy,
         n=n,
         n_target=n_target,
-        ratio=float(parsed.text),
+        ratio=float(ratio.text),
         thresholds={"tau": ranking.tau, "median": ranking.median},
-        counts=_counts(ranking.counts, first, n),
+        counts=_counts(opened, ranking, first, n),
         n_scored=ranking.n_scored,
         n_unscored=ranking.n_unscored,
         n_excluded=ranking.n_excluded,
@@ -183,6 +228,11 @@ def _check_part(ranking: Ranking, options: SelectOptions, ratio: Ratio, n_target
     if options.strategy not in ("diq", "q1"):
         raise MissingScoresError(
             f"the run was scored in part, for the beginning of Q1: it tells nothing of {options.strategy.upper()}",
+            f"run `{command}`: it scores the rest",
+        )
+    if options.diverse is not None:
+        raise MissingScoresError(
+            "the run was scored in part, for a selection of so many samples: --diverse may go through more",
             f"run `{command}`: it scores the rest",
         )
     if n_target > ranking.n_ranked:
@@ -213,9 +263,9 @@ def _warn(
     n_outside, which = outside
     if n_outside:
         log.warning(
-            "%s of %s samples of dataset `%s` have a %s and are not selected",
+            "%s of %s of dataset `%s` have a %s and are not selected",
             f"{n_outside:,}",
-            f"{data['n_samples']:,}",
+            amount(data["n_samples"], "sample"),
             data["name"],
             which,
         )
@@ -239,15 +289,19 @@ def _warn(
         )
 
 
-def _counts(counts: tuple[int, ...] | None, first: int, n: int) -> dict[str, dict[str, int]]:
+def _counts(store: Store, ranking: Ranking, first: int, n: int) -> dict[str, dict[str, int]]:
     """Samples of each quadrant, of a dataset and of a part of its ranking."""
-    if counts is None:
+    if ranking.counts is None:
         return {}
     taken, start = {}, 0
-    for quadrant, count in zip(QUADRANTS, counts, strict=True):
+    for quadrant, count in zip(QUADRANTS, ranking.counts, strict=True):
         taken[quadrant] = max(0, min(first + n, start + count) - max(first, start))
         start += count
-    return {"dataset": dict(zip(QUADRANTS, counts, strict=True)), "selection": taken}
+    if ranking.n_taken is not None:
+        # a walk holds only what it took of each
+        found = store.rows("selection/count_quadrants", ranking_id=ranking.ranking_id, n=n)
+        taken = dict.fromkeys(QUADRANTS, 0) | {one["quadrant"]: one["n"] for one in found}
+    return {"dataset": dict(zip(QUADRANTS, ranking.counts, strict=True)), "selection": taken}
 
 
 def _record(
@@ -260,14 +314,23 @@ def _record(
     n: int,
     name: str,
     output: Path | None,
+    **shape: Any,
 ) -> int:
     key = {"ranking_id": ranking.ranking_id, "name": name, "strategy": strategy, "ratio": ratio.text}
     text = str(output) if output else None
     same = store.row("selection/get_selection", **key)
     if same is not None:
-        store.run("selection/update_selection_output", selection_id=same["selection_id"], output=text, created_at=now())
+        store.run(
+            "selection/update_selection_output",
+            selection_id=same["selection_id"],
+            output=text,
+            created_at=now(),
+            **shape,
+        )
         return int(same["selection_id"])
-    store.run("selection/insert_selection", **key, n_target=n_target, first=first, n=n, output=text, created_at=now())
+    store.run(
+        "selection/insert_selection", **key, n_target=n_target, first=first, n=n, output=text, created_at=now(), **shape
+    )
     made = store.row("selection/get_selection", **key)
     assert made is not None
     store.run("selection/update_selection_digest", selection_id=made["selection_id"])

@@ -140,6 +140,10 @@ class TrainOptions(InStore):
         Option("Put the samples of a micro-batch into one row without padding: faster, the same result."),
         Needs("method", ("sft",)),
     ] = False
+    follow_order: Annotated[
+        bool,
+        Option("Take the samples in the order of the file or selection (`diq select --order`), every epoch anew."),
+    ] = False
     scheduler: Annotated[Scheduler, Option("Course of the learning rate.")] = "cosine"
     warmup_ratio: Annotated[float, Option("Share of the steps in which it rises.", least=0, most=1)] = 0.03
     weight_decay: Annotated[float, Option("Weight decay of AdamW.", least=0)] = 0.0

@@ -32,6 +32,7 @@ def make_settings(
     epochs: float | None,
     learning_rate: float | None,
     packing: bool,
+    follow_order: bool = False,
     **others: Any,
 ) -> dict[str, Any]:
     """Everything that changes what comes out, with defaults filled in: the identity of the run.
@@ -46,6 +47,7 @@ def make_settings(
         epochs: passes, or None.
         learning_rate: or None.
         packing: whether samples are trained on without padding.
+        follow_order: whether they come in their order.
         others: settings that need no default.
     """
     full = params == FULL
@@ -67,6 +69,8 @@ def make_settings(
         settings["quantization"] = quantization
     if packing:
         settings["packing"] = True
+    if follow_order:
+        settings["follow_order"] = True
     return settings
 
 

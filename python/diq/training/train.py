@@ -127,6 +127,7 @@ def train(options: TrainOptions) -> TrainSummary:
         epochs=options.epochs,
         learning_rate=options.learning_rate,
         packing=options.packing,
+        follow_order=options.follow_order,
         scheduler=options.scheduler,
         warmup_ratio=float(options.warmup_ratio),
         weight_decay=float(options.weight_decay),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -78,12 +79,24 @@ class Course:
 
 
 class _Whole:
-    """What both trainers share; stands before TRL's class."""
+    """What both trainers share; stands before TRL's class.
+
+    Attributes:
+        follow_order: whether samples come in the order of the file, every epoch.
+    """
+
+    follow_order = False
 
     def __init__(self, folder: OutputFolder, course: Course, **options: Any) -> None:
         self.folder, self.course = folder, course
         self.started, self.earlier_seconds = time.monotonic(), 0.0
         super().__init__(**options)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Samples in the order of the file where that is asked for, else as the trainer shuffles them."""
+        if self.follow_order:
+            return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)  # type: ignore[attr-defined]
+        return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
 
     def _send_telemetry(self) -> None:
         """TRL reports every training to the hub; this one does not."""
@@ -296,6 +309,7 @@ def make_trainer(
     else:
         pairs = DataCollatorForPreference(pad_token_id=pad)
         trainer = DpoTrainer(folder, course, **shared, data_collator=pairs, ref_model=reference)
+    trainer.follow_order = settings.get("follow_order", False)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Steps(trainer, progress, validate))
     return trainer

@@ -29,7 +29,9 @@ CREATE TABLE rankings (
     even_counts BIGINT[4],
     odd_counts BIGINT[4],
     replaced_by BIGINT,
-    n_ranked BIGINT
+    n_ranked BIGINT,
+    base_ranking BIGINT,
+    depth BIGINT
 );
 COMMENT ON TABLE rankings IS 'Configurations that fix a whole order of a dataset; every selection is a range of one.';
 COMMENT ON COLUMN rankings.ranking_id IS 'Number of the ranking in this store.';
@@ -49,12 +51,14 @@ COMMENT ON COLUMN rankings.configuration IS 'Fingerprint of the configuration al
 COMMENT ON COLUMN rankings.scores_digest IS 'Digest of the scores that the ranking was made from; another digest in the store means that it is out of date.';
 COMMENT ON COLUMN rankings.score_run IS 'Run of the text scores (perplexity, similarity, length and so on); null where the strategy uses none.';
 COMMENT ON COLUMN rankings.guard_runs IS 'Runs of the guards whose exclusions were left out; null where there were none.';
-COMMENT ON COLUMN rankings.n_excluded IS 'Samples that guards left out: neither scored nor unscored.';
+COMMENT ON COLUMN rankings.n_excluded IS 'Samples that guards left out before the ranking: neither scored nor unscored.';
 COMMENT ON COLUMN rankings.half_sizes IS 'Validation samples of the even and of the odd folds; null without folds.';
 COMMENT ON COLUMN rankings.even_counts IS 'Samples in Q1 to Q4 of the ranking by the even folds; null without folds or quadrants.';
 COMMENT ON COLUMN rankings.odd_counts IS 'Samples in Q1 to Q4 of the ranking by the odd folds; null without folds or quadrants.';
 COMMENT ON COLUMN rankings.replaced_by IS 'Ranking that took its place after scores changed; then it keeps only the prefix that its selections took.';
 COMMENT ON COLUMN rankings.n_ranked IS 'How many places of the order are known, where a run was scored in part; null: all.';
+COMMENT ON COLUMN rankings.base_ranking IS 'Ranking that it is walked from (--diverse); null for all others. Then it holds what was taken so far, and a larger selection goes on.';
+COMMENT ON COLUMN rankings.depth IS 'Rows of the base ranking that were walked so far; null without one.';
 
 CREATE TABLE ranking_samples (
     ranking_id BIGINT NOT NULL,
@@ -92,7 +96,9 @@ CREATE TABLE selections (
     strategy VARCHAR,
     -- the strategies q1 to q4 take a part of the ranking of diq that does not begin at its start
     "first" BIGINT DEFAULT 0,
-    digest VARCHAR
+    digest VARCHAR,
+    file_order VARCHAR,
+    weighted BOOLEAN
 );
 COMMENT ON TABLE selections IS 'Every selection that was made.';
 COMMENT ON COLUMN selections.selection_id IS 'Number of the selection in this store.';
@@ -106,6 +112,8 @@ COMMENT ON COLUMN selections.created_at IS 'When the selection was made (UTC).';
 COMMENT ON COLUMN selections.strategy IS 'diq, q1, random, influence and so on.';
 COMMENT ON COLUMN selections."first" IS 'Rank of its first sample in the ranking: 0, except for the strategies q2 to q4.';
 COMMENT ON COLUMN selections.digest IS 'Hash of its sample ids and their order: a dataset that was made anew since no longer fits. Null for selections of older stores.';
+COMMENT ON COLUMN selections.file_order IS 'Order of the file, and of a training that follows it: easy or hard; null: as ranked.';
+COMMENT ON COLUMN selections.weighted IS 'Whether the file has a column weight.';
 
 CREATE TABLE exclusions (
     run_id BIGINT NOT NULL,
@@ -114,13 +122,13 @@ CREATE TABLE exclusions (
     matched VARCHAR,
     similarity DOUBLE
 );
-COMMENT ON TABLE exclusions IS 'Samples that a guard (--dedupe, --decontaminate) leaves out of selections; the samples stay in the store.';
+COMMENT ON TABLE exclusions IS 'Samples that a guard (--dedupe, --decontaminate, --drop-outliers, --diverse) leaves out of selections; the samples stay in the store.';
 COMMENT ON COLUMN exclusions.run_id IS 'Run of the guard: its method and settings.';
 COMMENT ON COLUMN exclusions.sample_id IS 'Sample that is left out.';
 COMMENT ON COLUMN exclusions.reason IS 'Why, in one line.';
-COMMENT ON COLUMN exclusions.matched IS 'What it repeats: the id of the sample that is kept, or the benchmark and row of the question.';
+COMMENT ON COLUMN exclusions.matched IS 'What it repeats or is too near to: the id of the sample that is kept, or the benchmark and row of the question; null for outliers.';
 COMMENT ON COLUMN exclusions.similarity IS
-    'Jaccard similarity with the kept sample (near), or share of the question''s words that lie in shared runs (decontaminate); null for exact repeats.';
+    'Jaccard similarity with the kept sample (near), cosine with it (diverse), or share of the question''s words that lie in shared runs (decontaminate); null for exact repeats and outliers.';
 
 CREATE VIEW selection_samples AS
 SELECT s.selection_id, r.rank - s."first" AS rank, d.sample_id, r.position, r.quadrant, r.difficulty, r.dot, r.score

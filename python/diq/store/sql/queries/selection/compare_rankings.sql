@@ -10,7 +10,7 @@ SELECT
     k.n_scored,
     CAST(json_keys(k.config ->> '$.validation_weights') AS VARCHAR[]) AS validation_sets
 FROM rankings AS k
-WHERE k.dataset_id = $dataset_id AND k.replaced_by IS NULL AND k.configuration IS NOT NULL
+WHERE k.dataset_id = $dataset_id AND k.replaced_by IS NULL AND k.configuration IS NOT NULL AND k.base_ranking IS NULL
 ORDER BY
     k.n_ranked IS NULL DESC,
     list_contains(CAST($ranking_ids AS BIGINT[]), k.ranking_id) DESC,

@@ -8,6 +8,8 @@ SELECT
     s.n,
     s."first",
     s.output,
+    s.file_order,
+    s.weighted,
     s.created_at AS selected_at,
     d.name AS dataset,
     m.name AS model,
