@@ -8,6 +8,7 @@ import click
 
 import diq
 from diq.base.config import store_path
+from diq.base.text import amount
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.trials.options import ValidateOptions
@@ -53,7 +54,8 @@ def _show(found: Validation) -> None:
     click.echo(f"`{found.dataset}`, scores of `{found.model}`{stand_in}")
     if found.scores:
         table(
-            f"linear datamodelling score over {found.n_subsets} random subsets of {found.subset_size} samples",
+            f"linear datamodelling score over {amount(found.n_subsets, 'random subset')} of "
+            f"{amount(found.subset_size, 'sample')}",
             ("score", "run", "LDS", "95 % interval"),
             [(one["score"], one["run"], one["value"], _interval(one)) for one in found.scores],
         )

@@ -22,7 +22,7 @@ import pyarrow as pa
 from diq.base.errors import UsageError
 from diq.base.options import verb
 from diq.base.sample import Message
-from diq.base.text import counted
+from diq.base.text import amount, counted
 from diq.base.thinking import Tag
 from diq.baselines.text_scores import INSERT, text_job, text_rows
 from diq.evaluation import generations
@@ -134,8 +134,8 @@ class _Scoring:
         summary.n_cached = summary.n_samples - summary.n_scored - self._n_left
         if self._n_left:
             log.warning(
-                "%d samples got too few replies (%s) and are not scored: the same command asks for the rest",
-                self._n_left, counted(self._no_reply),
+                "too few replies (%s) to score %s: the same command asks for the rest",
+                counted(self._no_reply), amount(self._n_left, "sample"),
             )  # fmt: skip
         finish(job, summary, complete=not self._n_left)
         summary.seconds = time.monotonic() - started

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from diq.base.arrow import numbers
 from diq.base.errors import UsageError
+from diq.base.text import amount
 from diq.gradient_index.index import INDEX_FILE, GradientIndex, ShardRecord, ShardTakenError
 from diq.store.connection import WAIT_S
 from diq.store.store import Store, now
@@ -91,7 +92,7 @@ def forget_broken(store: Path, run_id: int, folder: Path) -> int:
         problem = f"`{folder / record.file}` is missing" if index is None else index.shard_problem(record)
         if problem is None:
             continue
-        log.warning("%s: its %d samples are scored again", problem, record.n_rows)
+        log.warning("%s: scoring its %s again", problem, amount(record.n_rows, "sample"))
         n_lost += record.n_rows
         with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
             opened.run("gradient_index/delete_gradient_rows", run_id=run_id, shard=record.shard)

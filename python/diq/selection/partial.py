@@ -101,9 +101,9 @@ def _of_cascade(
     """The best of what a cascade scored: as many as the selection that it was scored for, or fewer."""
     assert certificate.recall is not None
     log.warning(
-        "run %s was scored by a cascade: of the %s samples that all dots would select, it has found an estimated "
+        "run %s was scored by a cascade: of the %s that all dots would select, it has found an estimated "
         "%.1f %% (%.1f to %.1f)",
-        runs.influence, f"{certificate.supports:,}",
+        runs.influence, amount(certificate.supports, "sample"),
         *(100 * one for one in (certificate.recall.value, certificate.recall.low, certificate.recall.high)),
     )  # fmt: skip
     hard = (columns.level >= tau) & np.isfinite(columns.dot)

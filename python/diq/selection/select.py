@@ -213,9 +213,9 @@ def _warn(
     n_outside, which = outside
     if n_outside:
         log.warning(
-            "%s of %s samples of dataset `%s` have a %s and are not selected",
+            "%s of %s of dataset `%s` have a %s and are not selected",
             f"{n_outside:,}",
-            f"{data['n_samples']:,}",
+            amount(data["n_samples"], "sample"),
             data["name"],
             which,
         )

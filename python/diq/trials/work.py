@@ -14,7 +14,7 @@ from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
-from diq.base.text import Ratio
+from diq.base.text import Ratio, amount
 from diq.influence.stored import read_certificate, read_influence, read_similarity
 from diq.scoring.job import bytes_of_ids
 from diq.selection.options import DOT_STRATEGIES
@@ -145,7 +145,7 @@ class Work:
         for ratio in self.ratios if strategies else ():
             yield ratio.text, ratio.of(self.n_scored), strategies
         for size in sorted({one.fixed for one in self.entrants if one.fixed is not None}):
-            yield f"{size} samples", size, [one for one in self.entrants if one.fixed == size]
+            yield amount(size, "sample"), size, [one for one in self.entrants if one.fixed == size]
 
     def subset(self, number: int) -> Rows:
         """Rows of a random subset."""
@@ -194,7 +194,7 @@ def read_work(options: ValidateOptions, data: dict[str, Any], model: str) -> Wor
     for ratio in work.ratios if work.entrants else ():
         if ratio.of(work.n_scored) == 0:
             raise UsageError(
-                f"a ratio of {ratio.text} of {work.n_scored} scored samples selects none",
+                f"a ratio of {ratio.text} of {amount(work.n_scored, 'scored sample')} selects none",
                 f"give at least {1 / max(work.n_scored, 1):.3g}",
             )
     return work
