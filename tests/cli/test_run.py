@@ -67,7 +67,7 @@ def test_recipes_are_listed_and_shown() -> None:
     shown = invoke(command, "demo", "--show").stdout
     Path("mine.yaml").write_text(shown, encoding="utf-8")
     assert "mine" not in invoke(command, "mine.yaml", "--dry-run").stdout.splitlines()[0]
-    assert "30 steps, 30 to do" in invoke(command, "mine.yaml", "--dry-run", "--output", "m").stdout
+    assert "31 steps, 31 to do" in invoke(command, "mine.yaml", "--dry-run", "--output", "m").stdout
 
 
 def test_quiet_prints_the_end_alone() -> None:

@@ -495,7 +495,7 @@ def test_rows_that_cannot_be_read_are_named(tmp_path: Path, rows: Any, caplog: p
     path = tmp_path / "pool.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n", encoding="utf-8")
     assert read_file_lengths(str(path), max_length=8192).n == 3
-    assert "1 rows of" in caplog.text
+    assert "left out: 1 row of" in caplog.text
 
 
 def test_a_plan_from_the_store(tmp_path: Path) -> None:

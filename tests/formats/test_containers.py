@@ -170,7 +170,7 @@ def test_csv_rows_name_the_line_they_start_on(tmp_path: Path) -> None:
     ]
     bad = {row.line: row.reason for row in found if isinstance(row, BadRow)}
     assert bad[5] == "3 fields where the header has 2"
-    assert bad[6] == "1 fields where the header has 2"
+    assert bad[6] == "1 field where the header has 2"
     assert bad[7] == "not UTF-8: byte 0xe9 at offset 4"
     assert bad[8].startswith("not CSV: ")
     assert bad[10].startswith("not CSV: ")

@@ -739,7 +739,7 @@ def test_maps_that_make_no_sample_are_refused() -> None:
     for roles in ("messages prompt", "messages options", "chosen rejected answer", "prompt options label answer"):
         with pytest.raises(UsageError, match=f"{roles.split()[-1]} has no use beside "):
             mapped({role: role for role in roles.split()})
-    with pytest.raises(ValueError, match="2 prompts, but 1 answers"):
+    with pytest.raises(ValueError, match="2 prompts, but 1 answer"):
         mapped({"prompt": "t.u", "answer": "a"}).sample({"t": [{"u": "1"}, {"u": "2"}], "a": ["x"]})
 
 
@@ -768,7 +768,7 @@ def test_a_role_whose_column_no_row_has_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [{"q": "Q?", "a": "A.", "ctx": "C.", "null": None}])
     columns = {"prompt": "q", "answer": "a", "context": "ctxx", "system": "null"}
     (note,) = open_source(path, map=columns).notes
-    assert note == "--map context=ctxx finds nothing in the first 1 rows; did you mean `ctx`?"
+    assert note == "--map context=ctxx finds nothing in the first 1 row; did you mean `ctx`?"
 
 
 def test_without_reasoning() -> None:

@@ -151,7 +151,7 @@ def test_the_thinking_of_earlier_turns_may_go_and_is_counted(caplog: pytest.LogC
     assert "ask more" not in one.tokenizer.decode(found.ids)
     assert "since when" in one.tokenizer.decode(found.ids)
     one.say("pool")
-    assert "pool: the chat template leaves out the thinking of earlier turns (1 conversations)" in caplog.text
+    assert "pool: the chat template leaves out the thinking of earlier turns (1 conversation)" in caplog.text
 
 
 @pytest.mark.parametrize(

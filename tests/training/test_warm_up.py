@@ -129,5 +129,5 @@ def test_bad_warm_ups(store: Path, tiny_llama_folder: Path) -> None:
     assert error.message == "--checkpoint has no effect with --warmup"
     found = diq.warm_up("pool", model=model, share="0.25", epochs=1, store=store, device="cpu")
     (found[0] / "optimizer.pt").parent.rename(found[0].parent.parent / "elsewhere")
-    with pytest.raises(RunFailedError, match="has 0 of its 1 checkpoints"):
+    with pytest.raises(RunFailedError, match="has 0 of its 1 checkpoint"):
         diq.warm_up("pool", model=model, share="0.25", epochs=1, store=store, device="cpu")
