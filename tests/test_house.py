@@ -78,7 +78,7 @@ OPENS_A_STORE: dict[str, tuple[str, ...]] = {
         "turns",
     ),
     "training": ("train", "data"),
-    "trials": ("trial", "work", "validate"),
+    "trials": ("trial", "work", "validate", "kept"),
     "evaluation": ("evaluate", "rescore", "generations", "results", "pass_rate"),
     "costs": ("cost", "lengths", "probe"),
     "plot": ("__init__", "data", "ground"),

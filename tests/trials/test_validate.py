@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import diq
-from conftest import KillAt, ingest_rows, run_killed, write_jsonl
+from conftest import KillAt, ingest_rows, run_killed, stdout_of, write_jsonl
 from diq.base.errors import MissingScoresError, UsageError
+from diq.cli.results import results as results_command
 from diq.models.network import load_causal_lm
 from diq.models.source import find_model
 from diq.models.tokens import load_tokenization
@@ -108,6 +109,13 @@ def test_what_helps_is_found_and_resumed(store: Path, tiny_llama_chat_folder: Pa
     with Store(store, read_only=True) as opened:
         (kept,) = opened.connection.execute("SELECT result FROM runs WHERE run_id = ?", [more.run_id]).fetchall()
     assert orjson.loads(kept[0])["n_subsets"] == 7
+    # `diq results` shows it, with no model evaluated, and so does the report
+    (shown,) = diq.results(store=store).validations
+    assert shown.race == more.race
+    assert "`pool`, scores of `tiny-chat`" in stdout_of(results_command, "--store", store)
+    page = store.parent / "report.html"
+    diq.report("pool", model=tiny_llama_chat_folder.name, output=page, store=store)
+    assert "race: loss on samples that no score has seen" in page.read_text(encoding="utf-8")
 
 
 def test_the_numbers_are_those_of_the_trainings(store: Path, tiny_llama_chat_folder: Path) -> None:

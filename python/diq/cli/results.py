@@ -50,6 +50,7 @@ def results(as_json: bool, **given: Any) -> None:
 
 def _show(found: Results) -> None:
     from diq.evaluation.tables import HEADS, MARKS, close_note, error_note, footnotes, title
+    from diq.trials.kept import tables
 
     for group in [*found.groups, *found.published]:
         columns = group.columns
@@ -72,6 +73,11 @@ def _show(found: Results) -> None:
             click.echo(note)
     if found.scoring:
         click.echo(f"scored by rules {found.scoring}")
+    for one in found.validations:
+        click.echo(one.title)
+        for made in tables(one):
+            table(made.title, made.heads, made.rows)
+        click.echo(one.cost)
 
 
 def _any(groups: list[Group], mark: str) -> bool:

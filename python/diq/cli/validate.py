@@ -8,13 +8,12 @@ import click
 
 import diq
 from diq.base.config import store_path
-from diq.base.text import amount
 from diq.cli.console import print_json, progress, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.trials.options import ValidateOptions
 
 if TYPE_CHECKING:
-    from diq.trials.validate import Validation
+    from diq.trials.kept import Validation
 
 
 @click.command(short_help="Find out by short trainings what scores and strategies are worth on this data.")
@@ -41,45 +40,12 @@ def validate(as_json: bool, quiet: bool, **given: Any) -> None:
         _show(found)
 
 
-_RACE = (
-    "entrant", "ratio", "samples", "trainings", "before", "random", "loss", "difference", "95 % interval",
-    "than random",
-)  # fmt: skip
-
-
 def _show(found: Validation) -> None:
-    stand_in = (
-        f", with `{found.trained}` trained in its place: a hint, no proof" if found.trained != found.model else ""
-    )
-    click.echo(f"`{found.dataset}`, scores of `{found.model}`{stand_in}")
-    if found.scores:
-        table(
-            f"linear datamodelling score over {amount(found.n_subsets, 'random subset')} "
-            f"of {amount(found.subset_size, 'sample')}",
-            ("score", "run", "LDS", "95 % interval"),
-            [(one["score"], one["run"], one["value"], _interval(one)) for one in found.scores],
-        )
-    if found.race:
-        table(
-            "race: loss on samples that no score has seen, against random selections of the same size",
-            _RACE,
-            [
-                (
-                    one["entrant"], one["ratio"], one["n"], one["trainings"], one["before"], one["random"], one["loss"],
-                    one["difference"], _interval(one), one["verdict"],
-                )
-                for one in found.race
-            ],
-        )  # fmt: skip
+    from diq.trials.kept import tables
+
+    click.echo(found.title)
+    for one in tables(found):
+        table(one.title, one.heads, one.rows)
     for line in found.left_out:
         click.echo(f"not raced: {line}")
-    left = f"; {found.n_left} left, which the same command makes" if found.n_left else ""
-    click.echo(
-        f"{amount(found.n_trainings, 'training')}, {found.n_new} of them new, {found.seconds:.0f} s and "
-        f"{found.tokens / 1e6:.3g} million tokens in all{left}"
-    )
-
-
-def _interval(one: dict[str, Any]) -> str:
-    low, high = one["low"], one["high"]
-    return "" if low is None or low != low else f"{low:.3g} to {high:.3g}"
+    click.echo(found.cost + (f"; {found.n_new} of them new" if found.n_new else ""))

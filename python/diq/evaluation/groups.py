@@ -7,6 +7,7 @@ from typing import Any
 
 from diq.base.summary import Summary
 from diq.evaluation.benchmarks import BENCHMARKS
+from diq.trials.kept import Validation
 
 AVERAGES = {"standard": "AvgS", "challenging": "AvgC", "all": "AvgA"}
 CLOSE = 2.0
@@ -133,8 +134,10 @@ class Results(Summary):
         scoring: version of the rules that read the answers; None without an evaluation.
         groups: one table each.
         published: the paper's rows, a table a model, never ranked.
+        validations: what `diq validate` found, which measures losses and no benchmarks.
     """
 
     scoring: str | None
     groups: list[Group]
     published: list[Group]
+    validations: list[Validation] = field(default_factory=list)

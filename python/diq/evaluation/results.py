@@ -27,6 +27,7 @@ from diq.evaluation.options import ResultsOptions
 from diq.evaluation.tables import EXPORTS
 from diq.selection.options import STRATEGIES
 from diq.store.store import Store
+from diq.trials.kept import read_validations
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,10 @@ def _results(options: ResultsOptions) -> Results:
     with Store(store, read_only=True) as opened:
         numbers = opened.rows("evaluation/list_evaluations")
         trained = {row["model_id"]: row for row in opened.rows("evaluation/list_trained_models")}
-    if not numbers and options.published is None:
+        validations = read_validations(opened, dataset=options.dataset)
+    if options.model is not None:
+        validations = [one for one in validations if one.model == options.model]
+    if not numbers and options.published is None and not validations:
         raise UsageError(f"no model was evaluated in `{store}`", "run `diq evaluate --model MODEL` first")
     numbers, version = _scored_by(numbers, options.scoring)
     groups = _groups(_models(numbers, trained))
@@ -73,7 +77,7 @@ def _results(options: ResultsOptions) -> Results:
         group.rows.sort(key=_order)
         _rank(group)
     _name_differences(groups)
-    return Results(version, groups, shown)
+    return Results(version, groups, shown, validations)
 
 
 def _write(found: Results, options: ResultsOptions, output: Path) -> None:

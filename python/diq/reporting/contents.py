@@ -26,6 +26,7 @@ from diq.selection.compare import Profile, compare
 from diq.selection.options import QUADRANT_STRATEGIES, SelectOptions
 from diq.selection.ranking import read_row
 from diq.store.store import Store
+from diq.trials.kept import read_validations, tables
 
 log = logging.getLogger(__name__)
 
@@ -447,8 +448,11 @@ def _median(everyone: Sequence[Profile], one: Profile, score: str) -> str | floa
 
 
 def _models(store: Store, options: ReportOptions) -> list[Section]:
-    """Benchmark tables and losses, where they were asked for and where there are any."""
+    """What validations found, losses of trainings, and the tables of benchmarks where they were asked for."""
     section = Section("Models")
+    for one in read_validations(store):
+        section.blocks.append(Words(f"Validation of {one.title}: {one.cost}."))
+        section.blocks += [Table(made.title, made.heads, made.rows) for made in tables(one)]
     if store.rows("store/trainings", run_ids=None):
         section.blocks.append(Figure("losses", charts.losses(data.trainings(store))))
     if not options.results and options.published is None:

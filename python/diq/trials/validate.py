@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 from diq.base.errors import UsageError
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.options import verb
-from diq.base.summary import Summary
 from diq.base.text import amount
 from diq.models.device import describe_environment, pick_device
 from diq.models.source import ModelSource, find_model
@@ -24,50 +23,11 @@ from diq.store.connection import WAIT_S
 from diq.store.store import Store
 from diq.training.data import read_validation_sets
 from diq.training.settings import make_settings
+from diq.trials.kept import Validation
 from diq.trials.options import ValidateOptions
 from diq.trials.outcome import datamodelling, race
 from diq.trials.trial import Bench, Outcome
 from diq.trials.work import BEFORE, Key, Work, read_work
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Validation(Summary):
-    """What the trainings of a validation say.
-
-    Attributes:
-        run_id: run in the store.
-        dataset: dataset.
-        model: whose scores were tried.
-        trained: the model that was trained; another one where there is a proxy.
-        n_trainings: trainings that it rests on.
-        n_new: those of them that this call made.
-        n_left: trainings that are left; the same command makes them.
-        n_subsets: random subsets that were trained on.
-        subset_size: samples of each.
-        scores: for each score, its linear datamodelling score: ``score``, ``run``, ``value``, ``low``, ``high``, and
-            ``by_set``.
-        race: for each entrant and ratio: ``entrant``, ``ratio``, ``n``, ``trainings``, ``loss`` on samples that no
-            score has seen, ``random`` of random selections, ``before`` any training, ``difference`` with ``low`` and
-            ``high``, ``verdict``, and ``by_set``.
-        left_out: what could not be raced, and why.
-        seconds: that all trainings took together.
-        tokens: that all trainings went through, passes included.
-    """
-
-    run_id: int
-    dataset: str
-    model: str
-    trained: str
-    n_trainings: int
-    n_new: int
-    n_left: int
-    n_subsets: int
-    subset_size: int
-    scores: list[dict[str, Any]] = field(default_factory=list)
-    race: list[dict[str, Any]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    tokens: float = 0.0
 
 
 @verb(ValidateOptions)
@@ -103,6 +63,9 @@ def validate(options: ValidateOptions) -> Validation:
         if options.progress:
             options.progress("trainings", number + 1, len(plan))
     result: dict[str, Any] = {
+        "dataset": options.dataset,
+        "model": scored_by.name,
+        "trained": trained.name,
         "scores": datamodelling(work, found),
         "race": race(work, found),
         "left_out": work.left_out,
@@ -115,9 +78,6 @@ def validate(options: ValidateOptions) -> Validation:
     }
     return Validation(
         run_id=_record(options, bench, scored_by.model_id, result),
-        dataset=options.dataset,
-        model=scored_by.name,
-        trained=trained.name,
         n_new=n_new,
         **result,
     )
