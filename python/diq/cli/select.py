@@ -21,7 +21,8 @@ def select(as_json: bool, quiet: bool, **given: Any) -> None:
 
     Difficult and influential samples come first (Q1), then influential ones (Q2), difficult ones (Q3), the rest (Q4);
     within each by influence. The ranking is stored, and every other ratio is a prefix of it; it is made again when a
-    score changes. The other strategies are for comparison: docs/method.md says what each ranks by.
+    score changes. docs/method.md says what each of the other strategies ranks by, what it costs and when to take it;
+    `diq validate` measures on your own data which one beats random.
     """
     with progress(quiet=quiet or as_json) as report:
         made = diq.select(**keywords(SelectOptions, given), progress=report)
