@@ -94,16 +94,19 @@ def start(path: Path) -> None:
         began = time.perf_counter()
         words = [sys.executable, "-m", "diq", "explore", "pool", "--store", str(path), "--no-browser"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as command:
-            assert command.stdout is not None
-            address = next(word for line in command.stdout for word in line.split() if word.startswith("http://"))
-            page.goto(address)
-            page.wait_for_selector("body[data-shown]")
-            first, status = time.perf_counter() - began, page.locator("#status").inner_text()
-            while "until all" in page.locator("#status").inner_text():
-                time.sleep(0.02)
-            print(f"first view after the start of the command: {first:.1f} s ({status})")
-            print(f"view of all samples: {time.perf_counter() - began:.1f} s")
-            command.terminate()
+            try:
+                assert command.stdout is not None
+                address = next(word for line in command.stdout for word in line.split() if word.startswith("http://"))
+                page.goto(address)
+                page.wait_for_selector("body[data-shown]")
+                first, status = time.perf_counter() - began, page.locator("#status").inner_text()
+                while "until all" in page.locator("#status").inner_text():
+                    time.sleep(0.02)
+                print(f"first view after the start of the command: {first:.1f} s ({status})")
+                print(f"view of all samples: {time.perf_counter() - began:.1f} s")
+            finally:
+                # also when a busy machine made the page late: the block waits for the command to end
+                command.terminate()
         browser.close()
 
 
