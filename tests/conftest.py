@@ -21,7 +21,12 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# a loaded machine is no fault of an example
+hypothesis.settings.register_profile("diq", deadline=None)
+hypothesis.settings.load_profile("diq")
 
 # the tests must not try to reach a hub, whatever the machine allows
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

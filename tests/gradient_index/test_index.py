@@ -349,7 +349,7 @@ def test_another_identity_is_refused_with_both_values(tmp_path: Path) -> None:
         'kind is "sparse" there, "rademacher" asked',
         "max_length is 8192 there, nothing asked",
         "extra is nothing there, null asked",
-        "modules.layers.0.k_proj[0] is 8 there, 4 asked (and 1 more places)",
+        "modules.layers.0.k_proj[0] is 8 there, 4 asked (and 1 more place)",
         "element is int8 there, float16 asked",
     ):
         assert part in message

@@ -16,6 +16,7 @@ import torch
 from conftest import Commit, build_llama, build_tokenizer, ingest_rows, run_killed, save_model
 from diq.base.errors import InputError, UsageError
 from diq.base.fingerprint import run_fingerprint
+from diq.base.text import amount
 from diq.gradient_index.index import GradientIndex, ShardRecord
 from diq.influence.score import score_influence
 from diq.store.store import Store
@@ -215,7 +216,8 @@ def test_only_damaged_shards_are_scored_again(
     summary = score_influence("pool", **options, validation_set=["a"])
     for victim in (flipped, cut, gone):
         assert any(
-            victim.file in one and f"scoring its {victim.n_rows} samples again" in one for one in caplog.messages
+            victim.file in one and f"scoring its {amount(victim.n_rows, 'sample')} again" in one
+            for one in caplog.messages
         )
     found = scores_of(filled, summary.run_id)["a"]
     assert found.keys() == expected.keys()

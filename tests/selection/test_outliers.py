@@ -134,7 +134,7 @@ def test_missing_norms_are_refused(tmp_path: Path) -> None:
             "WHERE sample_id IN (SELECT sample_id FROM dataset_samples WHERE position = 7)"
         )
     with pytest.raises(
-        MissingScoresError, match="1 of the 199 samples of dataset `pool` with a dot have none in run 1"
+        MissingScoresError, match="in run 1 1 of the 199 samples of dataset `pool` with a dot have none"
     ):
         take(other)
     for one in (path, other):
