@@ -350,8 +350,7 @@ pub fn shingle_hashes<T: AsRef<str> + Sync>(texts: &[T], n: usize) -> Result<(Ve
 ///
 /// Returns and promises as [`shingle_hashes`].
 pub fn word_hashes<T: AsRef<str> + Sync>(texts: &[T]) -> (Vec<u64>, Vec<u64>) {
-    let each: Vec<Vec<u64>> =
-        texts.par_iter().map(|text| small_words(text.as_ref()).map(hash_of).collect()).collect();
+    let each: Vec<Vec<u64>> = texts.par_iter().map(|text| small_words(text.as_ref()).map(hash_of).collect()).collect();
     joined(&each)
 }
 

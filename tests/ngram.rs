@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use diq_core::error::DiqError;
-use diq_core::ngram::{Checked, Match, NearCopy, Table, groups, near_copies, shingle_hashes, small_words, word_hashes, words};
+use diq_core::ngram::{
+    Checked, Match, NearCopy, Table, groups, near_copies, shingle_hashes, small_words, word_hashes, words,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
