@@ -31,6 +31,8 @@ __all__ = [
     "shingle_hashes",
     "sketch_matrices",
     "sketch_outer",
+    "take_turns",
+    "word_hashes",
 ]
 
 __version__: str
