@@ -169,7 +169,7 @@ def test_stored_ifds_equal_the_slow_form(
     order = [i for i in np.argsort(-found) if found[i] <= 1]
     assert chosen(store, made.selection_id) == [(i, found[i]) for i in order]
     assert (made.n_scored, made.n_unscored) == (len(order), 30 - len(order))
-    assert f"{30 - len(order)} of 30 samples of dataset `pool` have a ifd above 1 and are not selected" in caplog.text
+    assert f"{30 - len(order)} of 30 samples of dataset `pool` have an IFD above 1 and are not selected" in caplog.text
     assert "lack a finite score" not in caplog.text
 
 

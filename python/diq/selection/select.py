@@ -252,7 +252,7 @@ def _count_outside(store: Store, data: dict[str, Any], request: Request, runs: R
     (found,) = store.rows(
         "store/count_outside", run_id=runs.score, dataset_id=data["dataset_id"], least=least, most=most
     )
-    name = request.strategy.replace("_", " ")
+    name = {"ifd": "an IFD"}.get(request.strategy, f"a {request.strategy.replace('_', ' ')}")
     return int(found["n"]), f"{name} above {most:g}" if least is None else f"{name} outside {least:g} to {most:g}"
 
 
@@ -263,7 +263,7 @@ def _warn(
     n_outside, which = outside
     if n_outside:
         log.warning(
-            "%s of %s of dataset `%s` have a %s and are not selected",
+            "%s of %s of dataset `%s` have %s and are not selected",
             f"{n_outside:,}",
             amount(data["n_samples"], "sample"),
             data["name"],
