@@ -451,7 +451,7 @@ def test_a_file_is_written_from_python_too(fill: Fill, tmp_path: Path, monkeypat
     with pytest.raises(UsageError, match=r"folder.md` is a folder"):
         results(output=tmp_path / "folder.md")
     assert sorted(one.name for one in tmp_path.glob("*.*")) == ["folder.md", "r.md", "r.txt", fill.path.name]
-    assert repr(found) == "Results(scoring='1', 1 groups, 0 published)"
+    assert repr(found) == "Results(scoring='1', 1 groups, 0 published, 0 validations)"
     with pytest.raises(TypeError, match=r"results\(\) has no option `publish`; did you mean `published`"):
         results(publish="13")  # type: ignore[call-arg]
 
