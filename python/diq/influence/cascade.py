@@ -8,7 +8,6 @@ interval.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, replace
 
@@ -22,8 +21,6 @@ from diq.influence.stored import read_influence, read_similarity
 from diq.scoring.job import Samples, ScoreJob
 from diq.store.connection import WAIT_S
 from diq.store.store import Store, listed_runs
-
-log = logging.getLogger(__name__)
 
 # the audit sample: of what is missed, a hundredth of the selection shows in it where a selection is a tenth
 _AUDIT = 2048
@@ -149,11 +146,7 @@ class Cascade(ForRatio):
         hard = columns.counted & (self._level >= tau)
         n_hard = int(np.count_nonzero(hard))
         if count > n_hard:
-            log.warning(
-                "a ratio of %s needs the dots of all samples: no more than %s reach the difficulty %g",
-                self._aim.ratio.text, amount(n_hard, "sample"), tau,
-            )  # fmt: skip
-            return usable
+            return self._all(usable, f"no more than {amount(n_hard, 'sample')} reach the difficulty {tau:g}")
         kept = self._state
         if kept is None or kept.tau != tau:
             kept = self._begun(tau, n)
@@ -179,11 +172,8 @@ class Cascade(ForRatio):
                 self._keep(run_id, replace(kept, supports=count))
                 return None
             if evidence.refutes(count) or kept.drawn >= int(np.count_nonzero(others)):
-                log.warning(
-                    "a ratio of %s needs the dots of all samples: the median of the dots is above the last of %s",
-                    self._aim.ratio.text, amount(count, "hard sample"),
-                )  # fmt: skip
-                return usable
+                why = f"the median of the dots is above the last of {amount(count, 'hard sample')}"
+                return self._all(usable, why)
             kept = replace(kept, drawn=2 * kept.drawn)
         else:
             kept = replace(kept, taken=min(n_hard, math.ceil(kept.taken * _GROWTH)))

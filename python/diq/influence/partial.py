@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diq import _core
-from diq.base.arrow import numbers
+from diq.base.arrow import by_position, numbers
 from diq.base.errors import UsageError
 from diq.base.text import Ratio, amount
 from diq.influence.certificate import Certificate, Columns, Floats, Mask, parts
-from diq.influence.stored import all_weights, read_certificate, read_influence
+from diq.influence.stored import all_weights, divided, read_certificate, read_influence
 from diq.scoring.commands import difficulty_command
 from diq.scoring.harness import Choice
-from diq.scoring.job import Samples, ScoreJob, look_up
+from diq.scoring.job import Samples, ScoreJob, read_samples
 from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
 from diq.store.runs import difficulty_candidates, one_run
@@ -101,29 +101,25 @@ class ForRatio(Choice):
                 "store/levels_of_dataset", dataset_id=dataset_id, difficulty=aim.difficulty, difficulty_run=run_id
             )
             position = numbers(opened.arrow("store/positions_of_dataset", dataset_id=dataset_id).column("position"))
-        level = np.full(len(position), np.nan)
-        level[np.searchsorted(position, numbers(found.column("position")))] = numbers(found.column("level"))
-        return cls(job, aim, run_id, level, *more)
+        return cls(job, aim, run_id, by_position(position, found, "level"), *more)
 
     # what is enough --------------------------------------------------------------------------------------------------
 
     def settled(self, job: ScoreJob) -> ScoreSummary | None:
         """See ``Choice``."""
-        run_id, n_missing = look_up(job)
-        if run_id is None:
-            return None
         with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
-            kept = read_certificate(opened, run_id, job.data["dataset_id"])
-            if kept is None or not self._continues(kept):
+            run = opened.row("store/get_run_by_fingerprint", fingerprint=job.fingerprint)
+            kept = None if run is None else read_certificate(opened, run["run_id"], job.data["dataset_id"])
+            if run is None or kept is None or not self._continues(kept):
                 return None
             self._state = kept
-            samples = opened.arrow(job.missing, dataset_id=job.data["dataset_id"], run_id=run_id, **job.params)
-        found = self._columns(run_id, numbers(samples.column("position")), numbers(samples.column("missing")))
+            samples = read_samples(opened, job, run["run_id"])
+        found = self._columns(run["run_id"], samples.positions, samples.missing)
         if not all(self._supports(one, kept) for one in found):
             return None
-        n = int(job.data["n_samples"])
-        summary = ScoreSummary(run_id, job.data["name"], n, n_cached=n - n_missing)
-        self.finish(job, summary)
+        n_cached = int(np.count_nonzero(~samples.missing))
+        summary = ScoreSummary(run["run_id"], job.data["name"], len(samples.missing), n_cached=n_cached)
+        self.tell(summary)
         return summary
 
     def _continues(self, kept: Certificate) -> bool:
@@ -177,6 +173,10 @@ class ForRatio(Choice):
             self._state = kept = replace(kept, drawn=2 * kept.drawn)
             self._keep(run_id, kept)
             return known | by_dot.drawn(others, kept.drawn)
+        return self._all(usable, why)
+
+    def _all(self, usable: Mask, why: str) -> Mask:
+        """All that can be scored, and a word why."""
         log.warning("a ratio of %s needs the dots of all samples: %s", self._aim.ratio.text, why)
         return usable
 
@@ -213,8 +213,7 @@ class ForRatio(Choice):
             )
         found = [Columns(position, self._level, read.dot, missing)]
         if read.norm is not None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                found.append(Columns(position, self._level, read.dot / read.norm, missing))
+            found.append(Columns(position, self._level, divided(read.dot, read.norm), missing))
         return found
 
     def _begun(self, tau: float, n: int) -> Certificate:
@@ -237,12 +236,10 @@ class ForRatio(Choice):
 
     # what came out ---------------------------------------------------------------------------------------------------
 
-    def finish(self, job: ScoreJob, summary: ScoreSummary) -> None:
+    def tell(self, summary: ScoreSummary) -> None:
         """See ``Choice``."""
-        kept = self._state
-        if kept is None or not look_up(job)[1]:
-            return
-        summary.details["partial"] = self._told(kept)
+        assert self._state is not None
+        summary.details["partial"] = self._told(self._state)
 
     def _told(self, kept: Certificate) -> dict[str, object]:
         return {

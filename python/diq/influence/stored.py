@@ -213,6 +213,13 @@ def pool_dots(
     return influence
 
 
+def divided(dot: Floats, norm: Floats) -> Floats:
+    """What orders like the cosine: dots over the norms of the samples' gradients."""
+    # a gradient of zero has no direction: its quotient is NaN, and the sample counts as unscored
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.asarray(dot / norm, np.float64)
+
+
 # reading -----------------------------------------------------------------------------------------------------------
 
 

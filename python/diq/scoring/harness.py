@@ -139,8 +139,8 @@ class Choice(ABC):
         """
 
     @abstractmethod
-    def finish(self, job: ScoreJob, summary: ScoreSummary) -> None:
-        """Record what the scores of the part are good for, and tell the summary."""
+    def tell(self, summary: ScoreSummary) -> None:
+        """Tell the summary what the scores of a part are good for."""
 
 
 def score_missing(
@@ -175,8 +175,8 @@ def score_missing(
             summary.seconds = time.monotonic() - started
         complete = choice is None or not look_up(job)[1]
         finish(job, summary, complete=complete)
-        if choice is not None:
-            choice.finish(job, summary)
+        if choice is not None and not complete:
+            choice.tell(summary)
     return summary
 
 

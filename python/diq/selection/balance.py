@@ -21,8 +21,8 @@ import numpy.typing as npt
 from diq import _core
 from diq.base.arrow import numbers
 from diq.base.errors import UsageError
-from diq.influence.stored import choose_weights, read_influence, read_tasks
-from diq.selection.scores import Floats, Request, Runs, divided
+from diq.influence.stored import choose_weights, divided, read_influence, read_tasks
+from diq.selection.scores import Floats, Request, Runs
 from diq.store.store import Store
 
 Rows = npt.NDArray[np.int64]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diq import _core
+from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.errors import MissingScoresError
 from diq.influence.stored import read_influence
@@ -77,7 +78,8 @@ def find_outliers(store: Store, data: Mapping[str, Any], asked: Outliers) -> tup
     read = read_influence(store, dataset_id=data["dataset_id"], run_id=asked.run_id, norms=True)
     assert read.norm is not None
     check_norms("--drop-outliers", "--drop-outliers", dict(data), asked.run_id, read.dot, read.norm)
-    positions = store.arrow("store/positions_of_dataset", dataset_id=data["dataset_id"]).column("position").to_numpy()
+    found = store.arrow("store/positions_of_dataset", dataset_id=data["dataset_id"])
+    positions = numbers(found.column("position"))
     finite = np.isfinite(read.norm)
     cut = _core.quantile(read.norm[finite], asked.quantile)
     return above(positions[finite], read.norm[finite], cut, asked.quantile), {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diq.base.arrow import numbers
+from diq.base.arrow import by_position, numbers
 from diq.base.command import quoted
 from diq.base.config import DIFFICULTY_DIMENSIONS
 from diq.base.errors import MissingScoresError, UsageError
@@ -22,6 +22,7 @@ from diq.influence.stored import (
     ONLY_WHEN_MEANT,
     RATER,
     choose_weights,
+    divided,
     read_influence,
     read_similarity,
     takes_largest,
@@ -304,7 +305,7 @@ def read_scores(
             difficulty=request.difficulty,
             difficulty_run=runs.difficulty,
         )
-        level = _scattered(position, numbers(found.column("position")), numbers(found.column("level")))
+        level = by_position(position, found, "level")
     if runs.influence is not None:
         read = read_influence(
             store, dataset_id=dataset_id, run_id=runs.influence, weights=weights, norms=request.influence == "cosine"
@@ -325,14 +326,8 @@ def read_scores(
         score = read_similarity(store, dataset_id=dataset_id, run_id=runs.score, weights=weights)
     elif runs.score is not None:
         found = store.arrow("store/text_score_of_dataset", dataset_id=dataset_id, run_id=runs.score)
-        score = _scattered(position, numbers(found.column("position")), numbers(found.column("score")))
+        score = by_position(position, found, "score")
     return Scores(position, level, dot, score, halves, half_sizes)
-
-
-def _scattered(position: npt.NDArray[np.int64], where: npt.NDArray[np.int64], values: Floats) -> Floats:
-    column = np.full(len(position), np.nan)
-    column[np.searchsorted(position, where)] = values
-    return column
 
 
 def check_norms(asked: str, option: str, data: dict[str, Any], run_id: int | None, dot: Floats, norm: Floats) -> None:
@@ -357,10 +352,3 @@ def check_norms(asked: str, option: str, data: dict[str, Any], run_id: int | Non
             f"{amount(int(np.count_nonzero(scored)), 'sample')} of dataset `{data['name']}` with a dot have none",
             f"run `diq score influence {quoted(data['name'])} --norms` with its --model again, or leave out {option}",
         )
-
-
-def divided(dot: Floats, norm: Floats) -> Floats:
-    """What orders like the cosine: dots over the norms of the samples' gradients."""
-    # a gradient of zero has no direction: its quotient is NaN, and the sample counts as unscored
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.asarray(dot / norm, np.float64)

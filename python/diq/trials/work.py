@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from diq.base.arrow import numbers
+from diq.base.arrow import by_position, numbers
 from diq.base.command import quoted
 from diq.base.draws import numbers_of_positions
 from diq.base.errors import MissingScoresError, UsageError
 from diq.base.text import Ratio, amount
-from diq.influence.stored import read_certificate, read_influence, read_similarity
+from diq.influence.stored import divided, read_certificate, read_influence, read_similarity
 from diq.scoring.job import bytes_of_ids
 from diq.selection.options import DOT_STRATEGIES
 from diq.selection.ranking import order, part_of, ranked_scores
@@ -242,8 +242,7 @@ class _Reader:
                 read = read_influence(self.opened, **ids, weights={name: 1.0}, norms=True)
                 assert read.norm is not None
                 dots[name] = read.dot
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    cosines[name] = read.dot / read.norm
+                cosines[name] = divided(read.dot, read.norm)
             yield Column(label, run_id, dots)
             if all(np.isfinite(one).any() for one in cosines.values()):
                 yield Column(f"{label}, cosine", run_id, cosines)
@@ -252,7 +251,7 @@ class _Reader:
             yield Column(f"{kind}, {run['model'] or run['method']}", run_id, close)
         elif kind == "length" or (kind in ("perplexity", "ifd") and run["model"] == self.model):
             found = self.opened.arrow("store/text_score_of_dataset", **ids)
-            score = self._scattered(found, "score")
+            score = by_position(self.work.position, found, "score")
             yield Column("perplexity, lowest" if kind == "perplexity" else kind, run_id,
                          {"": -score if kind == "perplexity" else score})  # fmt: skip
         elif kind == "difficulty":
@@ -262,12 +261,7 @@ class _Reader:
                 difficulty=self.options.difficulty,
                 difficulty_run=run_id,
             )
-            yield Column("difficulty", run_id, {"": self._scattered(found, "level")})
-
-    def _scattered(self, found: Any, name: str) -> Floats:
-        column = np.full(len(self.work.position), np.nan)
-        column[np.searchsorted(self.work.position, numbers(found.column("position")))] = numbers(found.column(name))
-        return column
+            yield Column("difficulty", run_id, {"": by_position(self.work.position, found, "level")})
 
     # entrants ----------------------------------------------------------------------------------------------------
 
