@@ -363,6 +363,25 @@ def test_a_cascade_that_cannot_help_takes_all_hard_samples(monkeypatch: pytest.M
     assert choice._state.recall.low < 1
 
 
+@pytest.mark.parametrize("how", ["hard samples", "cascade"])
+def test_a_dot_that_is_not_finite_leaves_nothing_certain(
+    how: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N is the samples with a dot, so where a drawn one has none, how many there are is not known."""
+    monkeypatch.setattr(cascade, "_AUDIT", 100)
+    rng = np.random.default_rng(4)
+    level, dot = rng.normal(size=900), rng.normal(size=900)
+    dot[level < np.quantile(level, 0.05)] = np.nan
+    job = type("Job", (), {"data": {"n_samples": 900}})()
+    aim = Aim(Ratio.parse("0.1"), "overall", 0.5, None, None, False)
+    cheap = np.nan_to_num(dot)
+    choice = (
+        InMemory(job, aim, level, dot) if how == "hard samples" else CascadeInMemory(job, aim, level, dot, cheap, 0.9)
+    )
+    assert choice.run().all()
+    assert "without a finite dot: how many others are so is open" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_cascade_selects_nearly_what_all_select(
     store: Path, tmp_path: Path, tiny_llama_chat_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any

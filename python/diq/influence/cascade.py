@@ -157,6 +157,11 @@ class Cascade(ForRatio):
         drawn = columns.drawn(others, kept.drawn)
         if (samples.missing & (top | drawn)).any():
             return top | drawn
+        n_failed = int(np.count_nonzero(self._failed(columns, usable, math.inf)))
+        if n_failed:
+            return self._all(
+                usable, f"{amount(n_failed, 'sample')} without a finite dot: how many others are so is open"
+            )
         known = hard & (top | drawn)
         found = estimate_recall(
             np.sort(columns.dot[top])[::-1],
