@@ -129,7 +129,7 @@ class ScoreInfluenceOptions(InStore):
         str | float | Decimal | None,
         Option(
             "Score only what decides a selection of this ratio by strategy diq: the samples above the difficulty "
-            "threshold, and a random few of the others. Needs the difficulty; about half the price.",
+            "threshold, and a random few of the others. Needs the difficulty.",
             metavar="RATIO",
             check=Ratio.parse,
         ),
