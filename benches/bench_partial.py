@@ -1,6 +1,6 @@
 """What scoring a part costs beside scoring all, and what a preconditioner adds once its factors are there.
 
-    OMP_NUM_THREADS=1 python benches/bench_partial.py [--samples 3000] [--repeats 3]
+    OMP_NUM_THREADS=1 python benches/bench_partial.py [--samples 8000] [--repeats 3]
 
 A Llama with random weights scores made-up samples by `diq.score_influence`: all, `--for-ratio 0.1` at percentile
 0.5, and all with ekfac, whose factors an earlier scoring has left. CPU seconds of the whole verb, model and tokens
@@ -30,12 +30,12 @@ SCORING: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_length": 51
 
 
 def make_model(folder: Path, texts: list[str]) -> None:
-    tokenizer = make_tokenizer(texts, vocabulary=4096)
+    tokenizer = make_tokenizer(texts, vocabulary=2048)
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=256, intermediate_size=688, num_hidden_layers=4,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=64, tie_word_embeddings=True,
+            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=344, num_hidden_layers=3,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True,
         )
     )  # fmt: skip
     tokenizer.save_pretrained(folder)
@@ -44,10 +44,10 @@ def make_model(folder: Path, texts: list[str]) -> None:
 
 def make_store(folder: Path, n: int) -> Path:
     rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(5000)]
+    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 9))) for _ in range(600)]
 
     def row(i: int) -> dict[str, Any]:
-        texts = [" ".join(rng.choices(words, k=rng.randint(20, 90))) for _ in range(2)]
+        texts = [" ".join(rng.choices(words, k=rng.randint(10, 40))) for _ in range(2)]
         roles = ("user", "assistant")
         messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
         return {"messages": messages, "level": rng.gauss(0, 1), "number": i}
@@ -64,7 +64,7 @@ def make_store(folder: Path, n: int) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=3000)
+    parser.add_argument("--samples", type=int, default=8000)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="diq-bench-") as place:

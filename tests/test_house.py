@@ -227,6 +227,17 @@ def counts_without_amount(sources: Sources) -> list[str]:
     return found
 
 
+def prints_by_itself(sources: Sources) -> list[str]:
+    """Commands that print past `cli.console`, which keeps names and texts of the data from steering a terminal."""
+    return [
+        f"{path}:{node.lineno} prints by itself"
+        for path, text in sources.items()
+        if path.startswith("cli/") and path != "cli/console.py"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo", "click.secho")
+    ]
+
+
 def _text(node: ast.AST) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
@@ -262,6 +273,7 @@ RULES: dict[Callable[[Sources], list[str]], dict[str, str]] = {
     },
     private_names_that_cross: {"training/train.py": "from diq.models.network import _packing"},
     flat_modules: {"annotate.py": "", "base/utils.py": ""},
+    prints_by_itself: {"cli/select.py": "import click\nclick.echo(name)", "cli/sql.py": "print(name)"},
     counts_without_amount: {
         "plot/charts.py": 'f"{n:,} samples"',
         "selection/select.py": 'raise UsageError(f"found 0 of {data[n]} "\n    "scored samples")',

@@ -18,10 +18,10 @@ _BLOCK, _BLOCKS = 256, 16
 _RATE = 3e-3
 
 
-def make_model(rows: list[Row], folder: Path, *, steps: int, hidden: int = 192, layers: int = 4) -> None:
+def make_model(rows: list[Row], folder: Path, *, steps: int, hidden: int = 128, layers: int = 4) -> None:
     """Train for so many steps of 4,096 tokens; as many steps give the same model."""
     texts = [f"{row.question} {row.answer}" for row in rows]
-    tokenizer = make_tokenizer(texts, vocabulary=6144)
+    tokenizer = make_tokenizer(texts, vocabulary=4096)
     chats = [tokenizer.apply_chat_template(row.messages(), tokenize=False) for row in rows]
     random.Random(0).shuffle(chats)
     ids = torch.tensor([one for line in tokenizer(chats, add_special_tokens=False)["input_ids"] for one in line])
@@ -50,8 +50,7 @@ def make_model(rows: list[Row], folder: Path, *, steps: int, hidden: int = 192, 
             group["lr"] = _RATE * rate
         starts = torch.randint(len(ids) - _BLOCK, (_BLOCKS,))
         batch = torch.stack([ids[one : one + _BLOCK] for one in starts])
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(input_ids=batch, labels=batch).loss
+        loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

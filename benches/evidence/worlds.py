@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 NAMES = ("medquad", "medmcqa", "traces")
 # of the pool: answers of other questions, answers that end early, samples of another field
 WRONG, CUT, OFF_TOPIC = 0.10, 0.10, 0.05
-_MOST_WORDS = 160
+_MOST_WORDS = 96
 _VALIDATION = 48
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from diq.base.progress import NotedProgress
+from diq.base.text import visible
 
 
 def in_notebook() -> bool:
@@ -26,13 +27,13 @@ def bar() -> Iterator[NotedProgress]:
     from rich.progress import Progress as Bar
 
     shown = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
     )
     tasks: dict[str, Any] = {}
@@ -40,9 +41,9 @@ def bar() -> Iterator[NotedProgress]:
 
         def report(what: str, done: int, total: int, note: str = "", /) -> None:
             if what not in tasks:
-                tasks[what] = shown.add_task(what, total=total, rate="", note="")
+                tasks[what] = shown.add_task(visible(what), total=total, rate="", note="")
             speed = shown.tasks[tasks[what]].finished_speed or shown.tasks[tasks[what]].speed
-            shown.update(tasks[what], completed=done, total=total, rate=_rate(speed), note=note)
+            shown.update(tasks[what], completed=done, total=total, rate=_rate(speed), note=visible(note))
 
         yield report
 

@@ -212,6 +212,7 @@ class Field:
         if self.is_path:
             made = _expanded(made, named=self.option.named)
         for one in made if isinstance(made, tuple) else (made,):
+            _check_letters(one)
             if self.option.choices and one not in self.option.choices:
                 raise BadValueError(f"`{one}` is not known", did_you_mean(one, self.option.choices))
             if self.kind in ("int", "float", "numbers") and not self.option.holds(one):
@@ -232,6 +233,24 @@ def _expanded(made: Any, *, named: bool) -> Any:
         name, equals, file = made.partition("=")
         return name + equals + expanded(file)
     return Path(expanded(made)) if isinstance(made, Path) else expanded(made)
+
+
+def _check_letters(value: Any) -> None:
+    """Refuse what no store, no file of JSON and no system call takes."""
+    if isinstance(value, dict):
+        for pair in value.items():
+            for one in pair:
+                _check_letters(one)
+    elif isinstance(value, str | Path):
+        text = str(value)
+        if "\0" in text:
+            raise BadValueError(f"`{short(text)}` holds a character of code 0", "leave it out")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadValueError(
+                f"`{short(text)}` is no text in UTF-8", "a file of such a name needs another: `mv` renames it"
+            ) from None
 
 
 class BadValueError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,15 @@ def short(value: Any, *, width: int = 60) -> str:
     """A value on one line of at most ``width`` characters, for messages."""
     text = " ".join(str(value).split())
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+# C0 without tab and line feed, DEL, C1, separators of lines, marks and overrides of direction
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """The text with each character that could steer a terminal, or hide from it, as its code: ``\\x1b``."""
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def cell(value: Any) -> str:

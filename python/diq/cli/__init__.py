@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from diq.base.errors import DiqError
+from diq.base.text import short
+from diq.cli.console import forgiving_streams, printed, say
 
 # in the order of use; the text is repeated from the command so that `diq --help` imports none of them
 COMMANDS = {
@@ -76,26 +78,36 @@ def diq(ctx: click.Context, debug: bool, store: Path | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point: exit code 0 done, 1 a run failed, 2 wrong use; an error is one line and a hint on stderr."""
+    """Entry point: exit code 0 done, 1 a run failed, 2 wrong use, 130 stopped; an error is one line and a hint."""
     arguments = sys.argv[1:] if argv is None else argv
+    forgiving_streams()
     try:
         diq.main(args=arguments, prog_name="diq", standalone_mode=False)
+        # here, since at the end of Python what does not fit on the disk is a traceback
+        with printed():
+            sys.stdout.flush()
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.Abort:
-        click.echo("Stopped. What was finished is kept; the same command goes on.", err=True)
-        sys.exit(1)
+        say("Stopped. What was finished is kept; the same command goes on.", err=True)
+        sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except DiqError as error:
         if "--debug" in arguments:
             raise
-        click.echo(f"Error: {error.message}", err=True)
+        say(f"Error: {error.message}", err=True)
         if error.hint:
-            click.echo(f"\nhint: {error.hint}", err=True)
+            say(f"\nhint: {error.hint}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # the reader of a pipe, such as `head`, has seen enough
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # of a file or folder that was named: a name that is too long, a folder that may not be entered
+        if "--debug" in arguments or error.filename is None:
+            raise
+        say(f"Error: `{short(error.filename)}` cannot be used: {error.strerror}", err=True)
+        sys.exit(1)

@@ -10,7 +10,7 @@ import click
 import diq
 from diq.base.config import store_path
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.selection.options import CompareOptions
 
@@ -72,9 +72,7 @@ def _show(found: Comparison) -> None:
     shares = [{row["source_id"]: row["share"] for row in one.sources} for one in subjects]
     _shares("share of each source", "source", ranked[:_MOST_SOURCES], sources, shares, labels)
     if len(ranked) > _MOST_SOURCES:
-        click.echo(
-            f"and {amount(len(ranked) - _MOST_SOURCES, 'more source')}: see --json, or the view selection_sources"
-        )
+        say(f"and {amount(len(ranked) - _MOST_SOURCES, 'more source')}: see --json, or the view selection_sources")
     for title, noun, rows in (
         (
             "share of each validation task (the one that a sample is closest to)",

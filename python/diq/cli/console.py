@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,14 +15,56 @@ from typing import Any
 import click
 
 from diq.base.bar import bar
+from diq.base.errors import RunFailedError
 from diq.base.progress import NotedProgress
 from diq.base.sample import Message
-from diq.base.text import cell, short
+from diq.base.text import cell, short, visible
+
+
+def forgiving_streams() -> None:
+    """What stdout or stderr has no letter for is printed as its code: a name of a file, or any text on ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def printed() -> Iterator[None]:
+    """For a block that prints: stdout that takes no more is one line with a hint.
+
+    Raises:
+        RunFailedError: the disk behind stdout is full or broken.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise
+        # what waits in the buffer has no place either, and Python would try at its end
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RunFailedError(
+            f"standard output cannot be written: {os.strerror(error.errno)}", "send it to a place with space"
+        ) from error
+
+
+def say(text: str = "", *, err: bool = False, bold: bool = False) -> None:
+    """Lines for people; control characters in names and texts of the data are shown as codes, not sent."""
+    with printed():
+        click.echo(click.style(visible(text), bold=True) if bold else visible(text), err=err)
+
+
+def write(text: str) -> None:
+    """A document on stdout, as it is."""
+    with printed():
+        click.echo(text, nl=False)
 
 
 def print_json(value: Any) -> None:
     """One JSON object on one line on stdout; what is not a number (NaN) is null."""
-    click.echo(json.dumps(_finite(value), ensure_ascii=False, default=str))
+    # another encoding than UTF-8 may lack a letter, and its code must be one of JSON's
+    is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    write(json.dumps(_finite(value), ensure_ascii=not is_utf8, default=str) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -39,14 +84,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=title, title_justify="left", header_style="bold")
+    grid = Table(title=Text(visible(title)), title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], int | float) or row[i] in (None, "") for row in rows) and bool(rows)
-        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell(value)) for value in row))
+        grid.add_row(*(Text(visible(cell(value))) for value in row))
     # a pipe has no width of its own; a table that is cut off there would lose data
-    Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False).print(grid)
+    with printed():
+        Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False).print(grid)
 
 
 class _Stderr(logging.Handler):
@@ -54,7 +100,7 @@ class _Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line."""
-        click.echo(self.format(record), err=True)
+        say(self.format(record), err=True)
 
 
 def conversation_lines(messages: Sequence[Message], *, width: int | None = 200) -> list[str]:

@@ -10,7 +10,7 @@ import click
 import diq
 from diq.base.options import fields_of
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.costs.options import CostOptions, ProbeOptions
 
@@ -73,7 +73,7 @@ def cost(probe: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
 def _show(found: Account, measured: Probe | None) -> None:
     plan = found.plan
     size = plan.size
-    click.echo(
+    say(
         f"{size.name}: {amount(size.layers, 'layer')}, hidden {size.hidden:,}, "
         f"{size.n_parameters / 1e9:.2f} billion weights ({size.source})"
     )
@@ -86,7 +86,7 @@ def _show(found: Account, measured: Probe | None) -> None:
             rows[-1].append("" if step.hours is None else "{:.3g} ({:.3g} to {:.3g})".format(*step.hours))
     table("what it costs", (*heads, "hours here") if measured is not None else heads, rows)
     for note in found.notes:
-        click.echo(note)
+        say(note)
     if measured is not None:
         _show_probe(found, measured)
 

@@ -11,7 +11,7 @@ import click
 import diq
 from diq.base.progress import NotedProgress
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.recipes.options import RunDemoOptions
 
@@ -23,13 +23,14 @@ class _Printer:
     """Tells the demo on stdout, with progress on stderr."""
 
     def say(self, text: str, /) -> None:
-        click.echo(text)
+        say(text)
 
     def command(self, text: str, /) -> None:
-        click.secho(f"\n$ {text}", bold=True)
+        say()
+        say(f"$ {text}", bold=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], /) -> None:
-        click.echo()
+        say()
         table(title, columns, rows)
 
     def working(self) -> AbstractContextManager[NotedProgress | None]:
@@ -56,16 +57,16 @@ def demo(as_json: bool, quiet: bool, **given: Any) -> None:
 def _show(summary: DemoSummary) -> None:
     from diq.recipes.demo import verdict
 
-    click.echo()
+    say()
     rows = [(name, *(losses[one] for one in ("base", "diq", "random"))) for name, losses in summary.losses.items()]
     table(
         "validation loss, nats a token",
         ("validation set", "base model", "after DIQ 10 %", "after random 10 %"),
         rows,
     )
-    click.echo("The selection saw no held-out question.")
+    say("The selection saw no held-out question.")
     trained = ((name, summary.trainings[name]) for name in ("diq", "random"))
-    click.echo(
+    say(
         "Trained on "
         + " and ".join(
             f"{amount(one['n_samples'], 'sample')}, {amount(one['answer_tokens'], 'answer token')} ({name})"
@@ -73,19 +74,19 @@ def _show(summary: DemoSummary) -> None:
         )
         + "."
     )
-    click.echo(verdict(summary))
-    click.echo()
+    say(verdict(summary))
+    say()
     times = [
         (name, round(seconds, 2), "was there" if name in summary.skipped else "")
         for name, seconds in summary.seconds.items()
     ]
     table("time of each step", ("step", "seconds", ""), [*times, ("total", round(summary.total_seconds, 1), "")])
     if summary.folder is None:
-        click.echo("Nothing was kept; `diq demo --keep DIR` leaves store, models and adapters to play with.")
+        say("Nothing was kept; `diq demo --keep DIR` leaves store, models and adapters to play with.")
         return
-    click.echo(f"Everything is in {summary.folder}. All commands above work there, and for example:")
+    say(f"Everything is in {summary.folder}. All commands above work there, and for example:")
     if summary.report is not None:
-        click.echo(f"The report {summary.report} shows it in a browser.")
-    click.echo(f"  cd {summary.folder}")
+        say(f"The report {summary.report} shows it in a browser.")
+    say(f"  cd {summary.folder}")
     for line in summary.examples:
-        click.echo(f"  {line}")
+        say(f"  {line}")

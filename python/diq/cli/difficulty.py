@@ -8,7 +8,7 @@ import click
 
 import diq
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.difficulty.options import AnnotateOptions, TrainDifficultyOptions
 
@@ -81,9 +81,9 @@ def _show_annotation(summary: dict[str, Any]) -> None:
         failures = [(one["item_id"], one["problem"], one["reply"]) for one in asked["failures"]]
         table("replies that were not read (the first ones)", ("item", "problem", "start of the reply"), failures)
     if asked["reasons"] or summary["reasons"]:
-        click.echo(f"All replies that were not read: {summary['list_failures']}")
+        say(f"All replies that were not read: {summary['list_failures']}")
     if not summary["is_sealed"]:
-        click.echo(
+        say(
             "The dataset is rated in part, so nothing is selected by these ratings; "
             "`diq difficulty train` takes them as labels."
         )
@@ -122,4 +122,4 @@ def train(as_json: bool, quiet: bool, **given: Any) -> None:
     for one in summary["classifiers"]:
         if one["output"]:
             again = " (trained before)" if one["already_trained"] else ""
-            click.echo(f"{one['name']}: {one['output']}{again}")
+            say(f"{one['name']}: {one['output']}{again}")

@@ -12,7 +12,7 @@ from diq.base.config import store_path
 from diq.base.errors import UsageError
 from diq.base.options import fields_of
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.evaluation.options import EvaluateOptions, RescoreOptions
 
@@ -79,13 +79,11 @@ def _show(found: dict[str, Any]) -> None:
     spread = (f"spread of {max(len(one['repeats']) for one in found['benchmarks'])}",) if several else ()
     table(title, ("benchmark", "n", "accuracy, %", *spread, "strict, %", "unanswered", "cut"), rows)
     for name, missing in found["missing"].items():
-        click.echo(f"{_AVERAGES[name]} needs also: {', '.join(missing)}")
+        say(f"{_AVERAGES[name]} needs also: {', '.join(missing)}")
     for one in found["benchmarks"]:
         if one["bad_rows"]:
-            click.echo(
-                f"{one['label']}: left out, without a question: {amount(len(one['bad_rows']), 'row')} of the benchmark"
-            )
-    click.echo(
+            say(f"{one['label']}: left out, without a question: {amount(len(one['bad_rows']), 'row')} of the benchmark")
+    say(
         f"generated {amount(found['n_generated'], 'answer')}, {found['n_kept']:,} were there; all are in "
         f"{found['folder']}"
     )

@@ -8,7 +8,7 @@ import click
 
 import diq
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.influence.options import ExplainOptions
 
@@ -64,23 +64,21 @@ def _show(found: Explanation, top: int, everything: bool) -> None:
     ]
     places = ", ".join(f"{one['dataset']} {one['position']}" for one in found.places)
     sets = ", ".join(f"{name} {100 * share:.3g} %" for name, share in found.validation_sets.items())
-    click.echo(f"sample {found.sample_id}{f' ({places})' if places else ''}")
-    click.echo(f"model {found.model}; weights {found.params}; validation sets {sets}")
-    click.echo(
+    say(f"sample {found.sample_id}{f' ({places})' if places else ''}")
+    say(f"model {found.model}; weights {found.params}; validation sets {sets}")
+    say(
         f"dot {found.dot:.6g}; loss {found.loss:.4g} nats, "
         f"{found.loss_reduction} over {amount(found.answer_tokens, 'answer token')}"
     )
     for one in found.stored:
-        click.echo(
-            f"stored dot of run {one.run_id} ({one.method}): {one.dot:.6g}, difference {found.dot - one.dot:.1e}"
-        )
+        say(f"stored dot of run {one.run_id} ({one.method}): {one.dot:.6g}, difference {found.dot - one.dot:.1e}")
     shown = f"{len(rows):,} of {amount(len(answer), 'answer token')}, largest loss_term"
     title = f"all {amount(len(answer), 'answer token')}" if len(rows) == len(answer) else shown
     table(title, ("rank", "position", "token", "loss", "loss_term", "% of dot", "term"), rows)
     carried = sum(term for _, term in largest)
-    click.echo(f"{amount(len(largest), 'ranked token')}: {carried:.4g} of the dot{_percent(carried, found.dot)}")
+    say(f"{amount(len(largest), 'ranked token')}: {carried:.4g} of the dot{_percent(carried, found.dot)}")
     prompt = found.totals["term_prompt"]
-    click.echo(f"prompt: {found.prompt_tokens:,} tokens, {prompt:.4g} of the terms{_percent(prompt, found.dot)}")
+    say(f"prompt: {found.prompt_tokens:,} tokens, {prompt:.4g} of the terms{_percent(prompt, found.dot)}")
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import diq
-from diq.cli.console import start_logging
+from diq.cli.console import say, start_logging
 from diq.cli.options import keywords, options_of
 from diq.explorer.options import ExploreOptions
 
@@ -36,4 +36,4 @@ def explore(**given: Any) -> None:
 
 
 def _tell(address: str) -> None:
-    click.echo(f"the page is at {address} (stop it with Ctrl-C)")
+    say(f"the page is at {address} (stop it with Ctrl-C)")

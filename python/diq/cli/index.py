@@ -8,7 +8,7 @@ import click
 
 import diq
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.influence.options import CheckIndexOptions
 
@@ -54,4 +54,4 @@ def check(as_json: bool, quiet: bool, **given: Any) -> None:
             for one in found.qualities
         ],
     )  # fmt: skip
-    click.echo(f"recommended: {found.recommended or 'none'}: {found.reason}")
+    say(f"recommended: {found.recommended or 'none'}: {found.reason}")

@@ -10,7 +10,7 @@ import click
 
 import diq
 from diq.base.text import amount, counted
-from diq.cli.console import conversation_lines, print_json, progress, table
+from diq.cli.console import conversation_lines, print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.samples.options import IngestOptions
 from diq.samples.sources import SourceSummary
@@ -54,13 +54,13 @@ def ingest(as_json: bool, quiet: bool, **given: Any) -> None:
     if summary.validation_set:
         drawn = summary.validation_set
         how = "all of them" if drawn["seed"] is None else f"drawn with seed {drawn['seed']}"
-        click.echo(f"validation set `{drawn['name']}`: {amount(drawn['n_samples'], 'sample')}, {how}")
+        say(f"validation set `{drawn['name']}`: {amount(drawn['n_samples'], 'sample')}, {how}")
     if summary.n_rejects:
         reasons = Counter[str]()
         for source in summary.sources:
             reasons.update(source.reasons)
         told = counted(reasons, shown=3)
-        click.echo(
+        say(
             f"rejected {amount(summary.n_rejects, 'row')}{f': {told}' if told else ''}\n"
             "`diq sql 'select source, line, reason from rejects order by source_id, line'` shows them",
             err=True,
@@ -75,6 +75,6 @@ def _show_understood(sources: Sequence[SourceSummary]) -> None:
             continue
         seen.append(source.columns)
         roles = ", ".join(f"{column} → {role}" for column, role in source.columns.items())
-        click.echo(f"`{source.path}` was read as: {roles}")
+        say(f"`{source.path}` was read as: {roles}")
         for line in conversation_lines(source.example or ()):
-            click.echo(f"  {line}")
+            say(f"  {line}")

@@ -9,7 +9,7 @@ import click
 import diq
 from diq.base.config import store_path
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.judging.options import JudgeOptions
 
@@ -95,7 +95,7 @@ def _show(found: dict[str, Any]) -> None:
         ],
     )
     cost = "" if asked["cost"] is None else f", cost {asked['cost']:,.2f}"
-    click.echo(
+    say(
         f"asked about {amount(asked['n_asked'], 'text')}, {asked['n_cached']:,} were in the store; "
         f"{asked['prompt_tokens'] + asked['completion_tokens']:,} tokens{cost}"
     )

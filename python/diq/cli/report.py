@@ -8,7 +8,7 @@ import click
 
 import diq
 from diq.base.text import amount
-from diq.cli.console import print_json, progress
+from diq.cli.console import print_json, progress, say
 from diq.cli.options import keywords, options_of, output_options
 from diq.reporting.options import ReportOptions
 
@@ -34,8 +34,8 @@ def report(as_json: bool, quiet: bool, **given: Any) -> None:
     if as_json:
         print_json(made.to_dict())
         return
-    click.echo(f"wrote {made.output} ({made.size_bytes / 1e6:.1f} MB): {', '.join(made.sections)}")
+    say(f"wrote {made.output} ({made.size_bytes / 1e6:.1f} MB): {', '.join(made.sections)}")
     if made.figures:
-        click.echo(f"wrote {amount(len(made.figures), 'figure')} beside {made.figures[0]}")
+        say(f"wrote {amount(len(made.figures), 'figure')} beside {made.figures[0]}")
     for note in made.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)

@@ -8,7 +8,7 @@ import click
 
 import diq
 from diq.base.config import store_path
-from diq.cli.console import print_json, start_logging, table
+from diq.cli.console import print_json, say, start_logging, table, write
 from diq.cli.options import keywords, options_of, refuse
 from diq.evaluation.options import ResultsOptions
 
@@ -37,7 +37,7 @@ def results(as_json: bool, **given: Any) -> None:
     start_logging()
     found = diq.results(**keywords(ResultsOptions, given))
     if given["output"] is not None:
-        click.echo(f"wrote {given['output']}", err=True)
+        say(f"wrote {given['output']}", err=True)
     elif given["format"] in (None, "table"):
         _show(found)
     elif given["format"] == "json":
@@ -45,7 +45,7 @@ def results(as_json: bool, **given: Any) -> None:
     else:
         from diq.evaluation.tables import EXPORTS
 
-        click.echo(EXPORTS[given["format"]](found), nl=False)
+        write(EXPORTS[given["format"]](found))
 
 
 def _show(found: Results) -> None:
@@ -62,7 +62,7 @@ def _show(found: Results) -> None:
         heads = ("model", "trained on", *([] if own else ["table"]), *(HEADS[name] for name in columns))
         table(title(group), heads, rows)
         for note in footnotes(group):
-            click.echo(note)
+            say(note)
     if found.groups:
         notes = [f"accuracy in percent; {error_note()}"]
         if _any(found.groups, "best"):
@@ -70,14 +70,14 @@ def _show(found: Results) -> None:
         if _any(found.groups, "close"):
             notes.append(close_note())
         for note in notes:
-            click.echo(note)
+            say(note)
     if found.scoring:
-        click.echo(f"scored by rules {found.scoring}")
+        say(f"scored by rules {found.scoring}")
     for one in found.validations:
-        click.echo(one.title)
+        say(one.title)
         for made in tables(one):
             table(made.title, made.heads, made.rows)
-        click.echo(one.cost)
+        say(one.cost)
 
 
 def _any(groups: list[Group], mark: str) -> bool:

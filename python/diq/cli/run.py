@@ -9,7 +9,7 @@ import click
 import diq
 from diq.base.errors import UsageError
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table, write
 from diq.cli.options import keywords, options_of, output_options, refuse
 from diq.recipes.options import RunRecipeOptions
 
@@ -21,11 +21,11 @@ class _Printer:
     """Tells the steps on stdout."""
 
     def starts(self, step: StepReport, n_steps: int, /) -> None:
-        click.secho(f"[{step.number}/{n_steps}] {step.title}", bold=True)
+        say(f"[{step.number}/{n_steps}] {step.title}", bold=True)
 
     def ends(self, step: StepReport, /) -> None:
         told = f": {step.told}" if step.told else ""
-        click.echo(f"  done before{told}" if step.was_done else f"  {_seconds(step.seconds)}{told}")
+        say(f"  done before{told}" if step.was_done else f"  {_seconds(step.seconds)}{told}")
 
 
 class _Silence:
@@ -65,7 +65,7 @@ def run(recipe: str | None, show: bool, as_list: bool, as_json: bool, quiet: boo
         raise UsageError("no recipe was named", "give a YAML file, or a name that `diq run --list` shows")
     if show:
         refuse(("as_json", "quiet", *given), "with --show")
-        click.echo(text_of(recipe)[0], nl=False)
+        write(text_of(recipe)[0])
         return
     told = _Silence() if as_json or quiet else _Printer()
     with progress(quiet=quiet or as_json) as report:
@@ -76,7 +76,7 @@ def run(recipe: str | None, show: bool, as_list: bool, as_json: bool, quiet: boo
         _show_plan(summary)
     else:
         ran = sum(not one.was_done for one in summary.steps)
-        click.echo(
+        say(
             f"{summary.recipe}: {amount(len(summary.steps), 'step')}, {ran} run now in {_seconds(summary.seconds)}, "
             f"{len(summary.steps) - ran} done before; everything is in {summary.output}"
         )
@@ -94,17 +94,17 @@ def _list(as_json: bool) -> None:
 
 
 def _show_plan(summary: RecipeSummary) -> None:
-    click.echo(f"{summary.recipe}: {summary.about}")
-    click.echo(f"output {summary.output}, store {summary.store}")
-    click.echo()
+    say(f"{summary.recipe}: {summary.about}")
+    say(f"output {summary.output}, store {summary.store}")
+    say()
     for step in summary.steps:
         cost = f"; {step.cost}" if step.cost else ""
-        click.secho(f"[{step.number}] {step.title} ({step.state}{cost})", bold=True)
-        click.echo(f"  {step.command}" if step.command else "  (the recipe itself does this)")
-    click.echo()
+        say(f"[{step.number}] {step.title} ({step.state}{cost})", bold=True)
+        say(f"  {step.command}" if step.command else "  (the recipe itself does this)")
+    say()
     left = sum(one.state != "done" for one in summary.steps)
     total = f"; {summary.cost}" if summary.cost else ""
-    click.echo(f"{amount(len(summary.steps), 'step')}, {left} to do{total}. Nothing was run.")
+    say(f"{amount(len(summary.steps), 'step')}, {left} to do{total}. Nothing was run.")
 
 
 def _seconds(seconds: float) -> str:

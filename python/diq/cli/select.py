@@ -8,7 +8,7 @@ import click
 
 import diq
 from diq.base.text import amount
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.selection.options import SelectOptions
 
@@ -33,20 +33,20 @@ def select(as_json: bool, quiet: bool, **given: Any) -> None:
         tau, median = made.thresholds["tau"], made.thresholds["median"]
         rows = [(q, made.counts["dataset"][q], made.counts["selection"][q]) for q in made.counts["dataset"]]
         table("quadrants", ("", "dataset", "selected"), rows)
-        click.echo(f"tau = {tau:.6g}, median {given['influence']} = {median:.6g}")
+        say(f"tau = {tau:.6g}, median {given['influence']} = {median:.6g}")
     if made.guards:
         left = [(guard["method"], guard["n_excluded"], guard["run_id"]) for guard in made.guards]
         table("left out by guards (table exclusions says why)", ("guard", "samples", "run"), left)
     unscored = f", {made.n_unscored:,} without scores left out" if made.n_unscored else ""
     how = {"stored": "read from the store", "new": "now in the store", "renewed": "made again: scores changed"}
-    click.echo(
+    say(
         f"selected {made.n:,} of {amount(made.n_scored, 'sample')} (`{made.name}`{unscored}); "
         f"ranking {made.ranking_id}: {how[made.ranking]}"
     )
     if made.took_over is not None:
-        click.echo(f"the name `{made.name}` meant selection {made.took_over} before; that one is reached by its number")
+        say(f"the name `{made.name}` meant selection {made.took_over} before; that one is reached by its number")
     if made.n < made.n_target and not quiet:
         what = "quadrant holds no more" if given["diverse"] is None else "ranking holds no more that is not too near"
-        click.echo(f"asked for {made.n_target:,}: the {what}", err=True)
+        say(f"asked for {made.n_target:,}: the {what}", err=True)
     if made.output:
-        click.echo(f"written to {made.output}")
+        say(f"written to {made.output}")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import diq
-from diq.cli.console import conversation_lines, print_json
+from diq.cli.console import conversation_lines, print_json, say
 from diq.cli.options import keywords, options_of, output_options
 from diq.samples.options import ShowOptions
 
@@ -29,19 +29,17 @@ def show(as_json: bool, quiet: bool, **given: Any) -> None:
     if as_json:
         print_json(found.to_dict())
         return
-    click.echo(f"sample {found.sample_id} of `{found.dataset}`")
+    say(f"sample {found.sample_id} of `{found.dataset}`")
     for place in () if quiet else found.places:
         facts = ", ".join(f"{name} {value}" for name, value in place["attributes"].items())
         where = f"position {place['position']}, line {place['line']} of `{place['source']}`, split {place['split']}"
-        click.echo(f"{where}; {facts}" if facts else where)
+        say(f"{where}; {facts}" if facts else where)
     for line in conversation_lines(found.messages, width=None):
-        click.echo(line)
+        say(line)
     if found.rejected is not None:
-        click.echo("refused answer:")
+        say("refused answer:")
         for line in conversation_lines(found.rejected, width=None):
-            click.echo(line)
+            say(line)
     if found.text is not None:
-        click.echo(
-            f"\nas the model sees it ({found.template}, {found.tokens} tokens, {found.answer_tokens} in the loss):"
-        )
-        click.echo("".join(f"⟦{piece}⟧" if counts else piece for piece, counts in found.text))
+        say(f"\nas the model sees it ({found.template}, {found.tokens} tokens, {found.answer_tokens} in the loss):")
+        say("".join(f"⟦{piece}⟧" if counts else piece for piece, counts in found.text))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from diq.base.config import store_path
 from diq.base.errors import UsageError
 from diq.base.files import check_file
 from diq.base.text import first_line
-from diq.cli.console import start_logging
+from diq.cli.console import printed, say, start_logging
 from diq.cli.options import options_of, refuse
 from diq.store.options import SqlOptions
 
@@ -70,15 +72,18 @@ def sql(
     with connection(query, store=store, write=write) as opened:
         if written is not None:
             if not write_file(opened, written):
-                click.echo("done", err=True)
+                say("done", err=True)
         elif kind in ("csv", "json"):
-            write_text(opened, query, sys.stdout, kind)
+            with printed():
+                write_text(opened, query, sys.stdout, kind)
         else:
             relation = opened.sql(query)
             if relation is None:
-                click.echo("done", err=True)
+                say("done", err=True)
             else:
-                relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
+                with contextlib.redirect_stdout(io.StringIO()) as shown:
+                    relation.show(max_rows=max_rows, max_width=None if sys.stdout.isatty() else 250)
+                say(shown.getvalue().rstrip("\n"))
 
 
 def _read(file: Path | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from diq.cli.console import print_json, start_logging, table
+from diq.cli.console import print_json, say, start_logging, table
 from diq.cli.options import store_option
 
 
@@ -29,7 +29,7 @@ def status(scores: bool, as_json: bool, store: Path) -> None:
     if as_json:
         print_json(found)
         return
-    click.echo(f"store {store}, {found['size_bytes'] / 1e6:,.1f} MB")
+    say(f"store {store}, {found['size_bytes'] / 1e6:,.1f} MB")
     _section("datasets", found["datasets"], ("name", "kind", "n_rows", "n_samples", "n_duplicates", "n_rejects"))
     _section("validation sets", found["validation_sets"], ("name", "n_samples", "seed"))
     _section("models", found["models"], ("name", "architecture", "n_parameters", "model_id", "source"))

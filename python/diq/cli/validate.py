@@ -8,7 +8,7 @@ import click
 
 import diq
 from diq.base.config import store_path
-from diq.cli.console import print_json, progress, table
+from diq.cli.console import print_json, progress, say, table
 from diq.cli.options import keywords, options_of, output_options
 from diq.trials.options import ValidateOptions
 
@@ -43,9 +43,9 @@ def validate(as_json: bool, quiet: bool, **given: Any) -> None:
 def _show(found: Validation) -> None:
     from diq.trials.kept import tables
 
-    click.echo(found.title)
+    say(found.title)
     for one in tables(found):
         table(one.title, one.heads, one.rows)
     for line in found.left_out:
-        click.echo(f"not raced: {line}")
-    click.echo(found.cost + (f"; {found.n_new} of them new" if found.n_new else ""))
+        say(f"not raced: {line}")
+    say(found.cost + (f"; {found.n_new} of them new" if found.n_new else ""))

@@ -290,6 +290,10 @@ def known_split(name: str) -> str:
 
 
 def _file(path: Path, split: str | None) -> FileSource:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the name of `{path}` is no text in UTF-8", "give it another: `mv` renames it") from None
     containers.reader(path)
     compression(path)
     return FileSource(str(path), split=split)
