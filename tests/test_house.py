@@ -53,7 +53,7 @@ ROOMS = (
 
 # the files that may open a store or ask it, by room: the stages, and what they read it through
 OPENS_A_STORE: dict[str, tuple[str, ...]] = {
-    "store": ("store", "sql", "queries", "rows", "runs"),
+    "store": ("store", "sql", "queries", "rows", "runs", "outputs"),
     "gradient_index": ("kept",),
     "samples": ("ingest", "sources", "batches", "validation", "ingest_scores", "find", "show"),
     "judging": ("ask", "judge"),

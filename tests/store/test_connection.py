@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pytest
 
-from conftest import fill_store, write_jsonl
+from conftest import Forked, fill_store, write_jsonl
 from diq.base.errors import StoreError
 from diq.store import connection
 from diq.store.store import Store
-from store.test_schema import make_old_store
 
 HOLDER = "import sys, duckdb; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.readline()"
 
@@ -125,21 +125,11 @@ def deleted_by_its_holder(path: Path) -> Iterator[None]:
         path.unlink()
 
 
-@contextlib.contextmanager
-def older_and_read_by_another(path: Path) -> Iterator[None]:
-    """Two may read at once, but an older schema needs a writer first."""
-    path.unlink()
-    make_old_store(path, 3)
-    with duckdb.connect(str(path), read_only=True):
-        yield
-
-
 @pytest.mark.parametrize(
     ("busy", "expected"),
     [
         (opened_for_writing, "1 dataset"),
         (emptied, "1 dataset"),
-        (older_and_read_by_another, "0 dataset"),
         (deleted_by_its_holder, "there is no store at"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -216,3 +206,68 @@ def test_what_a_killed_writer_left_in_the_log_is_read_from_a_read_only_folder(
     read_only(scored.parent)
     with Store(scored, read_only=True) as store:
         assert store.row("store/get_setting", name="left") == {"value": "here"}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"SQLite format 3\x00" + bytes(4096), "it is a SQLite file"),
+        (b"id,text\n1,a\n", "it is not a valid DuckDB file"),
+        (bytes(8192), "it is not a valid DuckDB file"),
+    ],
+)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_file_of_another_kind_is_refused_and_nothing_is_fetched(
+    tmp_path: Path, content: bytes, what: str, read_only: bool
+) -> None:
+    path = tmp_path / "s.duckdb"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=what):
+        Store(path, read_only=read_only, wait_s=0)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["md:store", "sqlite:store", ":memory:", "s3:x"])
+def test_a_name_with_a_prefix_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Store(name, create=True).close()
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+    with Store(name, read_only=True) as store:
+        assert store.rows("store/list_datasets") == []
+
+
+def _make_store(path: str) -> None:
+    Store(path, create=True).close()
+
+
+def test_a_new_store_appears_whole(tmp_path: Path) -> None:
+    """Where several make it at once, none finds a file that is half made, and nothing else is left."""
+    path = tmp_path / "s.duckdb"
+    folders = [tmp_path / f"{i}" for i in range(4)]
+    for one in folders:
+        one.mkdir()
+    makers = [Forked(_make_store, str(path), folder=one) for one in folders]
+    sizes = []
+    while any(one.is_alive for one in makers):
+        if path.exists():
+            sizes.append(path.stat().st_size)
+    assert [one.wait().returncode for one in makers] == [0] * 4
+    # what a killed DuckDB left were 0, 4096 or 8192 bytes
+    assert min(sizes) > 12288
+    assert sorted(tmp_path.iterdir()) == [*folders, path]
+
+
+def test_a_maker_that_is_killed_leaves_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.duckdb"
+    done = Forked(_killed_before_it_is_there, str(path), folder=tmp_path).wait()
+    assert done.returncode == -signal.SIGKILL
+    assert not path.exists()
+    _make_store(str(path))
+    assert [one.name for one in tmp_path.iterdir()] == ["s.duckdb"]
+
+
+def _killed_before_it_is_there(path: str) -> None:
+    from diq.base import files
+
+    files.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    _make_store(path)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -137,3 +138,66 @@ def test_the_command_loads_duckdb_and_click_alone(store: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "one" in done.stdout
     assert done.stdout.endswith("{'duckdb'}\n")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY (SELECT 1) TO '{}'",
+        "/* x */ copy datasets to '{}' (format csv)",
+        "SELECT 1; COPY (SELECT 1) TO '{}'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{}'",
+        "-- why\nEXPLAIN (ANALYZE) COPY (SELECT 1) TO '{}'",
+        "EXPORT DATABASE '{}'",
+        "ATTACH '{}' AS other",
+        "ATTACH '{}' AS other (READ_ONLY false)",
+        "CREATE PERSISTENT SECRET s (TYPE http, BEARER_TOKEN '{}')",
+        "SET log_query_path = '{}'",
+        "SET profiling_output = '{}'",
+        "PRAGMA enable_profiling; SET profiling_output = '{}'",
+        "PREPARE p AS COPY (SELECT 1) TO '{}'",
+        "CALL enable_logging(storage = 'file', storage_path = '{}')",
+        "INSTALL '{}'",
+        "LOAD '{}'",
+        "CHECKPOINT -- {}",
+    ],
+)
+def test_a_query_that_reads_writes_no_file(tmp_path: Path, query: str) -> None:
+    with pytest.raises(UsageError, match="the query may only read") as caught:
+        diq.sql(query.format(tmp_path / "out"))
+    assert "--write" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_of_any_kind_stays(store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.duckdb"
+    with duckdb.connect(str(other)) as made:
+        made.execute("CREATE TABLE t AS SELECT 7 AS x")
+    (tmp_path / "a.csv").write_text("x\n7\n", encoding="utf-8")
+    for query in (
+        f"FROM '{tmp_path}/a.csv'",
+        f"ATTACH '{other}' AS other (READ_ONLY); SELECT x FROM other.t",
+        "SET VARIABLE y = 7; SELECT getvariable('y') AS x",
+        "CREATE TEMP TABLE mine AS SELECT 7 AS x; INSERT INTO mine VALUES (7); SELECT DISTINCT x FROM mine",
+        "CREATE TEMP MACRO f(a) AS a + 1; SELECT f(6) AS x",
+        "SET threads = 1; WITH a AS (SELECT 7 AS x) FROM a",
+    ):
+        assert diq.sql(query, store=store).to_pylist() == [{"x": 7}], query
+    for query in (
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE SELECT 1",
+        "DESCRIBE datasets",
+        "SUMMARIZE datasets",
+        "SHOW TABLES",
+    ):
+        assert diq.sql(query, store=store).num_rows, query
+    assert diq.sql("PRAGMA table_info('datasets')", store=store).num_rows
+    assert diq.sql("PIVOT (SELECT 1 AS a, 7 AS x) ON a USING sum(x)", store=store).num_rows == 1
+    with pytest.raises(UsageError, match="read-only"):
+        diq.sql(f"ATTACH '{other}' AS other (READ_ONLY); DELETE FROM other.t", store=store)
+
+
+def test_no_query_fetches_an_extension(store: Path) -> None:
+    found = diq.sql("SELECT name, value FROM duckdb_settings() WHERE name LIKE 'auto%_known_extensions'", store=store)
+    assert {row["value"] for row in found.to_pylist()} == {"false"}
+    assert found.num_rows == 2

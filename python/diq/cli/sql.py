@@ -11,7 +11,6 @@ import click
 
 from diq.base.config import store_path
 from diq.base.errors import UsageError
-from diq.base.files import check_file
 from diq.base.text import first_line
 from diq.cli.console import printed, say, start_logging
 from diq.cli.options import options_of, refuse
@@ -66,10 +65,8 @@ def sql(
         refuse(("max_rows",), "without a table", "leave it out: everything is written; `limit` in the query takes less")
     store = store_path(store)
     written = None if output is None else SqlOptions(query, output=output, format=kind, store=store)  # type: ignore[arg-type]
-    if output is not None:
-        check_file(output, store=store)
     start_logging()
-    with connection(query, store=store, write=write) as opened:
+    with connection(query, store=store, write=write, output=output) as opened:
         if written is not None:
             if not write_file(opened, written):
                 say("done", err=True)

@@ -26,6 +26,7 @@ from diq.evaluation.groups import AVERAGES, CLOSE, MEMBERS, Cell, Group, Line, R
 from diq.evaluation.options import ResultsOptions
 from diq.evaluation.tables import EXPORTS
 from diq.selection.options import STRATEGIES
+from diq.store.outputs import check_output
 from diq.store.store import Store
 from diq.trials.kept import read_validations
 
@@ -62,6 +63,8 @@ def _results(options: ResultsOptions) -> Results:
         log.warning("there is no store at `%s`: only the paper's rows are shown", store)
         return Results(None, [], shown)
     with Store(store, read_only=True) as opened:
+        if options.output is not None:
+            check_output(opened, Path(options.output))
         numbers = opened.rows("evaluation/list_evaluations")
         trained = {row["model_id"]: row for row in opened.rows("evaluation/list_trained_models")}
         validations = read_validations(opened, dataset=options.dataset)

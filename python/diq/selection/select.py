@@ -23,6 +23,7 @@ from diq.selection.output import check_ending, written
 from diq.selection.quadrants import QUADRANTS
 from diq.selection.ranking import Ranking, find_ranking
 from diq.selection.scores import Request, Runs, choose_runs, settled_weights
+from diq.store.outputs import check_output
 from diq.store.store import Store, now
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ def select(options: SelectOptions) -> Selection:
     )
 
     def look_up(opened: Store) -> tuple[dict[str, Any], Runs, dict[str, float] | None]:
+        if output is not None:
+            check_output(opened, output)
         data = opened.dataset(options.dataset)
         if data["n_samples"] == 0:
             raise UsageError(f"the dataset `{options.dataset}` has no samples", "see `diq sql 'from rejects'`")

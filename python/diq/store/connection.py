@@ -42,13 +42,18 @@ def connect(path: Path, *, read_only: bool, wait_s: float) -> duckdb.DuckDBPyCon
     Raises:
         StoreError: the file is still held after ``wait_s``, has gone, may not be read or written, or is no DuckDB file.
     """
-    if not read_only and (closed := write_protected(path)):
-        raise StoreError(f"the store `{path}` cannot be written: {closed} is read-only for you", COPY_HINT)
+    if not read_only:
+        check_writable(path)
+    if foreign := _foreign(path):
+        raise StoreError(
+            f"`{path}` cannot be opened as a store: {foreign}", "name a DuckDB file that diq made, or another path"
+        )
     settings = {} if read_only else {"storage_compatibility_version": config.STORAGE_VERSION}
     start, told = time.monotonic(), False
     while True:
         try:
-            connection = duckdb.connect(str(path), read_only=read_only, config=settings)
+            # whole, so that no part of the name, such as `md:`, asks for an extension
+            connection = duckdb.connect(str(path.resolve()), read_only=read_only, config=settings)
             break
         except duckdb.Error as error:
             holder = held_by(path, str(error))
@@ -59,17 +64,35 @@ def connect(path: Path, *, read_only: bool, wait_s: float) -> duckdb.DuckDBPyCon
                 told = True
                 log.info("the store `%s` is held by %s: waiting for up to %g s", path, holder, wait_s)
             time.sleep(_PAUSE_S)
-    connection.execute("SET enable_progress_bar = false")
+    # no query fetches and loads code; a setting at the opening would keep other clients of this process out
+    for setting in ("enable_progress_bar", "autoinstall_known_extensions", "autoload_known_extensions"):
+        connection.execute(f"SET {setting} = false")
     return connection
 
 
-def write_protected(path: Path) -> str | None:
-    """What keeps a file from being written: the file, or its folder, where DuckDB keeps its log; None: nothing does."""
+def _foreign(path: Path) -> str | None:
+    """What a file is that is not of DuckDB, which would fetch an extension to open it; None: of DuckDB, or empty."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError:
+        # there is none, or DuckDB says why not
+        return None
+    if not head or head[8:12] == b"DUCK":
+        return None
+    return "it is a SQLite file" if head.startswith(b"SQLite format 3") else "it is not a valid DuckDB file"
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a store that cannot be made or written, or whose folder cannot, where DuckDB keeps its log.
+
+    Raises:
+        StoreError: it is read-only.
+    """
     effective = os.access in os.supports_effective_ids
     for place, name in ((path, "the file"), (path.parent, "its folder")):
         if place.exists() and not os.access(place, os.W_OK, effective_ids=effective):
-            return name
-    return None
+            raise StoreError(f"the store `{path}` cannot be written: {name} is read-only for you", COPY_HINT)
 
 
 def held_by(path: Path, text: str) -> str | None:

@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,6 +23,7 @@ from diq.base.files import check_file, unwritable, whole_file
 from diq.base.options import verb
 from diq.base.text import first_line, short
 from diq.store.options import SqlOptions
+from diq.store.outputs import check_output
 from diq.store.store import Store
 
 if TYPE_CHECKING:
@@ -67,18 +69,30 @@ def sql(
 
 @contextlib.contextmanager
 def connection(
-    query: str, *, store: str | os.PathLike[str] | None = None, write: bool = False
+    query: str,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    write: bool = False,
+    output: Path | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to the store to run a query on, for a ``with`` block; an error of DuckDB is one line with a hint.
 
     Raises:
-        UsageError, StoreError: as :func:`sql`.
+        UsageError: as :func:`sql`, or the ``output`` that the answer shall go to cannot be written.
+        StoreError: as :func:`sql`.
     """
+    path = config.store_path(store)
+    if output is not None:
+        check_file(output, store=path)
     if not isinstance(query, str):
         raise UsageError(f"the query is no text but `{short(query)}`", 'try `diq sql "from datasets"`')
     if not query.strip():
         raise UsageError("the query is empty", 'try `diq sql "from datasets"`')
-    with Store(config.store_path(store), read_only=not write) as opened:
+    with Store(path, read_only=not write) as opened:
+        if not write:
+            _check_writes_nothing(opened.connection, query)
+        if output is not None:
+            check_output(opened, output)
         try:
             yield opened.connection
         except duckdb.Error as error:
@@ -88,6 +102,56 @@ def connection(
             elif "does not exist" in str(error):
                 hint = '`diq sql "select table_name, comment from duckdb_tables()"` lists the tables'
             raise UsageError(f"the query failed: {first_line(error)}", hint) from error
+
+
+_COMMENTS = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
+_EXPLAIN = re.compile(rf"{_COMMENTS}explain\s+(?:analyze\b|\([^)]*\))?", re.IGNORECASE | re.DOTALL)
+# a store that is open for reading refuses what would change it, and so does a database that is attached for reading
+_READS = ("SELECT", "MULTI", "INSERT", "DELETE", "UPDATE", "DROP", "ALTER", "TRANSACTION")
+_READS_IF = {
+    # not a secret, which is kept in a file
+    "CREATE": re.compile(
+        rf"{_COMMENTS}create\s+(?:or\s+replace\s+)?(?:temp(?:orary)?\s+)?(?:table|view|macro|function|type|index|schema|"
+        r"sequence)\b",
+        re.IGNORECASE | re.DOTALL,
+    ),
+    "ATTACH": re.compile(
+        rf"{_COMMENTS}attach\b.*\(\s*(?:type\s+duckdb\s*,\s*)?read_only\s*\)\s*;?\s*$", re.IGNORECASE | re.DOTALL
+    ),
+    "DETACH": re.compile(""),
+    # others name files: of logs, of profiles
+    "SET": re.compile(
+        rf"{_COMMENTS}(?:use\b|set\s+(?:(?:session|local|global)\s+)?(?:variable|threads|memory_limit|schema|search_path|"
+        r"timezone|preserve_insertion_order)\b)",
+        re.IGNORECASE | re.DOTALL,
+    ),
+    "PRAGMA": re.compile(
+        rf"{_COMMENTS}pragma\s+(?:table_info|storage_info|database_list|database_size|show_tables|show|version)\b",
+        re.IGNORECASE | re.DOTALL,
+    ),
+}
+
+
+def _check_writes_nothing(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Refuse statements that write files, which a store that is open for reading does not.
+
+    Raises:
+        UsageError: a statement is COPY, EXPORT, ATTACH for writing, or of another kind that is not known to read alone.
+    """
+    try:
+        statements = connection.extract_statements(query)
+    except duckdb.Error:
+        # said with its place when the query runs
+        return
+    for one in statements:
+        kind, text = one.type.name, one.query
+        if kind == "EXPLAIN" and (found := _EXPLAIN.match(text)):
+            _check_writes_nothing(connection, text[found.end() :])
+        elif kind not in _READS and not (kind in _READS_IF and _READS_IF[kind].match(text)):
+            raise UsageError(
+                f"the query may only read, and `{short(text, width=40)}` can write a file",
+                "-o FILE writes an answer; attach with (READ_ONLY); --write (in Python write=True) allows all",
+            )
 
 
 # answers as text and files -----------------------------------------------------------------------------------------
@@ -113,8 +177,7 @@ def write_answer(options: SqlOptions) -> Answer:
         StoreError: there is no store, or another process holds it for longer than ten seconds.
         RunFailedError: the disk is full.
     """
-    check_file(Path(options.output), store=options.store_file)
-    with connection(options.query, store=options.store) as opened:
+    with connection(options.query, store=options.store, output=Path(options.output)) as opened:
         write_file(opened, options)
     return Answer(str(options.output))
 

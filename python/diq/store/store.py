@@ -6,11 +6,15 @@ Stages hold a connection only while they read or write, so that a scoring of man
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
+import functools
 import json
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +23,22 @@ import duckdb
 
 from diq.base import config
 from diq.base.errors import DiqError, StoreError, UsageError
+from diq.base.files import disk_errors, whole_file
 from diq.base.text import did_you_mean, first_line
 from diq.store import queries
-from diq.store.connection import COPY_HINT, SHORT_WAIT_S, connect, missing, write_protected
+from diq.store.connection import SHORT_WAIT_S, check_writable, connect, missing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# what DuckDB says of a block that is not what was written
+_DAMAGE = (
+    "Corrupt database file",
+    "ailed to deserialize",
+    "database has been invalidated",
+    "checksum",
+    "ailed to read",
+)
 _FULL_DISK = ("No space left", "Could not write", "ailed to offload", "max_temp_directory_size")
 
 log = logging.getLogger(__name__)
@@ -46,8 +59,8 @@ class Store:
 
     Args:
         path: the DuckDB file.
-        read_only: open without the right to write; several readers may share a file. A store of an older schema is
-            brought up first, which needs a writer for a moment; apart from that, a reader leaves the file as it is.
+        read_only: open without the right to write; several readers may share a file. A reader leaves the file as it is:
+            a store of an older schema is read from a copy that is brought up, until a writer does that to the store.
         create: make the file when it is missing (only ``diq ingest`` does).
         wait_s: seconds to wait for another process that holds the file; 0 fails at once.
 
@@ -64,23 +77,26 @@ class Store:
         wait_s: float = SHORT_WAIT_S,
     ) -> None:
         self.path = config.store_path(path)
-        if not create and not self.path.exists():
-            raise missing(self.path)
+        if not self.path.exists():
+            if not create:
+                raise missing(self.path)
+            _make(self.path)
         self.connection = connect(self.path, read_only=read_only, wait_s=wait_s)
         try:
             if not read_only:
                 self._migrate()
                 return
             if (have := self._check_version()) < _known_version():
-                # only a writer can bring an older schema up, so it goes first
+                copy = _current_copy(self.path, have)
                 self.connection.close()
-                self._migrate_for_a_reader(have, wait_s)
-                self.connection = connect(self.path, read_only=True, wait_s=wait_s)
-            if self._macros_changed():
+                self.connection = connect(copy, read_only=True, wait_s=wait_s)
+            elif self._macros_changed():
                 # a reader writes nothing: its own connection gets the macros of this diq, the file keeps what it has
                 self.connection.execute(queries.temporary_macros())
-        except BaseException:
+        except BaseException as error:
             self.connection.close()
+            if isinstance(error, duckdb.Error):
+                raise self.translate(error) from error
             raise
 
     def __repr__(self) -> str:
@@ -89,8 +105,12 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        with contextlib.suppress(duckdb.Error):
+            # an instance that met a damaged block says so again when it is closed
+            self.close()
+        if isinstance(error, duckdb.Error):
+            raise self.translate(error) from error
 
     def close(self) -> None:
         """Close the file; what is committed stays, anything else is gone."""
@@ -106,15 +126,6 @@ class Store:
                 "upgrade diq: `pip install --upgrade diq`",
             )
         return have
-
-    def _migrate_for_a_reader(self, have: int, wait_s: float) -> None:
-        if closed := write_protected(self.path):
-            raise StoreError(
-                f"the store `{self.path}` has schema version {have}, this diq reads version {_known_version()}, and "
-                f"{closed} is read-only for you",
-                f"{COPY_HINT}; or have its owner run `diq status` once",
-            )
-        Store(self.path, wait_s=wait_s).close()
 
     def _migrate(self) -> None:
         have, known = self._check_version(), _known_version()
@@ -162,6 +173,12 @@ class Store:
     def translate(self, error: duckdb.Error) -> DiqError:
         """A DuckDB error as one line with a hint."""
         text = first_line(error)
+        if isinstance(error, duckdb.InternalException | duckdb.FatalException | duckdb.SerializationException) or any(
+            sign in text for sign in _DAMAGE
+        ):
+            return StoreError(
+                f"the store `{self.path}` is damaged: {text}", f"`diq check --store {self.path}` says what can be kept"
+            )
         if any(sign in text for sign in _FULL_DISK):
             return StoreError(f"the disk of `{self.path}` is full: {text}", "free some space; nothing was half-written")
         return StoreError(f"the store `{self.path}` refused a statement: {text}")
@@ -321,6 +338,48 @@ class Store:
         if not self.execute_count("store/seal_run_dataset", **ids, sealed_at=now()):
             self.start_scoring(run_id, dataset_id)
             self.run("store/seal_run_dataset", **ids, sealed_at=now())
+
+
+def _make(path: Path) -> None:
+    """A new store, which appears whole: DuckDB itself would leave a file that nothing opens where it is killed."""
+    check_writable(path)
+    with tempfile.TemporaryDirectory(prefix="diq-") as folder:
+        # without data, so it is small
+        made = Path(folder) / "store.duckdb"
+        connect(made, read_only=False, wait_s=0).close()
+        Store(made).close()
+        with contextlib.suppress(FileExistsError), whole_file(path, replace=False) as file:
+            # another process may have been first
+            file.write(made.read_bytes())
+
+
+def _current_copy(path: Path, have: int) -> Path:
+    """A copy of a store of an older schema, brought up to this one, for a reader; the caller has the store open."""
+    stat = path.stat()
+    return _copied(path, have, (stat.st_size, stat.st_mtime_ns))
+
+
+# of one store, which a process may open many times
+@functools.lru_cache(maxsize=1)
+def _copied(path: Path, have: int, _state: tuple[int, int]) -> Path:
+    folder = tempfile.mkdtemp(prefix="diq-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = Path(folder) / "store.duckdb"
+    log.info(
+        "the store `%s` has schema version %d, this diq reads version %d: it is read from a copy (%.1f MB); a command "
+        "that writes to the store brings it up",
+        path,
+        have,
+        _known_version(),
+        path.stat().st_size / 1e6,
+    )
+    with disk_errors(copy):
+        shutil.copyfile(path, copy)
+        for wal in (path.with_name(f"{path.name}.wal"),):
+            if wal.exists():
+                shutil.copyfile(wal, copy.with_name(f"{copy.name}.wal"))
+    Store(copy).close()
+    return copy
 
 
 def _known_version() -> int:
