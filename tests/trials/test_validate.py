@@ -193,3 +193,52 @@ def test_bad_input_is_one_line(
         opened.connection.execute("DELETE FROM validation_samples WHERE position > 0 AND validation_set_id = 1")
     with pytest.raises(UsageError, match="`v` has 1 sample, too few to hold half out"):
         validate(store, tiny_llama_chat_folder, strategy=["influence"])
+
+
+def trained_sizes(store: Path) -> list[int]:
+    query = "SELECT (config ->> '$.n_samples')::INTEGER AS n FROM runs WHERE kind = 'trial' ORDER BY run_id"
+    return [row["n"] for row in diq.sql(query, store=store).to_pylist()]
+
+
+def test_a_race_is_against_random_ones_of_the_same_size(store: Path, tiny_llama_chat_folder: Path) -> None:
+    """Also where an entrant is called random, or its quadrant holds fewer samples than the ratio asks for."""
+    diq.select("pool", strategy="random", ratio="0.1", name="random", seed=9, store=store)
+    found = validate(
+        store, tiny_llama_chat_folder, strategy=["influence", "random", "q4", "influence"], selection=["random"],
+        held_out=["held"], ratio=["0.3", "30%"], seeds=1, subsets=0,
+    )  # fmt: skip
+    by_name = {(one["entrant"], one["ratio"]): one for one in found.race}
+    assert len(by_name) == len(found.race) == 4
+    (n_q4,) = {one["n"] for key, one in by_name.items() if key[0] == "q4"}
+    assert n_q4 < 12
+    assert by_name["influence", "0.3"]["n"] == 12
+    # none is a race of random selections against themselves
+    assert all(one["difference"] != 0 for one in found.race)
+    # before any training; and for each size a random selection and what is compared with it
+    assert sorted(trained_sizes(store)) == sorted([0, 12, 12, 12, n_q4, n_q4, 4, 4])
+    assert found.n_left == 0
+    assert found.n_trainings == 7
+
+
+def test_another_seed_is_other_trainings(store: Path, tiny_llama_chat_folder: Path) -> None:
+    asked: dict[str, Any] = {"strategy": ["influence"], "subsets": 3, "seeds": 2}
+    first = validate(store, tiny_llama_chat_folder, **asked)
+    other = validate(store, tiny_llama_chat_folder, seed=1, **asked)
+    assert first.n_new == other.n_new == 3 + 4
+
+
+def test_a_smaller_call_loses_nothing_and_other_texts_are_another_question(
+    store: Path, tiny_llama_chat_folder: Path
+) -> None:
+    large = validate(store, tiny_llama_chat_folder, strategy=["influence"], subsets=3, seeds=2)
+    small = validate(store, tiny_llama_chat_folder, strategy=["influence"], subsets=1, seeds=1)
+    assert small.n_new == small.n_left == 0
+    assert (small.run_id, small.n_subsets, small.race) == (large.run_id, 3, large.race)
+    plain = validate(store, tiny_llama_chat_folder, strategy=["influence"], subsets=1, seeds=1, template="none")
+    assert plain.run_id != large.run_id
+    alone = validate(store, tiny_llama_chat_folder, strategy=["influence"], subsets=0, seeds=1)
+    assert alone.run_id not in (large.run_id, plain.run_id)
+    assert alone.n_new == 0
+    assert len(diq.results(store=store).validations) == 3
+    with pytest.raises(UsageError, match="no seed and no subset"):
+        validate(store, tiny_llama_chat_folder, subsets=0, seeds=0)

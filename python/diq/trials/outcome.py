@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from diq.trials.measures import datamodelling_score, mean_difference, verdict
 from diq.trials.trial import Outcome
-from diq.trials.work import BEFORE, Column, Entrant, Key, Work
+from diq.trials.work import BEFORE, Column, Entrant, Heat, Key, Work
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -19,7 +19,7 @@ Rows = npt.NDArray[np.int64]
 
 def datamodelling(work: Work, found: Mapping[Key, Outcome]) -> list[dict[str, Any]]:
     """How well each score tells the losses after training on the random subsets, the best first."""
-    keys = [key for key in found if key.what == "subset"]
+    keys = [key for key in found if key.kind == "subset"]
     if not keys:
         return []
     rows = [work.subset(key.number) for key in keys]
@@ -58,24 +58,24 @@ def _summed(column: Floats, rows: Sequence[Rows]) -> Floats:
 def race(work: Work, found: Mapping[Key, Outcome]) -> list[dict[str, Any]]:
     """Each entrant against random selections of its size, on samples that have not chosen."""
     return [
-        _run_of(work, one, label, n, pairs, found[BEFORE])
-        for label, n, entrants in work.heats()
-        for one in entrants
-        if (pairs := _pairs(one, label, found))
+        _run_of(work, one, heat, pairs, found[BEFORE])
+        for heat in work.heats()
+        for one in heat.entrants
+        if (pairs := _pairs(one, heat, found))
     ]
 
 
-def _pairs(entrant: Entrant, label: str, found: Mapping[Key, Outcome]) -> list[tuple[Outcome, Outcome, int]]:
+def _pairs(entrant: Entrant, heat: Heat, found: Mapping[Key, Outcome]) -> list[tuple[Outcome, Outcome, int]]:
     """Outcomes of the entrant and of random selections with the same seed, and the half that chose."""
     return [
-        (one, found[key._replace(what=f"random {label}")], key.half)
+        (one, found[key._replace(entrant=None)], key.half)
         for key, one in found.items()
-        if key.what == f"{entrant.name} {label}" and key._replace(what=f"random {label}") in found
+        if (key.heat, key.entrant) == (heat.label, entrant.name) and key._replace(entrant=None) in found
     ]
 
 
 def _run_of(
-    work: Work, entrant: Entrant, label: str, n: int, pairs: Sequence[tuple[Outcome, Outcome, int]], before: Outcome
+    work: Work, entrant: Entrant, heat: Heat, pairs: Sequence[tuple[Outcome, Outcome, int]], before: Outcome
 ) -> dict[str, Any]:
     def losses_of(outcome: Outcome, half: int, names: Sequence[str]) -> Floats:
         parts = {name: outcome.losses[name] for name in names}
@@ -98,8 +98,8 @@ def _run_of(
     names = work.held_out or work.measured
     return {
         "entrant": entrant.name,
-        "ratio": label if entrant.fixed is None else None,
-        "n": n,
+        "ratio": heat.ratio,
+        "n": heat.size,
         "trainings": len(pairs),
         **measured(names),
         "by_set": {name: measured([name]) for name in names} if len(names) > 1 else {},

@@ -41,6 +41,8 @@ def validate(options: ValidateOptions) -> Validation:
         MissingScoresError: the dataset has no scores of the model.
     """
     started = time.monotonic()
+    if not options.seeds and not options.subsets:
+        raise UsageError("no seed and no subset leave nothing to train", "give --seeds or --subsets")
     data = read_dataset(options.store_file, options.dataset)
     scored_by = find_model(options.model, name=options.model_name)
     trained = scored_by if options.proxy is None else find_model(options.proxy)
@@ -62,6 +64,13 @@ def validate(options: ValidateOptions) -> Validation:
             found[key] = outcome
         if options.progress:
             options.progress("trainings", number + 1, len(plan))
+    n_left = len(plan) - len(found)
+    # a smaller call loses nothing of a larger one
+    for more in work.beyond():
+        for key, rows, seed in more:
+            if (outcome := bench.find(rows, seed)) is None:
+                break
+            found[key] = outcome
     result: dict[str, Any] = {
         "dataset": options.dataset,
         "model": scored_by.name,
@@ -69,10 +78,10 @@ def validate(options: ValidateOptions) -> Validation:
         "scores": datamodelling(work, found),
         "race": race(work, found),
         "left_out": work.left_out,
-        "n_subsets": sum(key.what == "subset" for key in found),
+        "n_subsets": sum(key.kind == "subset" for key in found),
         "subset_size": work.subset_size,
         "n_trainings": len(found) - 1,
-        "n_left": len(plan) - len(found),
+        "n_left": n_left,
         "seconds": sum(one.seconds for one in found.values()),
         "tokens": sum(one.tokens for one in found.values()),
     }
@@ -162,6 +171,8 @@ def _record(options: ValidateOptions, bench: Bench, model_id: str, result: Mappi
     settings = {
         **bench.settings,
         **{name: [str(each) for each in one] if isinstance(one, list | tuple) else one for name, one in asked.items()},
+        # a call without one of the two answers another question than one with both
+        "measures": [name for name in ("seeds", "subsets") if getattr(options, name)],
         "dataset": bench.data["name"],
         "trained": bench.source.model_id,
     }
@@ -181,7 +192,7 @@ def _record(options: ValidateOptions, bench: Bench, model_id: str, result: Mappi
 # options that make another question
 _QUESTION = (
     "strategy", "selection", "ratio", "held_out", "influence", "run", "difficulty", "difficulty_percentile",
-    "difficulty_run", "subset_size", "seed",
+    "difficulty_run", "subset_size", "seed", "template", "chat_template_kwargs", "turns",
 )  # fmt: skip
 
 

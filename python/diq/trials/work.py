@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +30,27 @@ Rows = npt.NDArray[np.int64]
 
 # seeds of the draws, apart from each other
 _SUBSETS, _RANDOM = 1 << 32, 1 << 33
+# draws of one seed are further from those of another than there are numbers
+_APART = 1_000_003
 _LARGEST_SUBSET = 256
 
 
 class Key(NamedTuple):
-    """Which training: of what, its number, and the half of the validation samples that chose."""
+    """Which training.
 
-    what: str
+    Attributes:
+        kind: what for.
+        number: of its kind, or of its heat.
+        half: of the validation samples that chose.
+        heat: label of what it is compared within.
+        entrant: name of the entrant; None for the random selection of the heat.
+    """
+
+    kind: Literal["before", "subset", "race"]
     number: int = 0
     half: int = 0
+    heat: str = ""
+    entrant: str | None = None
 
 
 BEFORE = Key("before")
@@ -76,9 +89,27 @@ class Entrant:
     fixed: int | None = None
 
     def chosen(self, half: int, n: int) -> Rows:
-        """The best ``n`` rows."""
-        first, count = part_of(self.counts[half], len(self.orders[half]), self.name, n)
-        return self.orders[half][first : first + count]
+        """The best ``n`` rows, or fewer where its quadrant holds fewer by either half."""
+        parts = [part_of(*one, self.name, n) for one in zip(self.counts, map(len, self.orders), strict=True)]
+        return self.orders[half][parts[half][0] :][: min(count for _, count in parts)]
+
+
+class Heat(NamedTuple):
+    """What is compared with the same random selections.
+
+    Attributes:
+        label: in words.
+        ratio: that was asked for, as text; None for stored selections.
+        asked: samples that the ratio makes.
+        size: samples of every entrant, and of the random selections.
+        entrants: of this size.
+    """
+
+    label: str
+    ratio: str | None
+    asked: int
+    size: int
+    entrants: list[Entrant]
 
 
 @dataclass(slots=True)
@@ -128,31 +159,49 @@ class Work:
             if self.entrants:
                 yield from self._round(number)
             for subset in range(number * share, min((number + 1) * share, self.subsets)):
-                yield Key("subset", subset), self.subset(subset), self.seed + subset
+                yield Key("subset", subset), self.subset(subset), self.training_seed(subset)
+
+    def beyond(self) -> Iterator[Iterator[tuple[Key, Rows, int]]]:
+        """What larger calls would train after what this one asks for: seeds of the race, and subsets, without end."""
+        if self.entrants:
+            yield itertools.chain.from_iterable(map(self._round, itertools.count(self.seeds)))
+        if self.subsets:
+            numbers = itertools.count(self.subsets)
+            yield ((Key("subset", one), self.subset(one), self.training_seed(one)) for one in numbers)
 
     def _round(self, number: int) -> Iterator[tuple[Key, Rows, int]]:
         """The trainings of one seed of the race; the halves take turns in choosing."""
         half = 0 if self.held_out else number % 2
-        seed = self.seed + number
-        for label, n, entrants in self.heats():
-            yield Key(f"random {label}", number, half), self._drawn(n, _RANDOM + number), seed
-            for one in entrants:
-                yield Key(f"{one.name} {label}", number, half), one.chosen(half, n), seed
+        seed = self.training_seed(number)
+        for heat in self.heats():
+            yield Key("race", number, half, heat.label), self._drawn(heat.size, _RANDOM + number), seed
+            for one in heat.entrants:
+                yield Key("race", number, half, heat.label, one.name), one.chosen(half, heat.asked), seed
 
-    def heats(self) -> Iterator[tuple[str, int, list[Entrant]]]:
-        """Label, size and entrants of what is compared with the same random selections."""
+    def heats(self) -> Iterator[Heat]:
+        """What is compared with the same random selections: entrants of one ratio and size, or of one size."""
         strategies = [one for one in self.entrants if one.fixed is None]
         for ratio in self.ratios if strategies else ():
-            yield ratio.text, ratio.of(self.n_scored), strategies
+            asked = ratio.of(self.n_scored)
+            sizes = [len(one.chosen(0, asked)) for one in strategies]
+            for size in sorted({one for one in sizes if one}, reverse=True):
+                label = ratio.text if size == asked else f"{ratio.text}: {amount(size, 'sample')}"
+                mine = [one for one, n in zip(strategies, sizes, strict=True) if n == size]
+                yield Heat(label, ratio.text, asked, size, mine)
         for size in sorted({one.fixed for one in self.entrants if one.fixed is not None}):
-            yield amount(size, "sample"), size, [one for one in self.entrants if one.fixed == size]
+            mine = [one for one in self.entrants if one.fixed == size]
+            yield Heat(amount(size, "sample"), None, size, size, mine)
 
     def subset(self, number: int) -> Rows:
         """Rows of a random subset."""
         return self._drawn(self.subset_size, _SUBSETS + number)
 
+    def training_seed(self, number: int) -> int:
+        """Of a training: another for each number and seed, so that another seed repeats no training."""
+        return (self.seed * _APART + number) % 2**32
+
     def _drawn(self, n: int, draw: int) -> Rows:
-        key = numbers_of_positions(self.position, (self.seed + draw) % 2**64)
+        key = numbers_of_positions(self.position, (self.seed * _APART**2 + draw) % 2**64)
         return np.argsort(key, kind="stable")[:n]
 
     def tested(self, half: int, name: str, n: int) -> npt.NDArray[np.bool_]:
@@ -183,7 +232,8 @@ def read_work(options: ValidateOptions, data: dict[str, Any], model: str) -> Wor
             position=numbers(found.column("position")),
             ids=bytes_of_ids(found.column("sample_id").combine_chunks()),
             seed=options.seed,
-            ratios=[Ratio.parse(one) for one in options.ratio or ("0.1",)],
+            # twice the same is once
+            ratios=list(dict.fromkeys(Ratio.parse(one) for one in options.ratio or ("0.1",))),
             seeds=options.seeds,
             subsets=options.subsets,
             subset_size=min(options.subset_size or min(max(n // 10, 1), _LARGEST_SUBSET), n),
@@ -224,9 +274,10 @@ class _Reader:
         work.measured = [*sorted(names), *(one for one in work.held_out if one not in names)]
         if work.seeds:
             has_levels = any(one.label == "difficulty" for one in work.columns)
-            for strategy in self.options.strategy or (("diq", "influence") if has_levels else ("influence",)):
+            usual = ("diq", "influence") if has_levels else ("influence",)
+            for strategy in dict.fromkeys(self.options.strategy or usual):
                 self._add_strategy(strategy)
-            for name in self.options.selection:
+            for name in dict.fromkeys(self.options.selection):
                 self._add_selection(name)
 
     # scores ------------------------------------------------------------------------------------------------------
