@@ -16,7 +16,7 @@ $(VENV)/.dependencies: pyproject.toml
 	@echo "==> dependencies into $(VENV) (torch is some GB the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r pyproject.toml --extra all --group dev
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r pyproject.toml --extra all --group dev
 	@touch $@
 
 $(VENV)/.extension: $(VENV)/.dependencies $(RUST) pyproject.toml

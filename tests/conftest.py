@@ -693,9 +693,12 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium, driven by playwright; skipped, visibly, where the machine has none (`make browser`)."""
+    """A headless Chromium, driven by playwright; skipped, visibly, where the machine has none (`make browser`).
+
+    Of a module: while playwright runs, no other test of the process can run an event loop of its own.
+    """
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("there is no chromium: `make browser` installs it")

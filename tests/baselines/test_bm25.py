@@ -169,6 +169,7 @@ def test_a_further_set_is_added_and_a_grown_dataset_is_scored_again(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_in_the_middle_it_ends_with_the_same_rows(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"diq.scoring.summary.SHARD_SECONDS": 0.0, "diq.scoring.summary.READ_ROWS": 10}
     monkeypatch.setattr("diq.scoring.summary.READ_ROWS", 10)

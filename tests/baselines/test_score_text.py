@@ -512,7 +512,9 @@ def test_an_encoder_without_directions(filled: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["perplexity", pytest.param("similarity", marks=needs_encoder)])
+@pytest.mark.parametrize(
+    "mode", ["perplexity", pytest.param("similarity", marks=[needs_encoder, pytest.mark.exhaustive])]
+)
 def test_killed_in_the_middle_it_ends_with_the_same_rows(
     mode: str,
     tmp_path: Path,
@@ -705,6 +707,7 @@ def test_help_loads_no_model_library() -> None:
 @pytest.mark.slow
 @needs_encoder
 @pytest.mark.skipif(not (SHARED / "MANIFEST.json").exists(), reason=f"the data pack is not at {SHARED}")
+@pytest.mark.exhaustive
 def test_medical_questions_are_nearest_to_themselves(tmp_path: Path, encode: Callable[[str], Any]) -> None:
     from itertools import islice
 

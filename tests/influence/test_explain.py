@@ -259,7 +259,7 @@ def test_bfloat16_adds_up_roughly(filled: Path, tiny_llama_folder: Path) -> None
         ({"dataset": "pool", "position": 99}, {}, "no sample at position 99"),
         ({"dataset": "pool", "position": -1}, {}, "no sample at position -1"),
         ({"dataset": "pool", "position": 0}, {"validation_set": ["c"]}, "no validation set named `c`"),
-        ({"dataset": "pool", "position": 0}, {"validation_set": ["a=-1"]}, "`-1` of `a` is not a positive"),
+        ({"dataset": "pool", "position": 0}, {"validation_set": ["a=-1"]}, "`-1` of `a` is not a number from"),
         ({"dataset": "pool", "position": 0}, {"validation_set": ["a", "a=2"]}, "`a` is given twice"),
         ({"dataset": "pool", "position": 0}, {"validation_set": ["elsewhere"]}, "`elsewhere` has no samples"),
         ({"dataset": "pool", "position": 0}, {"max_length": 1}, "--max-length 1"),

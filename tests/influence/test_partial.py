@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,10 @@ def test_what_a_part_does_not_decide_is_refused(store: Path, tiny_llama_chat_fol
         diq.select("pool", model=model, ratio=0.1, strategy="influence", store=store)
     with pytest.raises(MissingScoresError, match="are missing") as easier:
         diq.select("pool", model=model, ratio=0.1, difficulty_percentile=0.3, store=store)
-    assert "--difficulty-percentile 0.3" in str(easier.value.hint)
+    # guards move the percentile, so it is given as the threshold that it makes
+    assert re.search(r"--difficulty-threshold -?\d", str(easier.value.hint))
+    with pytest.raises(UsageError, match="99 is outside the data"):
+        diq.select("pool", model=model, ratio=0.1, difficulty_threshold=99, store=store)
     with Store(store, read_only=True) as opened, pytest.raises(duckdb.Error, match="scored in part"):
         opened.connection.execute("FROM diq_select('pool', ?, 0.1)", [model])
 
@@ -296,6 +300,63 @@ def test_a_ratio_that_does_not_fit_into_q1_scores_all_and_says_why(
     summary = score(store, tiny_llama_chat_folder, for_ratio=0.6)
     assert summary.n_scored == N
     assert "needs the dots of all samples: no more than 39 samples" in caplog.text
+
+
+def state(store: Path) -> str:
+    query = "SELECT state FROM run_datasets JOIN runs USING (run_id) WHERE kind = 'influence'"
+    (row,) = diq.sql(query, store=store).to_pylist()
+    return str(row["state"])
+
+
+@pytest.mark.slow
+def test_dots_with_another_set_finish_no_part(
+    store: Path, tmp_path: Path, tiny_llama_chat_folder: Path, make_samples: Any, few: None
+) -> None:
+    """One state of a run holds for all its sets: it is finished where each is, or for those that are asked for."""
+    rows = [{"messages": one} for one in make_samples(3, seed=8)]
+    diq.ingest([write_jsonl(tmp_path / "w.jsonl", rows)], dataset="w", validation=True, store=store)
+    whole = tmp_path / "whole.duckdb"
+    whole.write_bytes(store.read_bytes())
+    score(whole, tiny_llama_chat_folder)
+    score(store, tiny_llama_chat_folder, for_ratio=0.1, validation_set=["v"])
+    score(store, tiny_llama_chat_folder, validation_set=["w"])
+    assert state(store) == "open"
+    for sets, strategy in ((["w"], "diq"), (["w"], "influence"), (["v"], "diq")):
+        given: dict[str, Any] = {"ratio": "0.1", "validation_set": sets, "strategy": strategy}
+        assert chosen(store, tiny_llama_chat_folder, **given) == chosen(whole, tiny_llama_chat_folder, **given)
+    with pytest.raises(MissingScoresError, match="not finished"):
+        chosen(store, tiny_llama_chat_folder, ratio="0.1", strategy="influence")
+    score(store, tiny_llama_chat_folder, validation_set=["v"])
+    assert state(store) == "sealed"
+    assert chosen(store, tiny_llama_chat_folder, ratio="0.5") == chosen(whole, tiny_llama_chat_folder, ratio="0.5")
+
+
+@pytest.mark.slow
+def test_guards_leave_a_part_certain(
+    store: Path, tmp_path: Path, tiny_llama_chat_folder: Path, make_samples: Any, few: None
+) -> None:
+    """What guards leave out changes N, tau and the median; the certificate is made of what is left."""
+    made = make_samples(20, seed=3)
+    # hard copies of each other, of which near-duplicate search keeps one
+    copies = [
+        {"messages": [{**one[0], "content": f"{made[0][0]['content']} {i}"}, *made[0][1:]], "level": 5.0}
+        for i, one in enumerate(made)
+    ]
+    diq.ingest([write_jsonl(tmp_path / "copies.jsonl", copies)], dataset="pool", store=store)
+    diq.score_difficulty("pool", columns={"overall": "level"}, store=store)
+    whole = tmp_path / "whole.duckdb"
+    whole.write_bytes(store.read_bytes())
+    score(whole, tiny_llama_chat_folder)
+    score(store, tiny_llama_chat_folder, for_ratio=0.1)
+    given: dict[str, Any] = {"ratio": "0.05", "dedupe": "near", "dedupe_threshold": 0.5}
+    with pytest.raises(MissingScoresError, match="are missing") as easier:
+        # without the copies the threshold is lower than that of the scoring
+        chosen(store, tiny_llama_chat_folder, **given)
+    told = re.search(r"--difficulty-threshold ([-\d.]+)", str(easier.value.hint))
+    assert told is not None
+    score(store, tiny_llama_chat_folder, for_ratio=0.1, difficulty_threshold=float(told[1]))
+    assert len(dots(store)) < len(dots(whole))
+    assert chosen(store, tiny_llama_chat_folder, **given) == chosen(whole, tiny_llama_chat_folder, **given)
 
 
 # cascades ------------------------------------------------------------------------------------------------------------
@@ -397,13 +458,25 @@ def test_a_cascade_selects_nearly_what_all_select(
     found = chosen(store, tiny_llama_chat_folder, ratio="0.1", run=summary.run_id)
     assert len(found) == len(wanted) == 7
     assert len(set(found) & set(wanted)) >= 4
-    assert "has found an estimated" in caplog.text
+    # said each time, also where the ranking is in the store
+    for _ in range(2):
+        caplog.clear()
+        made = diq.select("pool", model=tiny_llama_chat_folder.name, ratio=0.1, run=summary.run_id, store=store)
+        assert "has found an estimated" in caplog.text
+        assert made.recall is not None
+        assert 0 <= made.recall["low"] <= made.recall["value"] <= made.recall["high"] <= 1
+    page = diq.report("pool", selection=[made.name], output=tmp_path / "page.html", store=store).output
+    words = Path(page).read_text(encoding="utf-8")
+    assert "was scored by a cascade" in words
+    assert "confidence, that all of it" not in words
     again = score(store, tiny_llama_chat_folder, for_ratio=0.1, cascade=cheap.run_id, recall=0.7)
     assert again.n_scored == 0
     with pytest.raises(MissingScoresError, match="was scored by a cascade"):
         chosen(store, tiny_llama_chat_folder, ratio="0.1", run=summary.run_id, validation_set=["v"])
     with pytest.raises(UsageError, match="is no cheap score of dataset"):
         score(store, tiny_llama_chat_folder, for_ratio=0.1, cascade=summary.run_id)
-    # without the cascade the selection becomes certain
+    # without the cascade the selection becomes certain, which no later cascade takes back
     score(store, tiny_llama_chat_folder, for_ratio=0.1)
+    assert chosen(store, tiny_llama_chat_folder, ratio="0.1", run=summary.run_id) == wanted
+    assert score(store, tiny_llama_chat_folder, for_ratio=0.05, cascade=cheap.run_id, recall=0.5).n_scored == 0
     assert chosen(store, tiny_llama_chat_folder, ratio="0.1", run=summary.run_id) == wanted

@@ -212,7 +212,7 @@ def difficulty_rows(store: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["influence", "difficulty"])
+@pytest.mark.parametrize("mode", ["influence", pytest.param("difficulty", marks=pytest.mark.exhaustive)])
 def test_killed_at_any_shard_it_ends_with_the_same_rows(
     mode: str,
     tmp_path: Path,

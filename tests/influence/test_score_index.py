@@ -94,7 +94,7 @@ def test_the_dots_are_those_of_the_rows_of_the_index(filled: Path, tiny_llama_fo
     assert np.corrcoef(norms, lengths)[0, 1] > 0.95
 
 
-@pytest.mark.parametrize("element", ["bfloat16", "int8"])
+@pytest.mark.parametrize("element", ["int8", pytest.param("bfloat16", marks=pytest.mark.exhaustive)])
 def test_other_elements_lose_little(filled: Path, tiny_llama_folder: Path, element: str) -> None:
     model = str(tiny_llama_folder)
     runs = [
@@ -390,6 +390,7 @@ def test_checkpoints_of_other_folds_are_not_added_up(small: Path, tiny_llama_fol
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_samples_without_a_gradient_have_a_reason(filled: Path, tiny_llama_folder: Path) -> None:
     long = [{"role": "user", "content": "what is the cause " * 300}, {"role": "assistant", "content": "aspirin"}]
     ingest_rows(filled, [long])

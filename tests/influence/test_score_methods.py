@@ -167,7 +167,7 @@ def save_adapter(base: Path, folder: Path, *, seed: int, rate: float | None = No
     return folder
 
 
-@pytest.mark.parametrize("params", ["qkv", "lora"])
+@pytest.mark.parametrize("params", ["qkv", pytest.param("lora", marks=pytest.mark.exhaustive)])
 def test_checkpoints_add_up_times_their_weights(
     filled: Path, tiny_llama_folder: Path, tmp_path: Path, params: str
 ) -> None:
@@ -388,6 +388,7 @@ for model in (base, *folders):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_quantised_base_model_has_dots_of_its_adapter_alone(filled: Path, tmp_path: Path) -> None:
     """Real packed weights of bitsandbytes, on the CPU; `make setup` puts it into a folder of its own."""
     library = ROOT / ".venv" / "bitsandbytes"

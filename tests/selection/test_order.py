@@ -93,10 +93,14 @@ def test_the_record_tells_both(filled: Path) -> None:
         row = store.row("store/ranking_of_selection", selection_id=made.selection_id)
         assert row is not None
         assert "--order easy --weights" in select_command(store, row)
-    # the name means the new order from now on
-    take(filled, name="mine")
+    # the name means the new order from now on; the record of the file before stays
+    other, _ = take(filled, name="mine")
+    assert other.took_over == made.selection_id
+    again, _ = take(filled, name="mine")
+    assert (again.selection_id, again.took_over) == (other.selection_id, None)
     with duckdb.connect(str(filled), read_only=True) as connection:
-        assert connection.execute("SELECT file_order, weighted FROM selections").fetchall() == [(None, False)]
+        query = "SELECT file_order, weighted FROM selections ORDER BY selection_id"
+        assert connection.execute(query).fetchall() == [("easy", True), (None, False)]
 
 
 def test_what_has_no_difficulty_or_dot_is_refused(filled: Path) -> None:

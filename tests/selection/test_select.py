@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -147,8 +148,11 @@ def test_several_validation_sets_pool_by_their_samples_or_by_weights(tmp_path: P
     np.testing.assert_allclose(dots("a=0.5", "b"), (a / 2 + b) / 1.5, rtol=1e-12)
     for bad, message in (
         ("c", "no validation set named `c`"),
-        ("a=0", "not a positive number"),
-        ("a=x", "not a positive"),
+        ("a=0", "not a number from 1e-9 to 1e9"),
+        ("a=nan", "not a number from"),
+        ("a=1e308", "not a number from"),
+        ("a=5e-324", "not a number from"),
+        ("a=x", "not a number from"),
     ):
         with pytest.raises(UsageError, match=message):
             dots(bad)
@@ -670,3 +674,13 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path: Path) -> 
         # the store is not even looked for
         with pytest.raises(UsageError, match=message):
             select("pool", ratio=1, store=store, model="model", output=output)
+
+
+def test_a_packed_file_is_the_same_at_another_time(ranked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = ranked.with_name("o.jsonl.gz")
+    found = set()
+    for moment in (1e9, 2e9):
+        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
+        select("pool", ratio="0.1", store=ranked, model="model", output=output)
+        found.add(output.read_bytes())
+    assert len(found) == 1

@@ -569,6 +569,7 @@ for time in range(2):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_torchrun_starts_the_processes(train: Any, selection: Path, tmp_path: Path, tiny_llama_folder: Path) -> None:
     train(selection, output=tmp_path / "alone")
     (tmp_path / "twice.py").write_text(TWICE)

@@ -31,11 +31,11 @@ def test_the_interval_of_a_score_holds_the_truth_about_as_often_as_it_says() -> 
     rng = np.random.default_rng(2)
     truth = 6 / math.pi * math.asin(0.6 / 2)
     held = 0
-    for number in range(100):
+    for number in range(40):
         a, b = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 40).T
         found = datamodelling_score(a, -b, seed=number)
         held += found.low <= truth <= found.high
-    assert 86 <= held <= 100
+    assert 34 <= held <= 40
 
 
 @pytest.mark.parametrize(("seeds", "samples"), [(1, 60), (3, 40), (5, 20)])

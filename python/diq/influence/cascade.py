@@ -23,7 +23,7 @@ from diq.store.connection import WAIT_S
 from diq.store.store import Store, listed_runs
 
 # the audit sample: of what is missed, a hundredth of the selection shows in it where a selection is a tenth
-_AUDIT = 2048
+_AUDIT, _LEAST_AUDIT = 2048, 128
 _GROWTH = 1.3
 
 
@@ -126,10 +126,12 @@ class Cascade(ForRatio):
         self._cheap, self._recall = cheap, recall
 
     def _continues(self, kept: Certificate) -> bool:
-        return super()._continues(kept) and kept.cheap_run == self._cheap.run_id
+        return self._is_same(kept) and kept.cheap_run in (None, self._cheap.run_id)
 
     def _supports(self, columns: Columns, kept: Certificate) -> bool:
-        """Whether an earlier cascade found enough of a selection as large as this one, or larger."""
+        """Whether an earlier cascade found enough of such a selection, or a certificate knows all of it."""
+        if kept.cheap_run is None:
+            return super()._supports(columns, kept)
         level = columns.level[columns.counted]
         if kept.recall is None or not len(level) or self._aim.tau(level) != kept.tau:
             return False
@@ -148,9 +150,11 @@ class Cascade(ForRatio):
         if count > n_hard:
             return self._all(usable, f"no more than {amount(n_hard, 'sample')} reach the difficulty {tau:g}")
         kept = self._state
-        if kept is None or kept.tau != tau:
+        if kept is None or kept.tau != tau or kept.cheap_run is None:
             kept = self._begun(tau, n)
-            kept = replace(kept, tau=tau, drawn=_AUDIT, cheap_run=self._cheap.run_id, taken=count)
+            # of few samples not all: they would be scored whatever the cheap score says
+            audit = min(_AUDIT, max(n // 8, _LEAST_AUDIT))
+            kept = replace(kept, tau=tau, drawn=audit, cheap_run=self._cheap.run_id, taken=count)
         self._state = kept = replace(kept, taken=min(max(kept.taken, count), n_hard))
         top = self._first(hard, kept.taken)
         others = columns.counted & ~top
@@ -195,7 +199,8 @@ class Cascade(ForRatio):
         return chosen
 
     def _told(self, kept: Certificate) -> dict[str, object]:
-        assert kept.recall is not None
+        if kept.recall is None:
+            return super()._told(kept)
         return {
             "of": kept.n,
             "from the top of run": kept.cheap_run,

@@ -96,6 +96,10 @@ class Columns:
         """``[n]`` samples of N: they have a difficulty, and have or will have a dot."""
         return np.isfinite(self.level) & (self.missing | np.isfinite(self.dot))
 
+    def of(self, kept: Mask) -> Columns:
+        """Some of the samples."""
+        return Columns(self.position[kept], self.level[kept], self.dot[kept], self.missing[kept])
+
     def drawn(self, others: Mask, count: int) -> Mask:
         """``[n]`` the first of some samples in an order that is random, and the same for any set of them."""
         rows = np.flatnonzero(others)

@@ -77,6 +77,8 @@ class ForRatio(Choice):
         self._job, self._aim = job, aim
         self._difficulty_run, self._level = difficulty_run, level
         self._state: Certificate | None = None
+        # at the random sample so far, whatever they were for
+        self._looks = 0
 
     @classmethod
     def of(cls, job: ScoreJob, aim: Aim, *more: Any) -> Self:
@@ -110,6 +112,8 @@ class ForRatio(Choice):
         with Store(job.store, read_only=True, wait_s=WAIT_S) as opened:
             run = opened.row("store/get_run_by_fingerprint", fingerprint=job.fingerprint)
             kept = None if run is None else read_certificate(opened, run["run_id"], job.data["dataset_id"])
+            if kept is not None and self._is_same(kept):
+                self._looks = kept.looks
             if run is None or kept is None or not self._continues(kept):
                 return None
             self._state = kept
@@ -124,6 +128,11 @@ class ForRatio(Choice):
 
     def _continues(self, kept: Certificate) -> bool:
         """Whether the samples that were scored were chosen for such a selection."""
+        # a cascade took some of the hard ones alone
+        return self._is_same(kept) and kept.cheap_run is None
+
+    def _is_same(self, kept: Certificate) -> bool:
+        """Whether a certificate is of the same samples with the same difficulty."""
         mine = (self._job.data["n_samples"], self._difficulty_run, self._aim.difficulty)
         return mine == (kept.n_samples, kept.difficulty_run, kept.difficulty)
 
@@ -219,7 +228,9 @@ class ForRatio(Choice):
     def _begun(self, tau: float, n: int) -> Certificate:
         """Where an earlier call stopped, which may have taken easier samples too; or the beginning."""
         kept = self._state
-        drawn, looks, least = (_FIRST_DRAWN, 0, tau) if kept is None else (kept.drawn, kept.looks, min(kept.tau, tau))
+        drawn, looks, least = _FIRST_DRAWN, self._looks, tau
+        if kept is not None:
+            drawn, looks, least = kept.drawn, kept.looks, min(kept.tau, tau)
         return Certificate(
             int(self._job.data["n_samples"]), self._difficulty_run, self._aim.difficulty, least, drawn, looks, n, 0
         )

@@ -100,7 +100,7 @@ def parse_weights(asked: Sequence[str], known: Sequence[str]) -> dict[str, float
         asked, which means all sets, pooled by their number of samples (Eq. 3).
 
     Raises:
-        UsageError: unknown name, a weight that is not a positive number, or a name given twice.
+        UsageError: unknown name, a weight that is no number from 1e-9 to 1e9, or a name given twice.
     """
     if not asked:
         return None
@@ -117,8 +117,11 @@ def parse_weights(asked: Sequence[str], known: Sequence[str]) -> dict[str, float
             weights[name] = float(number) if number else math.nan
         except ValueError:
             weights[name] = -1.0
-        if weights[name] <= 0 or math.isinf(weights[name]):
-            raise UsageError(f"the weight `{number}` of `{name}` is not a positive number", "write NAME=2 or NAME=0.5")
+        # further out the weighted dots overflow, or lose their digits
+        if number and not 1e-9 <= weights[name] <= 1e9:
+            raise UsageError(
+                f"the weight `{number}` of `{name}` is not a number from 1e-9 to 1e9", "write NAME=2 or NAME=0.5"
+            )
     return weights
 
 
@@ -369,13 +372,17 @@ def measure_runs(store: Store) -> list[dict[str, Any]]:
     """Meters of every influence run on every dataset of a store, for ``diq status --scores`` and the report."""
     found = []
     for one in store.rows("influence/list_influence_runs"):
-        meters = measure(read_dots(store, dataset_id=one["dataset_id"], run_id=one["run_id"]))
+        meters = measure(read_dots(store, dataset_id=one["dataset_id"], run_id=one["run_id"])).to_dict()
+        if read_certificate(store, one["run_id"], one["dataset_id"]) is not None:
+            # the hard samples and some others: what their dots are like is not what all are like
+            one["state"] = "scored in part: meters of that part alone"
+            meters["flips"] = dict.fromkeys(meters["flips"])
         known = {name: one[name] for name in ("run_id", "dataset", "model", "method", "state")}
         sets = [
             {name: row[name] for name in ("name", "n_samples", "fold_sizes")}
             for row in store.rows("store/validation_sets_of_run", run_id=one["run_id"])
         ]
-        found.append({**known, "validation_sets": sets, **meters.to_dict()})
+        found.append({**known, "validation_sets": sets, **meters})
     return found
 
 

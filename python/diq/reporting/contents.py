@@ -17,7 +17,7 @@ from diq.evaluation.results import results
 from diq.evaluation.tables import HEADS, footnotes, percent, title
 from diq.influence.certificate import CONFIDENCE
 from diq.influence.meters import TOLD_TASKS, measure, told, told_tasks
-from diq.influence.stored import WHAT_IS_NOT_A_DOT, read_dots
+from diq.influence.stored import WHAT_IS_NOT_A_DOT, read_certificate, read_dots
 from diq.plot import charts, data
 from diq.plot.ground import Ground, grounded, training_datasets
 from diq.reporting.blocks import Commands, Figure, Listed, Samples, Section, Table, Words
@@ -224,7 +224,16 @@ def _selection_words(store: Store, row: Mapping[str, Any]) -> list[Words]:
             f" Hard means {config['difficulty']} difficulty of at least tau = {row['tau']:.4g}{cut}; "
             f"helpful means a {config['influence']} of at least the median, {row['median']:.3g}."
         )
+    part = None
     if row["n_ranked"] is not None:
+        part = read_certificate(store, row["influence_run"], row["dataset_id"])
+    if part is not None and part.recall is not None:
+        low, value, high = (f"{100 * one:.1f}" for one in (part.recall.low, part.recall.value, part.recall.high))
+        text += (
+            f" The run was scored by a cascade, which leaves out hard samples that a cheap score puts low: of what all "
+            f"dots would select, it has found an estimated {value} % ({low} to {high})."
+        )
+    elif row["n_ranked"] is not None:
         text += (
             f" The run was scored in part: samples of {config['difficulty']} difficulty of at least {row['tau']:.4g}, "
             f"and so many of the others as show, with {100 * CONFIDENCE:g} % confidence, that all of it is in Q1."

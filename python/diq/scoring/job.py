@@ -17,11 +17,13 @@ import orjson
 import pyarrow as pa
 
 from diq.base.arrow import numbers
+from diq.base.command import quoted
 from diq.base.config import expanded
 from diq.base.errors import RunFailedError, UsageError
 from diq.base.files import lock
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import Progress
+from diq.base.text import amount
 from diq.models.source import ModelSource
 from diq.scoring.summary import ScoreSummary
 from diq.store.connection import WAIT_S
@@ -270,6 +272,20 @@ def finish(job: ScoreJob, summary: ScoreSummary, *, complete: bool = True) -> No
     """Seal the run on the dataset, unless samples are left, and count what has no score."""
     ids = {"run_id": summary.run_id, "dataset_id": job.data["dataset_id"]}
     with Store(job.store, wait_s=WAIT_S) as opened:
+        if complete and job.set_ids:
+            # dots with other validation sets may have been stopped, or taken of a part; one state holds for all
+            unfinished = opened.rows("scoring/unfinished_sets", **ids)
+            complete = not unfinished
+            for one in unfinished:
+                log.warning(
+                    "run %d stays open: of the validation set `%s` it has the dots of %s of %s; the same command with "
+                    "--validation-set %s scores the rest",
+                    summary.run_id,
+                    one["name"],
+                    f"{one['n']:,}",
+                    amount(job.data["n_samples"], "sample"),
+                    quoted(one["name"]),
+                )
         if complete:
             with opened.transaction():
                 opened.seal(**ids)

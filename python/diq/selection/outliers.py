@@ -58,6 +58,14 @@ def choose_norms_run(store: Store, data: Mapping[str, Any], asked: int | None, o
             f"dataset `{data['name']}` has gradient norms from several runs: {listed_runs(found)}",
             f"name one with --norms-run {found[-1]['run_id']}",
         )
+    if wanted is not None and any(
+        one["run_id"] == wanted and one["partial"]
+        for one in store.rows("store/candidate_runs", kind="influence", dataset_id=data["dataset_id"], model=None)
+    ):
+        raise MissingScoresError(
+            f"--drop-outliers needs the gradient norms of all samples, and run {wanted} was scored in part",
+            f"run `diq score influence {quoted(data['name'])} --norms` with its --model: it scores the rest",
+        )
     where = f"of dataset `{data['name']}`"
     raise MissingScoresError(
         f"--drop-outliers needs gradient norms, and no influence run {where} has any"

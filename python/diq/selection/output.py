@@ -63,7 +63,7 @@ def written(
             if output.suffix == ".parquet":
                 _write_parquet(file, rows, shape)
             elif output.suffix == ".gz":
-                with gzip.GzipFile("", "wb", fileobj=file) as packed:
+                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
                     _write_jsonl(packed, rows, shape)
             else:
                 _write_jsonl(file, rows, shape)

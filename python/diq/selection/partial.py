@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from diq import _core
-from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.errors import MissingScoresError
 from diq.base.text import amount
 from diq.influence.certificate import Certificate, Columns, Mask, parts
 from diq.selection.quadrants import rank
-from diq.selection.scores import Request, Runs, Scores
+from diq.selection.scores import Request, Runs, Scores, lacking
 from diq.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -30,17 +29,20 @@ def order_of_part(
     runs: Runs,
     weights: Mapping[str, float] | None,
     certificate: Certificate,
+    excluded: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], float, int]:
     """The places that are certain, all of them in Q1.
 
     Args:
         store: an open store.
-        scores: of the dataset, without what guards left out.
+        scores: of the whole dataset.
         data: the dataset.
         request: what is ranked by.
         runs: whose scores.
         weights: weight of each validation set; None takes all of the run.
         certificate: how the scored part was chosen.
+        excluded: positions that guards leave out. The random sample is drawn of all; what is left of it is a random
+            sample of what is left.
 
     Returns:
         ``[k]`` rows, best first; tau; and N, the samples with both scores.
@@ -49,16 +51,12 @@ def order_of_part(
         MissingScoresError: the part was chosen for other selections.
     """
     again = f"run `diq score influence {quoted(data['name'])} --model {quoted(str(request.model))} --for-ratio RATIO"
-    sets = [one["validation_set_id"] for one in store.rows("store/validation_sets_of_run", run_id=runs.influence)]
-    found = store.arrow(
-        "store/samples_missing_influence",
-        dataset_id=data["dataset_id"],
-        run_id=runs.influence,
-        validation_set_ids=sets,
-    )
-    missing = numbers(found.column("position"))[numbers(found.column("missing"))]
-    columns = Columns(scores.position, scores.level, scores.dot, np.isin(scores.position, missing))
-    level = scores.level[columns.counted]
+    assert runs.influence is not None
+    missing = lacking(store, data, runs.influence, set_ids(store, runs.influence, weights))
+    whole = Columns(scores.position, scores.level, scores.dot, np.isin(scores.position, missing))
+    kept = ~np.isin(scores.position, excluded)
+    columns = whole.of(kept)
+    level = columns.level[columns.counted]
     mine = (data["n_samples"], runs.difficulty, request.difficulty)
     if mine != (certificate.n_samples, certificate.difficulty_run, certificate.difficulty) or not len(level):
         raise MissingScoresError(
@@ -70,11 +68,11 @@ def order_of_part(
     if tau is None:
         tau = _core.quantile(level, 0.5 if request.percentile is None else request.percentile)
     if tau < certificate.tau:
-        option = f"threshold {tau:g}" if request.threshold is not None else f"percentile {request.percentile:g}"
         raise MissingScoresError(
             f"run {runs.influence} was scored in part: the dots of samples of difficulty {tau:g} to "
             f"{certificate.tau:g} are missing",
-            f"{again} --difficulty-{option}`",
+            # as a threshold, since guards move the percentile
+            f"{again} --difficulty-threshold {float(tau)!r}`",
         )
     if certificate.recall is not None:
         if tau != certificate.tau or request.influence != "dot" or weights is not None or not certificate.supports:
@@ -83,8 +81,8 @@ def order_of_part(
                 f"difficulty threshold {certificate.tau:g}",
                 f"{again}` without --cascade",
             )
-        return _of_cascade(columns, runs, certificate, tau)
-    known, drawn, hard = parts(columns, certificate, tau)
+        return _of_cascade(columns, np.flatnonzero(kept), runs, certificate, tau)
+    known, drawn, hard = (one[kept] for one in parts(whole, certificate, tau))
     n_missing = int(np.count_nonzero(columns.missing & (known | drawn)))
     if n_missing:
         raise MissingScoresError(
@@ -92,11 +90,18 @@ def order_of_part(
             f"{again}` again: it goes on where it stopped",
         )
     evidence = columns.evidence(hard, known, drawn, certificate.looks)
-    return _ordered(columns, hard, tau)[: evidence.largest()], float(tau), evidence.n
+    rows = np.flatnonzero(kept)
+    return rows[_ordered(columns, hard, tau)[: evidence.largest()]], float(tau), evidence.n
+
+
+def set_ids(store: Store, run_id: int, weights: Mapping[str, float] | None) -> list[int]:
+    """Numbers of the validation sets that count; without weights all of the run."""
+    sets = store.rows("store/validation_sets_of_run", run_id=run_id)
+    return [one["validation_set_id"] for one in sets if weights is None or one["name"] in weights]
 
 
 def _of_cascade(
-    columns: Columns, runs: Runs, certificate: Certificate, tau: float
+    columns: Columns, rows: npt.NDArray[np.int64], runs: Runs, certificate: Certificate, tau: float
 ) -> tuple[npt.NDArray[np.int64], float, int]:
     """The best of what a cascade scored: as many as the selection that it was scored for, or fewer."""
     assert certificate.recall is not None
@@ -107,7 +112,8 @@ def _of_cascade(
         *(100 * one for one in (certificate.recall.value, certificate.recall.low, certificate.recall.high)),
     )  # fmt: skip
     hard = (columns.level >= tau) & np.isfinite(columns.dot)
-    return _ordered(columns, hard, tau)[: certificate.supports], float(tau), int(np.count_nonzero(columns.counted))
+    best = rows[_ordered(columns, hard, tau)[: certificate.supports]]
+    return best, float(tau), int(np.count_nonzero(columns.counted))
 
 
 def _ordered(columns: Columns, hard: Mask, tau: float) -> npt.NDArray[np.int64]:

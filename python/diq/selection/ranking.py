@@ -26,9 +26,9 @@ from diq.influence.certificate import Certificate
 from diq.influence.stored import read_certificate
 from diq.selection.balance import Lists, balanced, read_balance
 from diq.selection.options import TEXT_STRATEGIES
-from diq.selection.partial import order_of_part
+from diq.selection.partial import order_of_part, set_ids
 from diq.selection.quadrants import QUADRANTS, rank
-from diq.selection.scores import Floats, Request, Runs, Scores, read_scores
+from diq.selection.scores import Floats, Request, Runs, Scores, lacking, read_scores
 from diq.selection.turns import with_turns
 from diq.store.store import Store, now
 
@@ -144,12 +144,18 @@ def ranked_scores(
 ) -> Scores:
     """What `order` ranks: the scores without those that guards leave out, and the turns of what is left."""
     scores = read_scores(store, data, request, runs, dict(weights) if weights is not None else None)
-    if guard_runs:
-        excluded = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
-        scores = scores.without(numbers(excluded.column("position")))
+    scores = scores.without(_excluded(store, data, guard_runs))
     if request.strategy == "rds":
         scores = with_turns(store, data, runs, list(weights) if weights is not None else None, scores)
     return scores
+
+
+def _excluded(store: Store, data: Mapping[str, Any], guard_runs: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Positions that guards leave out."""
+    if not guard_runs:
+        return np.zeros(0, np.int64)
+    found = store.arrow("selection/excluded_positions", dataset_id=data["dataset_id"], run_ids=list(guard_runs))
+    return numbers(found.column("position"))
 
 
 def make_ranking(
@@ -162,8 +168,7 @@ def make_ranking(
     balance: str | None = None,
 ) -> MadeRanking:
     """The ranking of a request, made from the scores; nothing is written. Arguments and errors as `find_ranking`."""
-    scores = ranked_scores(store, data, request, runs, weights, guard_runs)
-    part = None if runs.influence is None else read_certificate(store, runs.influence, data["dataset_id"])
+    part = read_part(store, data, runs, weights)
     if part is not None:
         if balance is not None:
             command = f"diq score influence {quoted(data['name'])} --model {quoted(str(request.model))}"
@@ -171,13 +176,16 @@ def make_ranking(
                 f"run {runs.influence} was scored in part, for the beginning of the order without --balance",
                 f"run `{command}`: it scores the rest",
             )
-        return _of_part(store, scores, data, request, runs, weights, part)
+        return _of_part(store, data, request, runs, weights, guard_runs, part)
+    scores = ranked_scores(store, data, request, runs, weights, guard_runs)
     made = order(scores, request)
     if not len(made.rows):
         raise MissingScoresError(
             f"no sample of dataset `{data['name']}` has the scores that the strategy `{request.strategy}` needs: "
             f"found 0 of {amount(len(scores.position), 'sample')} with finite ones",
-            "score the dataset first; `diq status` shows what there is",
+            "score the dataset first; `diq status` shows what there is"
+            if request.taken is None or not np.isfinite(scores.score).any()
+            else f"it takes {request.taken[0] or 0:g} to {request.taken[1]:g}: give a wider --band",
         )
     halves = None
     # the halves of each single task are not read, so how much of a balance of tasks is chance stays unknown
@@ -205,21 +213,38 @@ def make_ranking(
     return MadeRanking(_rows(scores, made, halves), facts)
 
 
+def read_part(
+    store: Store, data: Mapping[str, Any], runs: Runs, weights: Mapping[str, float] | None
+) -> Certificate | None:
+    """The certificate of a run that was scored in part; None also where the sets that count are whole."""
+    if runs.influence is None:
+        return None
+    part = read_certificate(store, runs.influence, data["dataset_id"])
+    if part is None or not len(lacking(store, data, runs.influence, set_ids(store, runs.influence, weights))):
+        return None
+    return part
+
+
 def _of_part(
     store: Store,
-    scores: Scores,
     data: dict[str, Any],
     request: Request,
     runs: Runs,
     weights: Mapping[str, float] | None,
+    guard_runs: Sequence[int],
     certificate: Certificate,
 ) -> MadeRanking:
     """The beginning of a ranking, from a run that was scored in part."""
-    rows, tau, n = order_of_part(store, scores, data, request, runs, weights, certificate)
+    scores = ranked_scores(store, data, request, runs, weights)
+    excluded = _excluded(store, data, guard_runs)
+    n_left = len(scores.without(excluded).position)
+    if request.threshold is not None:
+        check_threshold(request.threshold, scores.level[np.isfinite(scores.level)], str(request.difficulty))
+    rows, tau, n = order_of_part(store, scores, data, request, runs, weights, certificate, excluded)
     facts: dict[str, Any] = dict.fromkeys(("median", "quadrant_counts", "half_sizes", "even_counts", "odd_counts"))
     facts |= {
-        "n_unscored": len(scores.position) - n,
-        "n_excluded": data["n_samples"] - len(scores.position),
+        "n_unscored": n_left - n,
+        "n_excluded": data["n_samples"] - n_left,
         "tau": tau,
         "n_scored": n,
         "n_ranked": len(rows),
@@ -254,7 +279,8 @@ def find_ranking(
     config, configuration = _configuration(data, request, runs, weights, guard_runs, balance)
     digest = _digest(store, data, runs)
     known = store.row("selection/find_ranking", configuration=configuration)
-    if known is not None and known["scores_digest"] == digest:
+    # of a part the certificate decides, too, which no digest of scores knows: that beginning is made again
+    if known is not None and known["scores_digest"] == digest and known["n_ranked"] is None:
         return read_row(known, "stored")
 
     made = make_ranking(store, data, request, runs, weights, guard_runs, balance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -124,7 +124,12 @@ class Runs:
 
 
 def choose_runs(
-    store: Store, data: dict[str, Any], request: Request, asked: int | None, asked_difficulty: int | None
+    store: Store,
+    data: dict[str, Any],
+    request: Request,
+    asked: int | None,
+    asked_difficulty: int | None,
+    asked_sets: Sequence[str] = (),
 ) -> Runs:
     """Look up the runs of a request.
 
@@ -134,6 +139,8 @@ def choose_runs(
         request: what is ranked by.
         asked: number of the run of dots or text scores; None takes the only one.
         asked_difficulty: likewise, of the difficulty.
+        asked_sets: ``NAME`` or ``NAME=WEIGHT`` texts of validation sets; none: all of the run. A run whose other sets
+            are not finished is finished for these.
 
     Raises:
         UsageError: no model is named, or an unknown one.
@@ -154,6 +161,7 @@ def choose_runs(
             candidates = [one for one in candidates if one["method"] == LESS]
         elif asked is None and others:
             candidates = others
+        candidates = [_finished_for(store, data, one, asked_sets) for one in candidates]
         wanted = f"influence scores of model `{model}`" + (" by method less" if less else "")
         influence = one_run(store, candidates, asked, wanted, data, command, "--run", partial=strategy == "diq")
         _warn_of_predictions(store, influence)
@@ -182,6 +190,30 @@ def choose_runs(
         if owner is not None:
             _warn_of_namesakes(store, owner, score)
     return Runs(influence, difficulty, score)
+
+
+def _finished_for(store: Store, data: dict[str, Any], run: dict[str, Any], asked: Sequence[str]) -> dict[str, Any]:
+    """The row of a run, as finished where it is so for the validation sets that were asked for."""
+    if run["state"] == "sealed" or not asked:
+        return run
+    sets = store.rows("store/validation_sets_of_run", run_id=run["run_id"])
+    names = {one["name"] for one in sets}
+    wanted = {text if text in names else text.rpartition("=")[0] for text in asked}
+    ids = [one["validation_set_id"] for one in sets if one["name"] in wanted]
+    if not wanted <= names or len(lacking(store, data, run["run_id"], ids)):
+        return run
+    return run | {"state": "sealed", "partial": False}
+
+
+def lacking(store: Store, data: Mapping[str, Any], run_id: int, set_ids: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Positions of the samples that lack a row of one of these validation sets in a run."""
+    found = store.arrow(
+        "store/samples_missing_influence",
+        dataset_id=data["dataset_id"],
+        run_id=run_id,
+        validation_set_ids=list(set_ids),
+    )
+    return np.asarray(numbers(found.column("position"))[numbers(found.column("missing"))], np.int64)
 
 
 def _scoring_command(dataset: str, strategy: str, owner: str | None) -> str:

@@ -21,7 +21,7 @@ from diq.selection.balance import check_balance
 from diq.selection.options import TEXT_STRATEGIES, SelectOptions, default_name, norm_quantile
 from diq.selection.output import check_ending, written
 from diq.selection.quadrants import QUADRANTS
-from diq.selection.ranking import Ranking, find_ranking
+from diq.selection.ranking import Ranking, find_ranking, read_part
 from diq.selection.scores import Request, Runs, choose_runs, settled_weights
 from diq.store.outputs import check_output
 from diq.store.store import Store, now
@@ -59,6 +59,8 @@ class Selection(Summary):
         ranking: ``stored`` (read from the store), ``new``, or ``renewed``: scores changed since the last selection.
         output: file that was written, or None.
         took_over: number of another selection that the name meant before, or None.
+        recall: of a run that was scored by a cascade, the estimated share of what all dots would select that it has
+            found: ``value``, and ``low`` and ``high`` of its 95 % interval; else None.
     """
 
     selection_id: int
@@ -79,6 +81,7 @@ class Selection(Summary):
     ranking: str
     output: str | None
     took_over: int | None = None
+    recall: dict[str, float] | None = None
 
 
 @verb(SelectOptions)
@@ -115,7 +118,7 @@ def select(options: SelectOptions) -> Selection:
         data = opened.dataset(options.dataset)
         if data["n_samples"] == 0:
             raise UsageError(f"the dataset `{options.dataset}` has no samples", "see `diq sql 'from rejects'`")
-        runs = choose_runs(opened, data, request, options.run, options.difficulty_run)
+        runs = choose_runs(opened, data, request, options.run, options.difficulty_run, options.validation_set)
         weights = settled_weights(opened, request, runs, options.validation_set)
         if options.balance:
             check_balance(opened, data, request, runs, options.validation_set, options.balance)
@@ -157,8 +160,10 @@ def select(options: SelectOptions) -> Selection:
         if ranking.n_ranked is not None:
             _check_part(ranking, options, parsed, n_target)
         n_outside = _count_outside(opened, data, request, runs)
+        part = None if ranking.n_ranked is None else read_part(opened, data, runs, weights)
+        recall = None if part is None or part.recall is None else asdict(part.recall)
         if options.diverse is None:
-            return _taken(opened, options, parsed, data, ranking, guards, n_outside)
+            return _taken(opened, options, parsed, data, ranking, guards, n_outside, recall)
     # the store is not held while vectors are made and compared
     from diq.selection.walk import Diverse, walked
 
@@ -177,6 +182,7 @@ def _taken(
     ranking: Ranking,
     guards: Sequence[Guard],
     n_outside: tuple[int, str],
+    recall: dict[str, float] | None = None,
 ) -> Selection:
     """The best part of a ranking, written and recorded."""
     output = None if options.output is None else Path(options.output)
@@ -220,6 +226,7 @@ def _taken(
         ranking_id=ranking.ranking_id,
         ranking=ranking.state,
         output=str(output) if output else None,
+        recall=recall,
         took_over=before["selection_id"] if before and before["selection_id"] != selection_id else None,
     )
 
@@ -319,7 +326,7 @@ def _record(
     output: Path | None,
     **shape: Any,
 ) -> int:
-    key = {"ranking_id": ranking.ranking_id, "name": name, "strategy": strategy, "ratio": ratio.text}
+    key = {"ranking_id": ranking.ranking_id, "name": name, "strategy": strategy, "ratio": ratio.text, **shape}
     text = str(output) if output else None
     same = store.row("selection/get_selection", **key)
     if same is not None:
@@ -328,12 +335,9 @@ def _record(
             selection_id=same["selection_id"],
             output=text,
             created_at=now(),
-            **shape,
         )
         return int(same["selection_id"])
-    store.run(
-        "selection/insert_selection", **key, n_target=n_target, first=first, n=n, output=text, created_at=now(), **shape
-    )
+    store.run("selection/insert_selection", **key, n_target=n_target, first=first, n=n, output=text, created_at=now())
     made = store.row("selection/get_selection", **key)
     assert made is not None
     store.run("selection/update_selection_digest", selection_id=made["selection_id"])

@@ -1,5 +1,5 @@
 -- The same selection was asked for again: its name means it from now on; its file may be another one.
--- Params: $selection_id BIGINT, $output, $file_order VARCHAR, $weighted BOOLEAN, $created_at TIMESTAMP
+-- Params: $selection_id BIGINT, $output VARCHAR, $created_at TIMESTAMP
 UPDATE selections
-SET output = coalesce($output, output), created_at = $created_at, file_order = $file_order, weighted = $weighted
+SET output = coalesce($output, output), created_at = $created_at
 WHERE selection_id = $selection_id
