@@ -53,7 +53,7 @@ ROOMS = (
 
 # the files that may open a store or ask it, by room: the stages, and what they read it through
 OPENS_A_STORE: dict[str, tuple[str, ...]] = {
-    "store": ("store", "sql", "queries", "rows", "runs", "outputs"),
+    "store": ("store", "sql", "queries", "rows", "runs", "outputs", "backup"),
     "gradient_index": ("kept",),
     "samples": ("ingest", "sources", "batches", "validation", "ingest_scores", "find", "show"),
     "judging": ("ask", "judge"),
@@ -82,7 +82,7 @@ OPENS_A_STORE: dict[str, tuple[str, ...]] = {
     "evaluation": ("evaluate", "rescore", "generations", "results", "pass_rate"),
     "costs": ("cost", "lengths", "probe"),
     "plot": ("__init__", "data", "ground"),
-    "reporting": ("contents", "notebook"),
+    "reporting": ("check", "contents", "notebook"),
     "explorer": ("columns", "texts", "saving"),
     "recipes": ("run", "check", "state"),
 }

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from diq.rater.train import train_rater as train_rater
     from diq.recipes.demo import run_demo as run_demo
     from diq.recipes.run import run_recipe as run_recipe
+    from diq.reporting.check import check as check
     from diq.reporting.notebook import Store as Store
     from diq.reporting.report import report as report
     from diq.samples.ingest import ingest as ingest
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from diq.selection.quadrants import rank as rank
     from diq.selection.select import select as select
     from diq.selection.status import status as status
+    from diq.store.backup import backup as backup
     from diq.store.sql import sql as sql
     from diq.training.train import train as train
     from diq.training.warm_up import warm_up as warm_up
@@ -56,6 +58,8 @@ _WHERE = {
     "Server": "diq.judging.options",
     "Store": "diq.reporting.notebook",
     "annotate": "diq.difficulty.annotate",
+    "backup": "diq.store.backup",
+    "check": "diq.reporting.check",
     "check_index": "diq.influence.check_index",
     "compare": "diq.selection.compare",
     "cost": "diq.costs.cost",

@@ -28,6 +28,8 @@ COMMANDS = {
     "explain": "Show which answer tokens carry a sample's dot.",
     "explore": "Look at scores and would-be selections in a browser.",
     "sql": "Query the store.",
+    "check": "Compare a store and its files with what was written.",
+    "backup": "Copy the store while others read it.",
     "train": "Fine-tune a model on a selection, supervised or by preference.",
     "validate": "Find out by short trainings what scores and strategies are worth on this data.",
     "evaluate": "Measure a model on the nine benchmarks.",

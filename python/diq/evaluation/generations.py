@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,19 @@ def read(store: Path, which: Answers) -> Kept:
                 opened.run("evaluation/delete_generation_file", **which.key(), part=part["part"])
     next_part = max((one["part"] for one in parts), default=-1) + 1
     return Kept(answers, next_part)
+
+
+def problems(opened: Store) -> Iterator[tuple[dict[str, Any], Path, str | None]]:
+    """Every file of answers of a store: its row, where it lies, and what is wrong with it, or None."""
+    for row in opened.rows("evaluation/list_all_generation_files"):
+        path = opened.path.parent / row["path"]
+        yield row, path, _problem(path, row["checksum"])
+
+
+def forget(opened: Store, row: Mapping[str, Any]) -> None:
+    """Forget a file of answers: the questions in it are asked again by the next evaluation."""
+    key = {name: row[name] for name in ("run_id", "benchmark", "questions", "repeat", "part")}
+    opened.run("evaluation/delete_generation_file", **key)
 
 
 def _problem(path: Path, checksum: str) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,15 @@ def records_of(opened: Store, run_id: int) -> dict[int, ShardRecord]:
         row["shard"]: ShardRecord(row["shard"], row["file"], row["n_rows"], row["n_bytes"], row["content_hash"])
         for row in opened.rows("gradient_index/list_gradient_shards", run_id=run_id)
     }
+
+
+def problems(opened: Store) -> Iterator[tuple[dict[str, Any], ShardRecord, str | None]]:
+    """Every shard of every index of a store: the row of the index, the shard, and what is wrong with it, or None."""
+    for row in opened.rows("gradient_index/list_gradient_indexes"):
+        folder = Path(row["folder"])
+        index = GradientIndex.open(folder) if (folder / INDEX_FILE).exists() else None
+        for record in records_of(opened, row["run_id"]).values():
+            yield row, record, "the file is missing" if index is None else index.shard_problem(record)
 
 
 def forget_broken(store: Path, run_id: int, folder: Path) -> int:

@@ -75,6 +75,18 @@ def find_factors(job: Job, tokenization: Tokenization, kind: Precondition, n_sam
     return Factors(folder, fingerprint_of(canonical_json({**settings, "sample_ids": ids})), kind)
 
 
+def problems(store: Path) -> Iterator[tuple[Path, str | None]]:
+    """Every file of factors beside a store, and what is wrong with it, or None."""
+    for folder in sorted(Path(f"{store}.factors").glob("*/")):
+        made = _read(folder) or {"files": {}}
+        for name, content_hash in made["files"].items():
+            path = folder / name
+            wrong = None if path.exists() else "the file is missing"
+            if wrong is None and _core.file_hash(str(path)) != content_hash:
+                wrong = "the file differs from its checksum"
+            yield path, wrong
+
+
 def make_factors(job: Job, factors: Factors, engines: Engines, tokenization: Tokenization, n_samples: int) -> None:
     """Make what is missing of the factors.
 

@@ -274,7 +274,7 @@ def finish(job: ScoreJob, summary: ScoreSummary, *, complete: bool = True) -> No
     with Store(job.store, wait_s=WAIT_S) as opened:
         if complete and job.set_ids:
             # dots with other validation sets may have been stopped, or taken of a part; one state holds for all
-            unfinished = opened.rows("scoring/unfinished_sets", **ids)
+            unfinished = opened.rows("store/unfinished_sets", **ids)
             complete = not unfinished
             for one in unfinished:
                 log.warning(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -332,6 +332,18 @@ def current_ranking(
     _, configuration = _configuration(data, request, runs, weights, ())
     known = store.row("selection/find_ranking", configuration=configuration)
     return known if known is not None and known["scores_digest"] == _digest(store, data, runs) else None
+
+
+def damaged_rankings(store: Store) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Every ranking that selections are taken from, and whether its rows are not those that it was stored with."""
+    for row in store.rows("selection/list_current_rankings"):
+        rows = store.arrow("selection/stored_ranking", ranking_id=row["ranking_id"])
+        yield row, _fingerprint(row["configuration"], rows) != row["fingerprint"]
+
+
+def forget_ranking(store: Store, ranking_id: int) -> None:
+    """Have a ranking made anew by the next selection."""
+    store.run("selection/forget_ranking", ranking_id=ranking_id)
 
 
 def _configuration(

@@ -118,6 +118,12 @@ def _refusal(path: Path, error: duckdb.Error, holder: str | None) -> StoreError:
         return missing(path)
     if any(sign in text for sign in _DENIED):
         return StoreError(f"the store `{path}` may not be opened: {text}", "ask its owner for the right to read it")
+    log_file = path.with_name(f"{path.name}.wal")
+    if holder is None and log_file.exists() and ("WAL" in text or "wal" in text):
+        return StoreError(
+            f"the log `{log_file}` of the store cannot be read: {text}",
+            "keep a copy of both; without the log (`mv` it away) the store is as of its last checkpoint",
+        )
     if holder is None or "not a valid DuckDB" in text:
         return StoreError(
             f"`{path}` cannot be opened as a store: {text}", "name a DuckDB file that diq made, or another path"

@@ -374,12 +374,16 @@ def _copied(path: Path, have: int, _state: tuple[int, int]) -> Path:
         path.stat().st_size / 1e6,
     )
     with disk_errors(copy):
-        shutil.copyfile(path, copy)
-        for wal in (path.with_name(f"{path.name}.wal"),):
-            if wal.exists():
-                shutil.copyfile(wal, copy.with_name(f"{copy.name}.wal"))
+        copy_with_log(path, copy)
     Store(copy).close()
     return copy
+
+
+def copy_with_log(path: Path, copy: Path) -> None:
+    """Copy the file of a store and its log, which nobody writes meanwhile."""
+    shutil.copyfile(path, copy)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(path.with_name(f"{path.name}.wal"), copy.with_name(f"{copy.name}.wal"))
 
 
 def _known_version() -> int:
