@@ -479,7 +479,7 @@ def test_a_stopped_or_killed_annotation_goes_on_and_asks_for_nothing_twice(tmp_p
             before, kept, counts = kept, {row[0] for row in rows(store, KEPT)}, dict(server.counts)
             assert before <= kept <= set(counts)
             if end is signal.SIGINT:
-                assert (ended.returncode, ended.stderr) == (1, STOPPED)
+                assert (ended.returncode, ended.stderr) == (130, STOPPED)
                 # only what was in flight is lost
                 assert len(kept) >= server.n_requests - 4
         assert len(kept) < 120
@@ -546,3 +546,26 @@ def test_the_python_interface(real_server: tuple[str, str], tmp_path: Path) -> N
     with Store(store, read_only=True) as opened:
         (named,) = opened.rows("store/list_models")
     assert (named["model_id"], named["name"], named["source"]) == (f"api:{model}", model, url)
+
+
+@pytest.mark.slow
+def test_two_annotations_at_once_pay_once(tmp_path: Path) -> None:
+    given = pairs(40, answers=2)
+    store = ingest(tmp_path, "pool", given)
+    folders = [tmp_path / name for name in ("one", "other")]
+    with ScriptedServer(lambda body, _: Step(rate(body), delay_s=0.1)) as server:
+        command = ["difficulty", "annotate", "pool", "--store", str(store)]
+        command += ["--model", "m", "--base-url", server.url, "--concurrency", "2"]
+        for one in folders:
+            one.mkdir()
+        first = Forked(main, command, folder=folders[0])
+        wait_until(lambda: server.n_requests >= 4)
+        second = run_forked(main, command, folder=folders[1])
+        assert second.returncode == 1
+        assert "another process asks `m` the questions of run" in second.stderr
+        assert first.wait().returncode == 0
+        assert max(server.counts.values()) == 1
+        assert run_forked(main, command, folder=folders[1]).returncode == 0
+        assert max(server.counts.values()) == 1
+    assert rows(store, SCORES.format("pool")) == expected(given)
+    assert not list(store.parent.glob(".*.lock"))

@@ -334,6 +334,27 @@ def lock(path: Path, refusal: DiqError) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def one_at_a_time(path: Path, refusal: DiqError) -> Iterator[None]:
+    """The right to do something, which one process has at a time; a kill gives it back.
+
+    Args:
+        path: a file that is there while the right is held, see `right_beside`.
+        refusal: what to say where another process has it.
+    """
+    with lock(path, refusal):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def right_beside(file: Path, what: str) -> Path:
+    """The file that stands for the right to do something that has a name, such as a run, with another file."""
+    place = _real(file)
+    return place.with_name(f".{place.name}.{what}.lock")
+
+
+@contextlib.contextmanager
 def _locked(path: Path, flags: int, *, make: bool = False, wait: bool = True) -> Iterator[int]:
     """The handle of a file or folder of that name, locked until the block ends.
 

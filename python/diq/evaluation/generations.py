@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diq import _core
+from diq.base.errors import RunFailedError
 from diq.base.files import disk_errors, whole_file
 from diq.base.text import amount
 from diq.base.thinking import Tag
@@ -93,16 +94,23 @@ def folder_of(store: Path) -> Path:
 
 
 def read(store: Path, which: Answers) -> Kept:
-    """What is kept of some answers; a damaged or missing part is dropped from the index, and the log says so.
+    """What is kept of some answers; a damaged part is dropped from the index, and the log says so.
 
     Raises:
         StoreError: the store cannot be opened.
+        RunFailedError: a part is not where it was written. It may come back, and was paid for, so it is not forgotten.
     """
     with Store(store, read_only=True, wait_s=WAIT_S) as opened:
         parts = opened.rows("evaluation/list_generation_files", **which.key())
     answers: dict[int, Answered] = {}
     for part in parts:
         path = store.parent / part["path"]
+        if not path.is_file():
+            raise RunFailedError(
+                f"answers to `{which.benchmark}` lie in `{path}`, and there is no such file",
+                f"bring the folder back, which belongs beside the store; `diq check {store} --repair` forgets what is "
+                "missing, and it is generated again",
+            )
         problem = _problem(path, part["checksum"])
         if problem is None:
             columns = ["position", "options", "right", "output", "ending"]
@@ -116,9 +124,8 @@ def read(store: Path, which: Answers) -> Kept:
                 "%s: lost in `%s` (%s), and generated again: %s",
                 which.benchmark, path, problem, amount(part["n_rows"], "output"),
             )  # fmt: skip
-            if path.is_file():
-                # a query over all Parquet files of the folder must not meet it
-                path.replace(path.with_suffix(".damaged"))
+            # a query over all Parquet files of the folder must not meet it
+            path.replace(path.with_suffix(".damaged"))
             with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
                 opened.run("evaluation/delete_generation_file", **which.key(), part=part["part"])
     next_part = max((one["part"] for one in parts), default=-1) + 1

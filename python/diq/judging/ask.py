@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from diq import _core
 from diq.base.errors import RunFailedError
+from diq.base.files import one_at_a_time, right_beside
 from diq.base.fingerprint import canonical_json, run_fingerprint
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
@@ -227,15 +228,21 @@ def ask_missing(
 
     Raises:
         UsageError: the server refuses the key, or knows no such model or path.
-        RunFailedError: the server is down, stopped answering, or never did; what came is in the store.
+        RunFailedError: the server is down, stopped answering, or never did; what came is in the store. Or another
+            process asks the same.
     """
-    asking = _Asking(store, run_id, rubric, _lazy(items), server, also, retry_unreadable, progress)
-    try:
-        _run(asking.work())
-    finally:
-        # also after an error or a Ctrl-C: what came is kept
-        asking.commit()
-    return asking.finish()
+    refusal = RunFailedError(
+        f"another process asks `{server.model}` the questions of run {run_id}, and each would be paid twice",
+        "wait for it: the same command then asks for the rest",
+    )
+    with one_at_a_time(right_beside(store, f"ask-{run_id}"), refusal):
+        asking = _Asking(store, run_id, rubric, _lazy(items), server, also, retry_unreadable, progress)
+        try:
+            _run(asking.work())
+        finally:
+            # also after an error or a Ctrl-C: what came is kept
+            asking.commit()
+        return asking.finish()
 
 
 def missing_places(

@@ -20,7 +20,7 @@ from diq.base.arrow import numbers
 from diq.base.command import quoted
 from diq.base.config import expanded
 from diq.base.errors import RunFailedError, UsageError
-from diq.base.files import lock
+from diq.base.files import one_at_a_time, right_beside
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import Progress
 from diq.base.text import amount
@@ -307,14 +307,13 @@ def computing(job: ScoreJob, name: str) -> Iterator[None]:
         job: what is scored; its progress is told how far the other process is.
         name: of what is computed, part of a file name.
     """
-    store = Path(os.path.realpath(job.store))
-    path = store.with_name(f".{store.name}.{name}.lock")
+    path = right_beside(job.store, name)
     refusal = RunFailedError("another process is computing these scores")
     with contextlib.ExitStack() as stack:
         counted = None
         while True:
             try:
-                stack.enter_context(lock(path, refusal))
+                stack.enter_context(one_at_a_time(path, refusal))
                 break
             except RunFailedError as error:
                 if error is not refusal:
@@ -328,10 +327,7 @@ def computing(job: ScoreJob, name: str) -> Iterator[None]:
                 counted = time.monotonic()
             time.sleep(_LOOK_S)
         path.write_text(str(os.getpid()), encoding="ascii")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield
 
 
 def _holder(path: Path) -> str:
