@@ -30,8 +30,9 @@ def cli_page() -> str:
         _NOTE,
         "Commands in the order of use. Data goes to stdout, progress and logs to stderr; exit code 0 is done, 1 a run "
         "that failed, 2 wrong use, 130 stopped by Ctrl-C. `--store FILE` and `--debug` may stand before the command. "
-        "An option is called the same in [Python](python.md) and in [recipes](recipes.md), with `_` for `-`. One that is given and has no "
-        "effect beside the others is refused. `~` at the start of a path is the home folder, also in quotes.",
+        "An option is called the same in [Python](python.md) and in [recipes](recipes.md), with `_` for `-`. One that "
+        "is given and has no effect beside the others is refused. `~` at the start of a path is the home folder, also "
+        "in quotes.",
         "\n".join(f"- [`diq {name}`](#{_anchor(name)}): {text}" for name, text in COMMANDS.items()),
     ]
     for name in COMMANDS:
