@@ -231,7 +231,7 @@ def test_damaged_embeddings_are_told_of_and_made_again(
         select("pool", ratio="0.5", strategy="rds", model="tiny-llama", store=filled)
     one_line(caught)
     again = score_rds("pool", **options)
-    assert "scoring its" in caplog.text
+    assert "are lost and must be made again" in caplog.text
     assert (again.run_id, again.n_scored) == (first.run_id, 40)
     after = stored_embeddings(filled, first.run_id)
     assert before.keys() == after.keys()

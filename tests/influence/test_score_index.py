@@ -216,7 +216,7 @@ def test_only_damaged_shards_are_scored_again(
     summary = score_influence("pool", **options, validation_set=["a"])
     for victim in (flipped, cut, gone):
         assert any(
-            victim.file in one and f"scoring its {amount(victim.n_rows, 'sample')} again" in one
+            victim.file in one and f"its {amount(victim.n_rows, 'sample')} are lost" in one
             for one in caplog.messages
         )
     found = scores_of(filled, summary.run_id)["a"]

@@ -101,7 +101,7 @@ def forget_broken(store: Path, run_id: int, folder: Path) -> int:
         problem = f"`{folder / record.file}` is missing" if index is None else index.shard_problem(record)
         if problem is None:
             continue
-        log.warning("%s: scoring its %s again", problem, amount(record.n_rows, "sample"))
+        log.warning("%s: its %s are lost and must be made again", problem, amount(record.n_rows, "sample"))
         n_lost += record.n_rows
         with Store(store, wait_s=WAIT_S) as opened, opened.transaction():
             opened.run("gradient_index/delete_gradient_rows", run_id=run_id, shard=record.shard)
