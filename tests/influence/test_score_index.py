@@ -216,8 +216,7 @@ def test_only_damaged_shards_are_scored_again(
     summary = score_influence("pool", **options, validation_set=["a"])
     for victim in (flipped, cut, gone):
         assert any(
-            victim.file in one and f"its {amount(victim.n_rows, 'sample')} are lost" in one
-            for one in caplog.messages
+            victim.file in one and f"its {amount(victim.n_rows, 'sample')} are lost" in one for one in caplog.messages
         )
     found = scores_of(filled, summary.run_id)["a"]
     assert found.keys() == expected.keys()

@@ -940,3 +940,31 @@ def test_the_light_parts_load_no_model_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.slow
+def test_a_recipe_validates_and_goes_on_with_what_is_left(
+    tmp_path: Path, tiny_llama_chat_folder: Path, make_samples: Any
+) -> None:
+    made = [{"messages": one} for one in make_samples(30, seed=2, longest=8)]
+    write_jsonl(tmp_path / "pool.jsonl", made[:24])
+    write_jsonl(tmp_path / "val.jsonl", made[24:])
+    text = f"""
+        recipe: validated
+        about: whether dots tell what helps
+        output: {tmp_path}/out
+        defaults:
+          score influence: {{dtype: float32, device: cpu, max_length: 256}}
+          validate: {{dtype: float32, device: cpu, max_length: 256, batch_size: 2, learning_rate: 1e-2}}
+        steps:
+          - ingest: {{sources: {tmp_path}/pool.jsonl, dataset: pool}}
+          - ingest: {{sources: {tmp_path}/val.jsonl, dataset: val, validation: true}}
+          - score influence: {{dataset: pool, model: {tiny_llama_chat_folder}, validation_set: val}}
+          - validate: {{dataset: pool, model: {tiny_llama_chat_folder}, ratio: 0.25, subsets: 1, seeds: 1, runs: 2}}
+        """
+    recipe = write(tmp_path / "r.yaml", text)
+    first, second = (run_recipe(recipe).steps[-1] for _ in range(2))
+    assert "2 trainings" in str(first.told)
+    assert "1 left" in str(first.told)
+    assert "3 trainings" in str(second.told)
+    assert "1 of them now" in str(second.told)

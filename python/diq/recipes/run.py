@@ -47,6 +47,7 @@ _TOLD: dict[str, tuple[tuple[str, str], ...]] = {
     "evaluate": (("n_generated", "answers now"), ("n_kept", "in the store before")),
     "benchmark questions": (("n", "questions"),),
     "report": (("size_bytes", "bytes"),),
+    "validate": (("n_trainings", "trainings"), ("n_new", "of them now"), ("n_left", "left")),
     "difficulty train": (("n_questions", "questions"),),
     "rater train": (("n_samples", "samples"),),
     "difficulty annotate": (("n_annotated", "samples rated"), ("n_no_score", "without a rating")),

@@ -90,6 +90,8 @@ VERBS: dict[str, Verb] = {
         "diq.evaluation.results:results", "diq.evaluation.options:ResultsOptions", ("results",), always=True
     ),
     "report": Verb("diq.reporting.report:report", "diq.reporting.options:ReportOptions", ("report",), always=True),
+    # what was trained is found, and a budget may leave some for the next time
+    "validate": Verb("diq.trials.validate:validate", "diq.trials.options:ValidateOptions", ("validate",), always=True),
     "evaluate": Verb("diq.evaluation.evaluate:evaluate", "diq.evaluation.options:EvaluateOptions", ("evaluate",)),
     **{
         f"judge {rubric}": Verb(
