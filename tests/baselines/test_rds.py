@@ -267,6 +267,7 @@ def test_samples_without_an_embedding_have_a_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_in_the_middle_it_ends_with_the_same_embeddings(
     filled: Path, tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ def test_rows_read_as_people_would_read_them() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_strategy_ranks_real_scores_and_sql_agrees(
     tmp_path: Path, tiny_llama_folder: Path, tiny_classifier_folder: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_kill_between_parts_leaves_what_one_pass_leaves(
     assert sorted(one.name for one in mine.iterdir()) == names
 
 
+@pytest.mark.exhaustive
 def test_several_processes_give_the_same_factors(
     store: Path, tmp_path: Path, tiny_llama_chat_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -253,6 +253,7 @@ def test_what_a_part_does_not_decide_is_refused(store: Path, tiny_llama_chat_fol
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_kill_loses_nothing(store: Path, tmp_path: Path, tiny_llama_chat_folder: Path, few: None) -> None:
     whole = tmp_path / "whole.duckdb"
     whole.write_bytes(store.read_bytes())

@@ -402,6 +402,7 @@ def test_samples_without_a_gradient_have_a_reason(filled: Path, tiny_llama_folde
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_build_the_index_of_one(filled: Path, tiny_llama_folder: Path, tmp_path: Path) -> None:
     shutil.copy(filled, tmp_path / "two.duckdb")
     options: dict[str, Any] = {"method": "projected", "kind": "sparse", "dim": 4096, "batch_tokens": 64}
