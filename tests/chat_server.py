@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -67,6 +67,7 @@ class Step:
         headers: more of them.
         delay_s: before the reply.
         cut: bytes after which the connection breaks, though the header promises all.
+        raw: makes the pieces of all that is sent instead, from the status line on; then the connection breaks.
     """
 
     text: str | None = None
@@ -75,6 +76,7 @@ class Step:
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     cut: int | None = None
+    raw: Callable[[], Iterable[bytes]] | None = None
 
 
 Script = Callable[[dict[str, Any], int], "Step | str"]
@@ -95,7 +97,7 @@ class ScriptedServer:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.counts: Counter[str] = Counter()
-        self.most_open = self.n_open = 0
+        self.most_open = self.n_open = self.n_raw_bytes = 0
         self._connections: list[socket.socket] = []
         self._lock = threading.Lock()
         server = self
@@ -173,10 +175,20 @@ class ScriptedServer:
                 step = self.script(body, before)
             # a client that has given up does not wait for the reply
             with contextlib.suppress(ConnectionError):
-                _send(handler, Step(text=step) if isinstance(step, str) else step)
+                if isinstance(step, Step) and step.raw is not None:
+                    self._send_raw(handler, step.raw())
+                else:
+                    _send(handler, Step(text=step) if isinstance(step, str) else step)
         finally:
             with self._lock:
                 self.n_open -= 1
+
+    def _send_raw(self, handler: BaseHTTPRequestHandler, pieces: Iterable[bytes]) -> None:
+        handler.close_connection = True
+        for piece in pieces:
+            handler.wfile.write(piece)
+            with self._lock:
+                self.n_raw_bytes += len(piece)
 
 
 def _send(handler: BaseHTTPRequestHandler, step: Step) -> None:

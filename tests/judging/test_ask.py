@@ -404,6 +404,28 @@ def test_a_wrong_key_ends_it_after_one_request_and_is_nowhere_in_the_store(
     assert "[key]" in rows(store, "SELECT content FROM replies")[0][0]
 
 
+@pytest.mark.parametrize("is_json", [True, False], ids=["json", "text"])
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_what_a_server_says_of_a_failure_is_kept_short_and_visible(
+    store: Path, monkeypatch: pytest.MonkeyPatch, status: int, is_json: bool
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    # ESC, C1 and an override of direction, and a key early in a lot of text
+    said = "\x1b]0;owned\x07\x1b[31m\x9b31m\u202e\n" + "x" * 20 + KEY + "y" * 300_000
+    with ScriptedServer(
+        lambda body, before: Step(status=status, body=hostile) if "question 3" in str(body) else rate(body)
+    ) as server:
+        hostile = {"error": {"message": said}} if is_json else said
+        summary = ask(store, Server("m", base_url=server.url, retries=0, concurrency=1), questions(6))
+    ((problem,),) = rows(store, "SELECT DISTINCT problem FROM replies WHERE problem IS NOT NULL")
+    assert r"\x1b]0;owned\x07" in problem
+    assert problem.isprintable()
+    assert len(problem) < 250
+    assert summary.reasons == {problem: 1}
+    assert KEY[:10] not in f"{problem}{summary}"
+    assert KEY[:10].encode() not in store.read_bytes()
+
+
 def test_hostile_texts_are_stored(store: Path) -> None:
     reply = "\x00 \ud800 \u202e 'quotes' \"; DROP TABLE replies; --\r\n\ufffe"
     with ScriptedServer(lambda *_: reply) as server:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -281,6 +285,150 @@ def test_no_retries_means_one_request() -> None:
             first, second = ask(Server("m", base_url=server.url, retries=0), ["why?", "hello"])
         assert first.content is second.content is None
         assert server.counts == {"why?": 1, "hello": 1}
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+MEGABYTE = b" " * 2**20
+
+
+def plain() -> Iterator[bytes]:
+    """A body of 96 MB, of which 10 GB are promised."""
+    yield HEAD + b"Content-Length: 10737418240\r\n\r\n"
+    yield from itertools.repeat(MEGABYTE, 96)
+
+
+def chunked() -> Iterator[bytes]:
+    """96 MB of a body without a length and without an end."""
+    yield HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    yield from itertools.repeat(b"100000\r\n" + MEGABYTE + b"\r\n", 96)
+
+
+def failing() -> Iterator[bytes]:
+    """An error that says 96 MB."""
+    yield HEAD.replace(b"200 OK", b"400 X") + b"Content-Length: 10737418240\r\n\r\n"
+    yield from itertools.repeat(b"\x1b[31mno" + MEGABYTE, 96)
+
+
+def packed(name: str) -> Iterator[bytes]:
+    """96 MB of spaces in a hundred kB, sent though nobody asked for it."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    body = b"".join([*(packer.compress(MEGABYTE) for _ in range(96)), packer.flush()])
+    yield HEAD + f"Content-Encoding: {name}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    ("pieces", "problem"),
+    [
+        (
+            plain,
+            "the server sent more than 4,202,304 bytes for a reply of at most 125 tokens, and the rest was not read",
+        ),
+        (chunked, "the server sent more than 4,202,304 bytes"),
+        (lambda: packed("gzip"), "the server sent more than 4,202,304 bytes"),
+        # one packed thing in another is a thousand times a thousand
+        (lambda: packed("gzip, gzip"), "the server sent a reply packed as gzip, gzip, which diq did not ask for"),
+        (failing, r"HTTP 400: \x1b[31mno"),
+    ],
+    ids=["plain", "chunked", "gzip", "gzip of gzip", "error"],
+)
+def test_a_reply_without_end_is_one_problem_and_takes_no_memory(
+    pieces: Callable[[], Iterator[bytes]], problem: str
+) -> None:
+    hostile = Step(raw=pieces)
+    with ScriptedServer(lambda body, _: hostile if "why" in str(body) else "because") as server:
+        tracemalloc.start()
+        try:
+            _, bad, after = ask(Server("m", base_url=server.url, max_tokens=125, retries=2), ["hello", "why?", "again"])
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert bad.problem is not None
+    assert bad.problem.startswith(problem)
+    assert len(bad.problem) < 300
+    assert (bad.content, after.content) == (None, "because")
+    # it is not asked for again, and what was not read stayed with the server, but for what sockets hold
+    assert server.counts["why?"] == 1
+    assert server.n_raw_bytes < 32 * 2**20
+    assert peak < 32 * 2**20
+
+
+def test_a_long_reply_that_fits_its_tokens_is_taken() -> None:
+    # all of it in the spelling that takes most room
+    long = "\u4e2d" * 400_000
+    with steps(Step(body=completion(long, reasoning=f"so {long}"))) as server:
+        (reply,) = ask(Server("m", base_url=server.url, max_tokens=400_000))
+    is_whole = (reply.content, reply.reasoning) == (long, f"so {long}")
+    assert is_whole, reply.problem
+
+
+def dripping(head: bytes, drop: bytes) -> Step:
+    """Something every 50 ms, for ever."""
+
+    def pieces() -> Iterator[bytes]:
+        yield head
+        while True:
+            time.sleep(0.05)
+            yield drop
+
+    return Step(raw=pieces)
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        dripping(HEAD + b"Content-Length: 1000000\r\n\r\n", b" "),
+        dripping(HEAD, b"X-More: x\r\n"),
+        dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["body", "headers", "continue"],
+)
+def test_a_reply_that_drips_has_a_last_second(slow: Step) -> None:
+    with ScriptedServer(lambda body, _: slow if "why" in str(body) else "because") as server:
+        _, bad, after = ask(Server("m", base_url=server.url, timeout=0.5, retries=1), ["hello", "why?", "again"])
+    assert (bad.content, bad.retries, after.content) == (None, 1, "because")
+    assert bad.problem == "no whole reply within 1.5 seconds: raise --timeout for a server so slow"
+    # it is repeated like any request that took too long
+    assert server.counts["why?"] == 2
+
+
+def test_a_reply_that_takes_longer_than_the_timeout_but_shows_signs_is_taken() -> None:
+    def pieces() -> Iterator[bytes]:
+        body = json.dumps(completion("because")).encode()
+        yield HEAD + f"Content-Length: {len(body) + 10}\r\n\r\n".encode()
+        for _ in range(10):
+            time.sleep(0.12)
+            yield b"\n"
+        yield body
+
+    with steps(Step(raw=pieces)) as server:
+        assert ask(Server("m", base_url=server.url, timeout=0.8, retries=0))[0].content == "because"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_question_goes_where_a_server_sends_it(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with steps("an answer of another") as other:
+        place = f"{other.url.replace('://', f'://me:{KEY}@')}/chat/completions"
+        redirect = Step(status=status, headers={"Location": f"{place}?key={KEY}#\x1b[31m"})
+        with steps(redirect) as server:
+            error = ends(Server("m", base_url=server.url), UsageError)
+            assert server.n_requests == 1
+        with steps("because", redirect) as later, pytest.raises(RunFailedError) as caught:
+            ask(Server("m", base_url=later.url), ["why?", "why?"])
+    assert error.message == (
+        f"the server at {server.url} sends the questions on to {other.url}/chat/completions (HTTP {status}), and diq "
+        "sends them nowhere but where it was told to"
+    )
+    assert "--base-url" in error.hint
+    assert caught.value.message == error.message.replace(server.url, later.url)
+    assert other.n_requests == 0
+
+
+def test_a_redirect_to_another_path_of_the_same_server_is_told_with_its_address() -> None:
+    with steps(Step(status=307, headers={"Location": "/api/v1/chat/completions"})) as server:
+        error = ends(Server("m", base_url=server.url), UsageError)
+    assert f"on to {server.url.removesuffix('/v1')}/api/v1/chat/completions (HTTP 307)" in error.message
+    assert server.n_requests == 1
 
 
 def ends(server: Server, kind: type[DiqError]) -> DiqError:

@@ -47,8 +47,8 @@ class Ratio:
 
 
 def short(value: Any, *, width: int = 60) -> str:
-    """A value on one line of at most ``width`` characters, for messages."""
-    text = " ".join(str(value).split())
+    """A value on one line of at most ``width`` characters, for messages, wherever they are shown or kept."""
+    text = visible(" ".join(str(value).split()))
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -59,6 +59,15 @@ _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202
 def visible(text: str) -> str:
     """The text with each character that could steer a terminal, or hide from it, as its code: ``\\x1b``."""
     return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+# of an address: its user and password, what may be shown, and the query with what follows
+_ADDRESS = re.compile(r"(?<=://)(?:[^\s/?#]*@)?([^\s?#]*)(?:[?#]\S*)?")
+
+
+def without_secrets(text: str) -> str:
+    """The text with each address less what may be secret in it: a user's name and password, and the query."""
+    return _ADDRESS.sub(r"\1", text)
 
 
 def cell(value: Any) -> str:
@@ -77,7 +86,8 @@ def cell(value: Any) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, with the next where it ends in a colon, or its type where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    # some hold a whole document on one line
+    return short(" ".join(lines[: 2 if lines[0].endswith(":") else 1]), width=500)
 
 
 def counted(reasons: Mapping[str, int], *, shown: int = 5) -> str:

@@ -4,25 +4,31 @@ What a single request meets (a time-out, a 5xx, half a body, HTML) is that reply
 meet (no server, a wrong key, an unknown model) is an error, and nothing more is asked. A failure that is told inside an
 HTTP 200 is taken as if it were the status. The key is read from the environment, sent, and struck out of everything
 that comes back.
+
+A server is trusted with the questions and with nothing else: a reply has limits in bytes and in seconds, and no
+redirect takes the questions to an address that the user did not name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urljoin
 
 import openai
 
 from diq.base.errors import DiqError, RunFailedError, UsageError
 from diq.base.sample import inline_reasoning
-from diq.base.text import amount, first_line, short
+from diq.base.text import amount, first_line, short, without_secrets
 from diq.judging.options import BASE_URL_VARIABLE, Server
 
 log = logging.getLogger(__name__)
@@ -50,6 +56,15 @@ _OTHER_LIMIT = "max_completion_tokens"
 _NO_KEY = "none"
 # shorter keys are placeholders such as EMPTY, and striking them out would spoil replies
 _SECRET_CHARACTERS = 6
+# most bytes of a reply, unpacked: some room for what servers tell beside the text, and for each token its spelling as
+# \uXXXX, in the content and in up to three fields of thinking
+_ROOM_BYTES, _TOKEN_BYTES = 4 * 2**20, 64
+# of the body of an error, whose first words are all that is told
+_ERROR_BYTES = 2**20
+# what a reply may be packed with; of others the client may unpack any number of bytes at once
+_PACKED = ("", "identity", "gzip", "deflate")
+# headers of a body as it was sent, which it no longer is when it has been unpacked
+_FRAMING = (b"content-encoding", b"content-length", b"transfer-encoding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +128,13 @@ class Chat:
                 f"the key in ${server.api_key_variable} holds characters that no request can carry",
                 "set it to the key alone, without quotes or line breaks",
             )
+        self._secrets = [one for one in (self._key, server.password) if len(one) >= _SECRET_CHARACTERS]
         self._client = openai.AsyncOpenAI(
             api_key=self._key or _NO_KEY,
             base_url=server.url,
             max_retries=server.retries,
             timeout=openai.Timeout(server.timeout, connect=min(10.0, server.timeout)),
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_tell_failure]}),
+            http_client=_WaryClient(server),
         )
         self._first = asyncio.Lock()
         self._reached = False
@@ -232,9 +248,16 @@ class Chat:
                     f"start it, or name another address with --base-url or ${BASE_URL_VARIABLE}",
                 )
                 raise self._stop from None
-            late = isinstance(error, openai.APITimeoutError)
-            problem = f"no reply within {server.timeout:g} seconds" if late else f"the connection broke: {words}"
+            if _IS_LATE in error.request.extensions:
+                problem = f"no whole reply within {server.longest_s:g} seconds: raise --timeout for a server so slow"
+            elif isinstance(error, openai.APITimeoutError):
+                problem = f"no reply within {server.timeout:g} seconds"
+            else:
+                problem = f"the connection broke: {words}"
             raise _TransientError(Reply(problem=problem, retries=_retries(error))) from None
+        unfit = raw.http_response.extensions.get(_UNFIT)
+        if unfit is not None:
+            return Reply(problem=unfit, retries=raw.retries_taken)
         # struck out before anything is cut off, and once more where JSON had spelt it in another way
         reply = read_completion(self._redact(raw.http_response.content.decode(errors="replace")))
         if reply.content is None:
@@ -253,6 +276,18 @@ class Chat:
         """The error that every further request would meet as well; None where it may be this one's alone."""
         server, variable = self.server, self.server.api_key_variable
         goes_on = "what came is kept, and the same command goes on where it stopped"
+        target = error.response.headers.get("location")
+        if 300 <= error.status_code < 400 and target is not None:
+            with contextlib.suppress(ValueError):
+                # a path alone is one of the same server's
+                target = urljoin(str(error.request.url), target)
+            place = short(self._redact(without_secrets(target)), width=200)
+            kind = RunFailedError if self._n_replies else UsageError
+            return kind(
+                f"the server at {server.shown_url} sends the questions on to {place} (HTTP {error.status_code}), and "
+                "diq sends them nowhere but where it was told to",
+                "if that is where they belong, name its address with --base-url",
+            )
         if error.status_code == 403 and (self._n_replies or _MODERATED.search(error.response.text)):
             # a key that was accepted is no reason: this question is refused, unless all are from now on
             self._denied_in_a_row += 1
@@ -307,10 +342,12 @@ class Chat:
         for key in ("error", "message", "detail"):
             if isinstance(body, Mapping) and body.get(key):
                 body = body[key]
-        return short(_clean(self._redact(str(body or response.reason_phrase))), width=200)
+        return short(self._redact(str(body or response.reason_phrase)), width=200)
 
     def _redact(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if len(self._key) >= _SECRET_CHARACTERS else text
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text
 
 
 class _TransientError(Exception):
@@ -321,23 +358,78 @@ class _TransientError(Exception):
         self.reply, self.retry_after_s, self.is_rate_limit = reply, retry_after_s, is_rate_limit
 
 
-# key of what the hook below writes beside a response
-_IS_INSIDE = "diq_failure_inside"
+# keys of what the client below writes beside a request or a response
+_IS_LATE, _IS_INSIDE, _UNFIT = "diq_is_late", "diq_failure_inside", "diq_unfit"
 
 
-async def _tell_failure(response: Any) -> None:
-    """Give a failure that is told inside an HTTP 200 the status that it stands for, so that it is treated alike."""
-    if response.status_code != 200:
-        return
-    await response.aread()
+class _WaryClient(openai.DefaultAsyncHttpxClient):
+    """An HTTP client that reads no reply without end, in bytes or in seconds, and follows no redirect.
+
+    Args:
+        server: its timeout and number of tokens say what is too much.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(follow_redirects=False, headers={"Accept-Encoding": "gzip"})
+        self._longest_s, self._max_tokens = server.longest_s, server.max_tokens
+        self._most_bytes = _ROOM_BYTES + _TOKEN_BYTES * server.max_tokens
+
+    async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+        """Send a request and read its reply; ``stream`` changes nothing.
+
+        Raises:
+            ReadTimeout: of the library beneath, where the reply is not whole in time.
+        """
+        try:
+            return await asyncio.wait_for(self._exchange(request, options), self._longest_s)
+        except asyncio.TimeoutError:
+            request.extensions[_IS_LATE] = True
+            # openai repeats what the library beneath raises, which is httpx or in later releases httpx2
+            beneath: Any = sys.modules[type(request).__module__.partition(".")[0]]
+            raise beneath.ReadTimeout("the reply is not whole", request=request) from None
+
+    async def _exchange(self, request: Any, options: Mapping[str, Any]) -> Any:
+        response = await super().send(request, stream=True, **options)
+        packed = str(response.headers.get("content-encoding", "")).strip().lower()
+        most = self._most_bytes if response.is_success else _ERROR_BYTES
+        body, unfit = bytearray(), None
+        try:
+            if packed not in _PACKED:
+                unfit = f"the server sent a reply packed as {short(packed, width=40)}, which diq did not ask for"
+            else:
+                async with contextlib.aclosing(response.aiter_bytes()) as parts:
+                    async for part in parts:
+                        body += part
+                        if len(body) > most:
+                            del body[most:]
+                            unfit = (
+                                f"the server sent more than {most:,} bytes for a reply of at most "
+                                f"{amount(self._max_tokens, 'token')}, and the rest was not read"
+                            )
+                            break
+        finally:
+            await response.aclose()
+        extensions, status = {**response.extensions}, response.status_code
+        if response.is_success and unfit is not None:
+            extensions[_UNFIT] = unfit
+        elif status == 200 and (failure := _failure_inside(_json_of(bytes(body)))) is not None:
+            # a failure that is told inside a success is treated alike
+            extensions[_IS_INSIDE], status = True, _status_of(failure)
+        return type(response)(
+            status,
+            headers=[(name, value) for name, value in response.headers.raw if name.lower() not in _FRAMING],
+            content=bytes(body),
+            request=response.request,
+            extensions=extensions,
+        )
+
+
+def _json_of(body: bytes) -> Any:
+    """What a body holds; None where it is no JSON."""
     try:
-        body: Any = json.loads(response.content)
+        return json.loads(body)
     except (ValueError, RecursionError):
-        return
-    failure = _failure_inside(body)
-    if failure is not None:
-        response.extensions[_IS_INSIDE] = True
-        response.status_code = _status_of(failure)
+        return None
 
 
 def _failure_inside(body: Any) -> dict[str, Any] | None:
@@ -383,15 +475,15 @@ def read_completion(body: str) -> Reply:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        return Reply(problem=f"the server sent no JSON: {short(_clean(body), width=100)}")
+        return Reply(problem=f"the server sent no JSON: {short(body, width=100)}")
     choices = found.get("choices") if isinstance(found, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
     choice = first if isinstance(first, dict) else {}
     message = choice.get("message")
     if not isinstance(message, dict):
-        return Reply(problem=f"the server sent no choices: {short(_clean(json.dumps(found)), width=100)}")
+        return Reply(problem=f"the server sent no choices: {short(json.dumps(found), width=100)}")
     usage = found.get("usage")
-    finish_reason = _text(choice.get("finish_reason")) or None
+    finish_reason = short(_text(choice.get("finish_reason")), width=40) or None
     # a refusal takes the place of the content; the text is kept either way
     content = _text(message.get("content")) or _text(message.get("refusal"))
     if finish_reason == "content_filter":

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from diq.base.options import InStore, Needs, Option, Options, ToldWithNote, check_name
+from diq.base.text import without_secrets
 
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_URL = "https://api.openai.com/v1"
+# timeouts after which a request has failed whose server does send something, but no end: some send line ends while
+# the model thinks, others would do so for ever
+_PATIENCE = 3
 
 RubricName = Literal["reasoning", "clinical"]
 RUBRICS: tuple[RubricName, ...] = get_args(RubricName)
@@ -36,7 +41,13 @@ KeyVariable = Annotated[
 ]
 Concurrency = Annotated[int, Option("Requests to the server that are open at once.", least=1)]
 Timeout = Annotated[
-    float, Option("Seconds without a sign of the server after which a request has failed.", metavar="SECONDS", above=0)
+    float,
+    Option(
+        "Seconds without a sign of the server after which a request has failed; with signs but without an end it has "
+        f"after {_PATIENCE} times as many.",
+        metavar="SECONDS",
+        above=0,
+    ),
 ]
 Retries = Annotated[
     int,
@@ -82,8 +93,23 @@ class Server(Options):
     @property
     def shown_url(self) -> str:
         """The address without what may be secret in it: a user's name and password, and the query."""
-        parts = urlsplit(self.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        if "://" in self.url:
+            return without_secrets(self.url)
+        # it is refused, and shown then
+        return without_secrets(f"://{self.url}").removeprefix("://")
+
+    @property
+    def password(self) -> str:
+        """Of the user in the address, or that user where there is no password; empty without."""
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(self.url)
+            return unquote(parts.password or parts.username or "")
+        return ""
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds after which a request has failed, whatever its server sends."""
+        return _PATIENCE * self.timeout
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """Price of some tokens; None where no price is known."""
