@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import duckdb
 import pytest
 import yaml
 
+from chat_server import ScriptedServer, Step, difficulty_reply
 from conftest import Commit, run_killed, write_jsonl
 from diq.base.errors import InputError, RunFailedError, UsageError
 from diq.base.options import Field, Needs
@@ -203,6 +205,48 @@ def test_loops_cannot_explode() -> None:
     loops = ", ".join(f"{name}: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]" for name in "abcdefgh")
     found = read(f"steps: [{{for: {{{loops}}}, train: {{selection: s, model: m, output: 'o{{a}}'}}}}]").problems.found
     assert any("the loops make more than 10,000 steps" in str(one) for one in found)
+
+
+def nested(last: int, one: str) -> str:
+    """Variables, each made of ten of the one before it."""
+    lines = [f"  v{i}: {one.format(*[f'v{i - 1}'] * 10)}" for i in range(1, last + 1)]
+    return "\n".join(["vars:", "  v0: aaaaaaaaaa", *lines])
+
+
+TEXTS = '"' + "{{{}}}" * 10 + '"'
+LISTS = "[" + ", ".join(['"{{{}}}"'] * 10) + "]"
+
+
+@pytest.mark.parametrize("one", [TEXTS, LISTS], ids=["texts", "lists"])
+def test_variables_of_variables_cannot_explode(one: str, tmp_path: Path) -> None:
+    bomb = nested(11, one) + '\nsteps: [{ingest: {sources: "{v11}", dataset: p}}]'
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError) as caught:
+            run_recipe(write(tmp_path / "bomb.yaml", bomb), dry_run=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert re.search(
+        r"bomb.yaml`: vars\.v[67](\[\d+\])? \(line [89]\): .* more than 16,777,216 characters", str(caught.value)
+    )
+    assert "\n" not in caught.value.message
+    assert peak < 200 * 2**20
+
+
+def test_what_loops_make_of_one_long_variable_cannot_explode() -> None:
+    loops = "for: {a: [1, 2, 3, 4, 5, 6, 7, 8, 9], b: [1, 2, 3, 4, 5, 6, 7, 8, 9]}"
+    long = f"{nested(5, TEXTS)}\nsteps: [{{{loops}, sql: {{query: 'OF', output: 'o{{a}}{{b}}'}}}}]"
+    for text in ("{v5}{a}", "{v5}", "x" * 10**6):
+        with pytest.raises(InputError, match=r"steps\[1\]\.sql\.query .* more than 16,777,216 characters"):
+            read(long.replace("OF", text))
+    assert not read(long.replace("OF", "{v3}{a}")).problems.found
+
+
+def test_lists_in_lists_cannot_be_too_deep() -> None:
+    text = "\n".join(["vars:", "  v0: [1]", *(f'  v{i}: ["{{v{i - 1}}}"]' for i in range(1, 2000))])
+    with pytest.raises(InputError, match=r"vars\.v5\d\[1\] \(line \d+\): lists and mappings are nested deeper than 50"):
+        read(f"{text}\nsteps: [{{sql: {{query: x}}}}]")
 
 
 # verbs -------------------------------------------------------------------------------------------------------------
@@ -593,6 +637,36 @@ def test_a_recipe_ends_with_a_report_of_what_is_there(tmp_path: Path) -> None:
     assert run() == ["report"]
     assert run("ratio=0.5") == ["select", "report"]
     assert "keeps 15 of 30 scored samples" in page.read_text(encoding="utf-8")
+
+
+def test_a_password_in_the_address_of_a_server_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret, key = "pass-word-0123456789", "sk-very-secret-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"question": f"q {i}?", "answer": "a"} for i in range(4)])
+    text = f"""
+        vars: {{server: {{url: null}}, rest: []}}
+        steps:
+          - ingest: {{sources: {rows}, dataset: pool}}
+          - difficulty annotate: {{dataset: pool, model: m, base_url: "{{server.url}}", retries: 0}}
+    """
+    recipe, out = write(tmp_path / "r.yaml", text), tmp_path / "out"
+    said = []
+    # a server that repeats all that it was sent, in an error and in its replies
+    for step in (Step(status=400, body={"error": f"{secret} {key}"}), f"{difficulty_reply(1, 2, 3)} {secret} {key}"):
+        with ScriptedServer(lambda *_, step=step: step) as server:
+            url = server.url.replace("://", f"://me:{secret}@")
+            settings = [f"server.url={url}", f"rest=['{url}?token={secret}']"]
+            for dry_run in (True, False):
+                try:
+                    said.append(str(run_recipe(recipe, set=settings, output=out, dry_run=dry_run).to_dict()))
+                except RunFailedError as error:
+                    said += [error.message, error.hint]
+            assert server.n_requests
+    assert f"--base-url {server.url} " in said[-1]
+    everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file()) + " ".join(said).encode()
+    assert secret.encode() not in everything
+    assert key.encode() not in everything
+    assert b"[key]" in everything
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from diq.base.fingerprint import fingerprint_of, run_fingerprint
 from diq.base.options import verb
 from diq.base.progress import NotedProgress
 from diq.base.summary import Summary
-from diq.base.text import amount, did_you_mean, short
+from diq.base.text import amount, did_you_mean, short, without_secrets
 from diq.models.memory import release
 from diq.recipes import text as reading
 from diq.recipes.check import check_steps, writes
@@ -193,7 +193,7 @@ def run_recipe(options: RunRecipeOptions) -> RecipeSummary:
         marks = fingerprints(read)
         reports = _plan(read, marks, file, opened)
     summary = RecipeSummary(
-        read.name, read.about, str(read.output), str(file), options.dry_run, read.variables, reports
+        read.name, read.about, str(read.output), str(file), options.dry_run, _shown(read.variables), reports
     )
     if options.dry_run:
         summary.cost = _tell_costs(read, file, reports)
@@ -219,7 +219,7 @@ def _plan(recipe: Recipe, marks: Sequence[str], file: Path, store: Store | None)
     reports = []
     for step, mark in zip(recipe.steps, marks, strict=True):
         done = record.is_done(step, mark, store)
-        words = command(step.verb, step.options, file)
+        words = [without_secrets(one) for one in command(step.verb, step.options, file)]
         reports.append(StepReport(step.number, step.verb, shell(words), title(step), DONE if done else TO_DO, done))
     return reports
 
@@ -260,7 +260,16 @@ def title(step: Step) -> str:
         "report": f"to {options.get('output')}",
         "sql": f"to {options.get('output')}",
     }.get(step.verb, "")
-    return short(" ".join([step.verb, *map(str, shown), about]).strip(), width=100)
+    return short(without_secrets(" ".join([step.verb, *map(str, shown), about]).strip()), width=100)
+
+
+def _shown(value: Any) -> Any:
+    """A value of the recipe as it is shown and kept: with the address of a server, but without a password in it."""
+    if isinstance(value, dict):
+        return {key: _shown(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_shown(one) for one in value]
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 class _Run:
@@ -370,7 +379,7 @@ class _Run:
                 "recipe": self.recipe.name,
                 "file": self.recipe.source.strip("`"),
                 "file_hash": fingerprint_of(self.recipe.text),
-                "variables": self.recipe.variables,
+                "variables": _shown(self.recipe.variables),
                 "store": str(self.file),
                 "order": list(self.marks),
             }
@@ -382,7 +391,7 @@ class _Run:
             return
         settings = {
             "file_hash": fingerprint_of(self.recipe.text),
-            "variables": json.loads(json.dumps(self.recipe.variables, default=str)),
+            "variables": json.loads(json.dumps(_shown(self.recipe.variables), default=str)),
             "steps": [report.command or report.title for report in self.reports],
         }
         result = {"steps": [{"title": one.title, "state": one.state, "told": one.told} for one in self.reports]}

@@ -25,6 +25,10 @@ _KEYS = ("recipe", "about", "output", "vars", "defaults", "steps")
 _LOOP = ("for", "steps")
 _BUILT_IN = "output"
 _MOST_STEPS = 10_000
+# characters of all values once their variables are filled in: ten variables of ten of the one before are 10 GB
+_MOST_CHARACTERS = 2**24
+# lists in lists, which variables can make of few lines
+_MOST_NESTED = 50
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w]*(?:\.[\w-]+)*)\}")
 _SCALARS = {
@@ -60,11 +64,38 @@ class Problems:
     def __init__(self, source: str, lines: Mapping[Place, int]) -> None:
         self.source, self.lines = source, lines
         self.found: dict[Problem, None] = {}
+        self._room = _MOST_CHARACTERS
 
     def add(self, place: Place, text: str) -> None:
         """Note a problem at a place."""
         line = next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), None)
         self.found.setdefault(Problem(show(place), line, text))
+
+    def make_room(self, value: Any, place: Place, *, depth: int = 0) -> None:
+        """Count a value of which variables may make any number of copies.
+
+        Raises:
+            InputError: with it, or by itself, the recipe is larger than any that could be meant.
+        """
+        if depth > _MOST_NESTED:
+            self.add(place, f"lists and mappings are nested deeper than {_MOST_NESTED} here, by their variables")
+            self.check()
+        # entries, too: a list of empty lists has no characters
+        self._room -= len(value) + 1 if isinstance(value, str | list | dict) else 1
+        if self._room < 0:
+            self.add(
+                place,
+                f"with its variables filled in the recipe has more than {_MOST_CHARACTERS:,} characters, and this is "
+                "where it passes them: repeat less",
+            )
+            self.check()
+        if isinstance(value, list):
+            for one in value:
+                self.make_room(one, place, depth=depth + 1)
+        elif isinstance(value, dict):
+            for key, one in value.items():
+                self.make_room(key, place, depth=depth + 1)
+                self.make_room(one, place, depth=depth + 1)
 
     def check(self) -> None:
         """Stop if there are any.
@@ -160,7 +191,7 @@ def read(
         output: folder, in place of the file's.
 
     Raises:
-        InputError: the text is no YAML mapping. Everything else is in ``problems``.
+        InputError: the text is no YAML mapping, or its variables make it too large. Everything else is in ``problems``.
     """
     lines: dict[Place, int] = {}
     problems = Problems(source, lines)
@@ -357,7 +388,9 @@ def _fill(value: Any, scope: Mapping[str, Any], place: Place, problems: Problems
         return value
     whole = _HOLE.fullmatch(value)
     if whole and whole[1]:
-        return _look_up(whole[1], scope, place, problems)
+        found = _look_up(whole[1], scope, place, problems)
+        problems.make_room(found, place)
+        return found
 
     def text_of(match: re.Match[str]) -> str:
         if not match[1]:
@@ -367,8 +400,12 @@ def _fill(value: Any, scope: Mapping[str, Any], place: Place, problems: Problems
             kind = "has no value" if found is None else "is a list" if isinstance(found, list) else "is a mapping"
             problems.add(place, f"`{match[1]}` {kind}, so it cannot be a part of a text")
             return ""
-        return str(found).lower() if isinstance(found, bool) else str(found)
+        text = str(found).lower() if isinstance(found, bool) else str(found)
+        # before they are joined
+        problems.make_room(text, place)
+        return text
 
+    problems.make_room(value, place)
     return _HOLE.sub(text_of, value)
 
 
