@@ -238,6 +238,29 @@ def prints_by_itself(sources: Sources) -> list[str]:
     ]
 
 
+def trusts_a_folder(sources: Sources) -> list[str]:
+    """Loading that may run code of a folder: past `models/pretrained.py`, or a pickle of any classes."""
+    # of libraries that ask nobody, and refuse only where they are told to
+    told = {"SentenceTransformer": ("trust_remote_code", False), "torch.load": ("weights_only", True)}
+    found = []
+    for path, text in sources.items():
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.Call):
+                continue
+            called, said = ast.unparse(node.func), {one.arg: ast.unparse(one.value) for one in node.keywords}
+            name, value = told.get(called, ("", None))
+            bad = bool(name) and said.get(name) != str(value)
+            # PEFT's takes tensors and plain data alone
+            bad |= called.endswith(".from_pretrained") and path != PRETRAINED and called != "PeftModel.from_pretrained"
+            bad |= called in ("pickle.load", "pickle.loads", "joblib.load") or said.get("trust_remote_code") == "True"
+            if bad:
+                found.append(f"{path}:{node.lineno} {called} may run code of a folder")
+    return found
+
+
+PRETRAINED = "models/pretrained.py"
+
+
 def _text(node: ast.AST) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
@@ -273,6 +296,13 @@ RULES: dict[Callable[[Sources], list[str]], dict[str, str]] = {
     },
     private_names_that_cross: {"training/train.py": "from diq.models.network import _packing"},
     flat_modules: {"annotate.py": "", "base/utils.py": ""},
+    trusts_a_folder: {
+        "models/network.py": "loader.from_pretrained(folder, trust_remote_code=False)",
+        "encoders/embeddings.py": "SentenceTransformer(folder)",
+        "encoders/network.py": "load_pretrained(loader, folder, trust_remote_code=True)",
+        "gradients/adam_state.py": "torch.load(path)",
+        "training/data.py": "import pickle\npickle.load(file)",
+    },
     prints_by_itself: {"cli/select.py": "import click\nclick.echo(name)", "cli/sql.py": "print(name)"},
     counts_without_amount: {
         "plot/charts.py": 'f"{n:,} samples"',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -117,3 +119,21 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ModelError, match="needs the package `sentence-transformers`") as caught:
         Encoder(source(ENCODER), device=CPU)
     assert "pip install 'diq[score]'" in caught.value.hint
+
+
+@pytest.mark.parametrize("of", ["config", "modules"])
+def test_code_of_a_folder_is_never_run(
+    of: str, tiny_encoder_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(tiny_encoder_folder, tmp_path / "own"))
+    (folder / "code.py").write_text("raise SystemExit('code of the folder ran')\n", encoding="utf-8")
+    if of == "config":
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config |= {"model_type": "own", "auto_map": {"AutoConfig": "code.Own", "AutoModel": "code.OwnModel"}}
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    else:
+        modules = [{"idx": 0, "name": "0", "path": "", "type": "code.Own"}]
+        (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    with pytest.raises(ModelError, match=rf"needs code of its own \(a class that its {of}.json names\)"):
+        Encoder(source(folder), device=CPU)
+    assert capfd.readouterr().out == ""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +289,34 @@ def test_a_trained_classifier_can_be_trained_further_for_other_labels(base: Path
     assert more.config.num_labels == 15
     body = {name: one for name, one in model.state_dict().items() if not name.startswith("classifier")}
     assert all((more.state_dict()[name] == one).all() for name, one in body.items())
+
+
+class Bomb:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return sys.exit, (1,)
+
+
+def test_code_of_a_folder_is_never_run(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "own"))
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    own = {"AutoConfig": "code.Own", "AutoModelForSequenceClassification": "code.OwnModel"}
+    (folder / "code.py").write_text("raise SystemExit('code of the folder ran')\n", encoding="utf-8")
+    # an encoder that transformers knows needs none of it
+    file.write_text(json.dumps(config | {"auto_map": own}), encoding="utf-8")
+    load(folder)
+    file.write_text(json.dumps(config | {"auto_map": own, "model_type": "own"}), encoding="utf-8")
+    for refused in (lambda: load(folder), lambda: encoders.load_classifier(folder, torch.float32)):
+        with pytest.raises(ModelError, match=r"needs code of its own \(a class that its config.json names\)"):
+            refused()
+    # nor a pickle's
+    file.write_text(json.dumps(config), encoding="utf-8")
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Bomb()}, folder / "pytorch_model.bin")
+    for refused in (lambda: load(folder), lambda: encoders.load_classifier(folder, torch.float32)):
+        with pytest.raises(ModelError, match=r"the weights of .* are a pickle that names `sys.exit`"):
+            refused()
+    # the question of transformers, whether to run it, was not asked
+    assert capfd.readouterr().out == ""

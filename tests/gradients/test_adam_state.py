@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -676,7 +677,7 @@ class _Bomb:
 
 def test_code_is_not_run(tmp_path: Path) -> None:
     checkpoint = save_state(tmp_path / "torch", {"state": {0: _Bomb(tmp_path / "ran")}})
-    assert "cannot be read" in refused(checkpoint).message
+    assert re.search(r"cannot be read: it is a pickle that names `.*`, which may run code", refused(checkpoint).message)
     folder = tmp_path / "sharded" / "optimizer_0"
     folder.mkdir(parents=True)
     (folder / ".metadata").write_bytes(pickle.dumps(_Bomb(tmp_path / "ran")))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from conftest import build_llama
+from conftest import build_llama, build_tokenizer
 from diq.base.errors import ModelError
 from diq.models.architecture import loader_of, read_config
 from diq.models.network import load_causal_lm
-from diq.models.source import find_model
+from diq.models.source import find_adapter, find_model
+from diq.models.tokens import load_tokenizer
 from models.vision_language import build
 
 BERT = {
@@ -94,11 +99,59 @@ def test_code_of_a_folder_is_never_run(tmp_path: Path, capfd: pytest.CaptureFixt
     file.write_text(json.dumps(config | {"auto_map": own}), encoding="utf-8")
     load_causal_lm(find_model(tmp_path / "own"))
     file.write_text(json.dumps(config | {"auto_map": own, "model_type": "own"}), encoding="utf-8")
-    assert "needs code of its own (`auto_map` in its config.json), which diq never runs" in refused(tmp_path / "own")
+    wants = "needs code of its own (a class that its config.json names), which diq never runs"
+    assert wants in refused(tmp_path / "own")
+    # one that breaks by something else is not told so
+    file.write_text(json.dumps(config | {"auto_map": own, "hidden_size": "x"}), encoding="utf-8")
+    assert "has no usable config" in refused(tmp_path / "own")
     file.write_text(json.dumps(config | {"model_type": "own"}), encoding="utf-8")
     assert "has no usable config" in refused(tmp_path / "own")
+    # a kernel is fetched and run
+    for kernel in ({"attn_implementation": "me/evil"}, {"text_config": {"_attn_implementation": "flash|me/evil:x"}}):
+        file.write_text(json.dumps(config | kernel), encoding="utf-8")
+        assert "wants code from elsewhere (`" in refused(tmp_path / "own")
+    file.write_text(json.dumps(config | {"attn_implementation": "eager"}), encoding="utf-8")
+    load_causal_lm(find_model(tmp_path / "own"))
+    # a tokenizer of its own
+    build_tokenizer().save_pretrained(tmp_path / "own")
+    named = tmp_path / "own" / "tokenizer_config.json"
+    tokenizer = json.loads(named.read_text(encoding="utf-8"))
+    tokenizer |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["code.Own", None]}}
+    named.write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"needs code of its own .a class that its tokenizer_config.json names"):
+        load_tokenizer(find_model(tmp_path / "own"))
     # the question of transformers, whether to run it, was not asked
     assert capfd.readouterr().out == ""
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_pickle_of_more_than_tensors_is_one_line_and_not_run(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    build_llama().save_pretrained(tmp_path / "plain")
+    model = Path(shutil.copytree(tmp_path / "plain", tmp_path / "model"))
+    (model / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": Bomb(tmp_path / "ran")}, model / "pytorch_model.bin")
+    names = r"are a pickle that names `(posix|nt|os).mkdir`, and diq reads nothing but tensors from one"
+    assert re.search(f"the weights of `{model}` {names}", refused(model))
+    adapter = tmp_path / "adapter"
+    get_peft_model(build_llama(), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(adapter)
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save({"x": Bomb(tmp_path / "ran")}, adapter / "adapter_model.bin")
+    base = find_model(tmp_path / "plain")
+    with pytest.raises(ModelError, match=f"the weights of `{adapter}` {names}") as caught:
+        load_causal_lm(base, adapter=find_adapter(adapter, base))
+    assert "\n" not in caught.value.message
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_that_its_whole_cannot_run_is_run_in_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

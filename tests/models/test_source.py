@@ -95,7 +95,11 @@ def test_a_folder_that_is_no_model(model: Path, tmp_path: Path) -> None:
         fingerprint_with(tmp_path, [])
 
 
-@pytest.mark.parametrize("text", ["not JSON", "", "[1, 2]", "null", "\ud800"], ids=repr)
+@pytest.mark.parametrize(
+    "text",
+    ["not JSON", "", "{", "[1, 2]", "null", "\ud800", "[" * 10**5, '{"a": ' * 10**5],
+    ids=lambda text: repr(text[:9]),
+)
 @pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
 def test_a_damaged_config_is_one_line(model: Path, tmp_path: Path, name: str, text: str) -> None:
     folder = write(tmp_path / "folder", {"model.safetensors": "w", "adapter_model.safetensors": "w"})

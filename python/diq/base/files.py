@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import json
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from diq.base.errors import DiqError, RunFailedError, UsageError
 from diq.base.text import first_line, short
@@ -148,6 +149,19 @@ def whole_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
                     part.unlink()
     if taken:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON in UTF-8, or one that is nested deeper than can be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("its lists and objects are nested too deeply") from error
 
 
 def write_text(path: Path, text: str) -> None:

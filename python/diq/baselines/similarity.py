@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from diq.base.errors import ModelError, RunFailedError
+from diq.base.files import read_json
 from diq.base.options import verb
 from diq.base.sample import Message
 from diq.base.text import amount, first_line
@@ -183,7 +183,7 @@ def find_encoder(source: str | os.PathLike[str], *, name: str | None = None) -> 
     list_of_modules = path / "modules.json"
     if list_of_modules.is_file():
         try:
-            parts = [str(one["path"]) for one in json.loads(list_of_modules.read_text(encoding="utf-8"))]
+            parts = [str(one["path"]) for one in read_json(list_of_modules)]
         except (ValueError, TypeError, KeyError) as error:
             raise ModelError(
                 f"`{list_of_modules}` is no list of modules: {first_line(error)}",

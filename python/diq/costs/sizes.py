@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diq.base.errors import ModelError
+from diq.base.files import read_json
 from diq.base.text import did_you_mean, first_line
 from diq.costs.options import QKV, Params
 
@@ -171,13 +171,14 @@ def read_size(path: Path, *, name: str) -> Size:
         ModelError: it is damaged, of an architecture that is not counted here, or a size is missing.
     """
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        config: Any = read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"`{path}` cannot be read: {first_line(error)}", "is it transformers' config.json?") from error
     if not isinstance(config, dict):
         raise ModelError(f"`{path}` is no JSON object", "is it transformers' config.json?")
     # models that also see images keep the language model's sizes apart
-    config = config.get("text_config", config)
+    inner = config.get("text_config", config)
+    config = inner if isinstance(inner, dict) else config
     kind = config.get("model_type")
     if any((config.get(key) or 0) > 1 for key in _EXPERTS):
         raise ModelError(

@@ -23,6 +23,7 @@ from diq.base.sample import Message, prompt_text
 from diq.base.text import first_line
 from diq.encoders.options import Pooled, Text
 from diq.models.memory import in_halves, raise_if_out_of_memory
+from diq.models.pretrained import raise_if_needs_code
 from diq.models.source import ModelSource
 from diq.models.tokens import plan_batches
 
@@ -65,8 +66,11 @@ class Encoder:
         # diq has its own progress, and a captured stderr should hold none
         transformers_logging.disable_progress_bar()
         try:
-            model = SentenceTransformer(str(source.path), device=str(device), local_files_only=True)
+            model = SentenceTransformer(
+                str(source.path), device=str(device), local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # loaders raise whatever their back ends do
+            raise_if_needs_code(error, source.path, source.source)
             raise_if_out_of_memory(error, f"loading `{source.source}`", _LARGER)
             raise ModelError(
                 f"`{source.source}` cannot be loaded as a sentence encoder: {first_line(error)}",

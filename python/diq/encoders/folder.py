@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from diq.base.errors import ModelError, UsageError
-from diq.base.files import is_empty, recover_folder, whole_folder
+from diq.base.files import is_empty, read_json, recover_folder, whole_folder
 from diq.base.text import first_line
 from diq.models.device import quiet_libraries
 from diq.models.memory import one_line_of_memory
@@ -57,7 +57,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise ModelError(f"`{path}` is damaged: {first_line(error)}", "train the encoder again") from error
 

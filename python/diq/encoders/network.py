@@ -20,6 +20,7 @@ from diq.base.errors import ModelError
 from diq.base.text import first_line
 from diq.models.device import quiet_libraries
 from diq.models.memory import default_budget, in_halves, raise_if_out_of_memory
+from diq.models.pretrained import load_pretrained
 from diq.models.source import ModelSource
 from diq.models.tokens import plan_batches
 
@@ -71,8 +72,10 @@ def load_encoder(
     names = dict(enumerate(labels))
     with quiet_libraries(warn=False):
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(
+            model = load_pretrained(
+                AutoModelForSequenceClassification,
                 source.path,
+                source.source,
                 num_labels=len(names),
                 id2label=names,
                 label2id={name: i for i, name in names.items()},
@@ -81,7 +84,9 @@ def load_encoder(
                 # a classifier may be trained further for other labels: then its head is left out
                 ignore_mismatched_sizes=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(source.path)
+            tokenizer = load_pretrained(AutoTokenizer, source.path, source.source)
+        except ModelError:
+            raise
         except Exception as error:  # loaders raise whatever their back ends do
             raise_if_out_of_memory(error, f"loading `{source.source}`", _LARGER)
             raise ModelError(
@@ -108,8 +113,10 @@ def load_classifier(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     _check_tokenizer(folder)
     try:
         with quiet_libraries(warn=False):
-            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
-            return model, AutoTokenizer.from_pretrained(folder)
+            model = load_pretrained(AutoModelForSequenceClassification, folder, str(folder), dtype=dtype)
+            return model, load_pretrained(AutoTokenizer, folder, str(folder))
+    except ModelError:
+        raise
     except Exception as error:  # loaders raise whatever their back ends do
         raise_if_out_of_memory(error, f"loading `{folder}`", _LARGER)
         raise ModelError(

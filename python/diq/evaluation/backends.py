@@ -25,7 +25,7 @@ from diq.evaluation.tasks import Output
 from diq.judging.chat import Chat, Reply
 from diq.judging.options import Server
 from diq.models.network import load_causal_lm
-from diq.models.source import ModelSource, is_adapter
+from diq.models.source import ModelSource, is_adapter, read_object
 from diq.models.templates import ChatTemplate
 from diq.models.tokens import Tokenization
 
@@ -208,7 +208,7 @@ def vllm_model(
 
     options: dict[str, Any] = {}
     if adapter is not None and is_adapter(adapter):
-        rank = json.loads((adapter.path / "adapter_config.json").read_text(encoding="utf-8")).get("r", 16)
+        rank = read_object(adapter.path / "adapter_config.json").get("r", 16)
         options = {"lora_local_path": str(adapter.path), "max_lora_rank": max(8, int(rank))}
     elif adapter is not None:
         source = adapter
@@ -219,6 +219,7 @@ def vllm_model(
         seed=seed,
         batch_size="auto",
         add_bos_token=None if tokenization.template is None else False,
+        trust_remote_code=False,
         **options,
     )
     model.template = tokenization.template

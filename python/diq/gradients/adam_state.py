@@ -14,7 +14,6 @@ contents of a sharded checkpoint through an unpickler that knows the classes of 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 import pathlib
@@ -30,8 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from diq.base.errors import InputError, ModelError, UsageError
+from diq.base.files import read_json
 from diq.base.text import amount, first_line
 from diq.models.memory import raise_if_out_of_memory
+from diq.models.pretrained import more_than_tensors
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ def read_learning_rates(checkpoint: Path) -> LearningRates:
     if not path.is_file():
         return LearningRates(None, None, None, 0)
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_json(path)
         step, epoch = int(state["global_step"]), float(state["epoch"] or 0)
         history = [one for one in state["log_history"] if "learning_rate" in one]
         logged = sorted({int(one["step"]): float(one["learning_rate"]) for one in history}.items())
@@ -413,6 +414,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(failures, Mapping) and failures:
         wrapped = next(iter(failures.values()))
         error = wrapped[0] if isinstance(wrapped, tuple) else wrapped
+    if pickled := more_than_tensors(error):
+        return f"it is a pickle that names {pickled}, which may run code"
     return first_line(error).split(". ")[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from diq.base.errors import ModelError
 from diq.base.text import first_line
+from diq.models.pretrained import load_pretrained
 from diq.models.source import ModelSource
 
 log = logging.getLogger(__name__)
@@ -30,24 +30,14 @@ def read_config(model: ModelSource) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(model.path, trust_remote_code=False)
+        return load_pretrained(AutoConfig, model.path, model.source)
+    except ModelError:
+        raise
     except Exception as error:  # loaders raise whatever their back ends do
-        if _needs_code(model):
-            raise ModelError(
-                f"`{model.source}` needs code of its own (`auto_map` in its config.json), which diq never runs",
-                "use a release of the model whose architecture transformers knows",
-            ) from error
         raise ModelError(
             f"`{model.source}` has no usable config: {first_line(error)}",
             "check that transformers knows its architecture",
         ) from error
-
-
-def _needs_code(model: ModelSource) -> bool:
-    try:
-        return "auto_map" in json.loads((model.path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 def loader_of(model: ModelSource, config: Any) -> Any:

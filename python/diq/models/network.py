@@ -25,6 +25,7 @@ from diq.models.architecture import (
 from diq.models.device import pick_device, pick_dtype, quiet_libraries
 from diq.models.layers import OF_ADAPTER
 from diq.models.memory import one_line_of_memory, raise_if_out_of_memory
+from diq.models.pretrained import load_pretrained, raise_if_needs_code
 from diq.models.source import ModelSource, quantisation
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,6 @@ def load_causal_lm(
     options: dict[str, Any] = {
         "config": config,
         "dtype": precision,
-        "trust_remote_code": False,
         "output_loading_info": True,
         # what does not fit is named below
         "ignore_mismatched_sizes": True,
@@ -89,7 +89,9 @@ def load_causal_lm(
     try:
         # diq has its own progress, and what was found in the folder is told below
         with quiet_libraries(warn=False):
-            loaded, info = loader.from_pretrained(model.path, **options)
+            loaded, info = load_pretrained(loader, model.path, model.source, **options)
+    except ModelError:
+        raise
     except Exception as error:  # loaders raise whatever their back ends do
         raise_if_out_of_memory(error, what, _LARGER)
         raise ModelError(
@@ -163,6 +165,7 @@ def wrap_adapter(base: Any, adapter: ModelSource, *, trainable: bool = False) ->
         outcome: Any = set_peft_model_state_dict(wrapped, kept)
     except Exception as error:  # loaders raise whatever their back ends do
         raise_if_out_of_memory(error, f"loading `{adapter.source}`", _LARGER)
+        raise_if_needs_code(error, adapter.path, adapter.source)
         raise ModelError(
             f"the adapter `{adapter.source}` cannot be put on the base model: {first_line(error)}", hint
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from diq import _core
 from diq.base.errors import ModelError
-from diq.base.files import recover_folder
+from diq.base.files import read_json, recover_folder
 from diq.base.fingerprint import canonical_json, fingerprint_of
 from diq.base.text import first_line
 
@@ -113,7 +112,7 @@ def read_object(path: Path) -> dict[str, Any]:
         ModelError: it holds no JSON object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except ValueError as error:
         raise ModelError(f"`{path}` is not JSON: {first_line(error)}", "download or save it again") from error
     if not isinstance(found, dict):
@@ -209,7 +208,8 @@ def find_adapter(source: str | os.PathLike[str], base: ModelSource) -> ModelSour
 def _check_shape(checkpoint: ModelSource, base: ModelSource) -> None:
     """Refuse a whole model as a checkpoint of another one."""
     configs = [read_object(one.path / "config.json") for one in (base, checkpoint)]
-    inner: list[dict[str, Any]] = [one.get("text_config", one) for one in configs]
+    parts = [one.get("text_config", one) for one in configs]
+    inner = [part if isinstance(part, dict) else {} for part in parts]
     for name in ("model_type", "hidden_size", "num_hidden_layers", "n_embd", "n_layer", "intermediate_size"):
         mine, other = (one.get(name) for one in inner)
         if mine != other:
@@ -242,7 +242,7 @@ def _trained_on(path: Path, base: ModelSource) -> tuple[str, bool]:
     # a checkpoint lies in the folder of its training
     for folder in (path, path.parent) if path.name.startswith("checkpoint-") else (path,):
         try:
-            known = json.loads((folder / TRAINING_RECORD).read_text(encoding="utf-8"))
+            known = read_json(folder / TRAINING_RECORD)
             return str(known["model"]), known["model_id"] == base.model_id
         except (OSError, ValueError, KeyError, TypeError):
             continue

@@ -28,6 +28,7 @@ from diq.base.options import Turns
 from diq.base.sample import Message, inline_reasoning, split_prompt
 from diq.base.text import amount, first_line
 from diq.models.architecture import RopeChange, read_config
+from diq.models.pretrained import load_pretrained
 from diq.models.source import ModelSource, read_object
 from diq.models.templates import (
     ChatTemplate,
@@ -50,15 +51,11 @@ def load_tokenizer(model: ModelSource) -> Any:
 
     hint = "save it beside the model with tokenizer.save_pretrained(folder)"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+        tokenizer = load_pretrained(AutoTokenizer, model.path, model.source)
         empty = tokenizer.get_vocab().keys() <= {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+    except ModelError:
+        raise
     except Exception as error:  # loaders raise whatever their back ends do
-        path = model.path / "tokenizer_config.json"
-        if path.is_file() and "auto_map" in read_object(path):
-            raise ModelError(
-                f"the tokenizer of `{model.source}` needs code of its own (`auto_map`), which diq never runs",
-                "use a release of the model whose tokenizer transformers knows",
-            ) from error
         raise ModelError(f"`{model.source}` has no usable tokenizer: {first_line(error)}", hint) from error
     if empty:
         # transformers makes one of a model type that it knows out of nothing

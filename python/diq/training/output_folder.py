@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from diq.base.errors import UsageError
-from diq.base.files import check_folder, disk_errors, lock, publish
+from diq.base.files import check_folder, disk_errors, lock, publish, read_json
 from diq.models.source import TRAINING_RECORD
 from diq.store.store import now
 
@@ -76,7 +76,7 @@ class OutputFolder:
         path = self.path / TRAINING_RECORD
         if path.exists():
             try:
-                record = json.loads(path.read_text(encoding="utf-8"))
+                record = read_json(path)
                 assert isinstance(record["fingerprint"], str)
             except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
                 raise UsageError(f"`{path}` is no record of a training", "name an empty or new folder") from error
@@ -151,7 +151,7 @@ def _checkpoint_problem(folder: Path) -> str | None:
         path = folder / name
         try:
             if path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
+                read_json(path)
             else:
                 with zipfile.ZipFile(path) as archive:
                     if archive.testzip() is not None:
@@ -172,15 +172,15 @@ def weights_problem(folder: Path) -> str | None:
             name, names = "config.json", [_FULL_WEIGHTS]
             if (folder / _FULL_INDEX).is_file():
                 name = _FULL_INDEX
-                names = sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
-        json.loads((folder / name).read_text(encoding="utf-8"))
+                names = sorted(set(read_json(folder / name)["weight_map"].values()))
+        read_json(folder / name)
         for name in names:
             # opening compares the header with the size of the file
             with safe_open(folder / name, framework="pt"):
                 pass
     except FileNotFoundError:
         return f"{name} is missing"
-    except (OSError, ValueError, KeyError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return f"{name} is not complete"
     return None
 
