@@ -34,8 +34,8 @@ def make_model(folder: Path, texts: list[str]) -> None:
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=344, num_hidden_layers=3,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True,
+            vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4,
+            num_attention_heads=6, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True,
         )
     )  # fmt: skip
     tokenizer.save_pretrained(folder)
