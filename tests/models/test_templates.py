@@ -15,6 +15,7 @@ from conftest import build_llama, build_tokenizer, save_model
 from diq.base.errors import ModelError, UsageError
 from diq.base.sample import Message
 from diq.models.source import find_model
+from diq.models.templates import ChatTemplate
 from diq.models.tokens import TokenFile, Tokenization, Tokens, collate, load_tokenization, load_tokenizer
 from models.chat_templates import SHAPES
 
@@ -566,3 +567,51 @@ def test_tokens_that_the_model_lacks_are_a_reason(tmp_path: Path) -> None:
     assert np.max(known.ids) < len(tokenizer) - 20
     assert isinstance(foreign, str)
     assert foreign.startswith("the model's vocabulary of 380 tokens lacks the tokenizer's")
+
+
+SHOWN = "{% for m in messages %}{{ m.role }}:{{ m.content }}<|end|>{% endfor %}"
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+# each is short, and what the sandbox of jinja lets through: it refuses a range of more than 100,000 alone
+ENDLESS = {
+    "loop": LOOPS,
+    "macro": f"{{% macro f() %}}{LOOPS}{{% endmacro %}}{{{{ f() }}}}",
+    "text": "{{ 'x' * 5000000 }}",
+    "text of loops": "{% for i in range(9999) %}{% for j in range(999) %}x{% endfor %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_template_without_end_is_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diq.models.templates._LONGEST_S", 1.0 if kind in ("loop", "macro") else 60.0)
+    tokenizer = build_tokenizer(vocabulary=500)
+    tokenizer.name_or_path = "some/folder"
+    tokenizer.chat_template = SHOWN + ENDLESS[kind]
+    with pytest.raises(ModelError) as caught:
+        Tokenization(tokenizer, max_length=512)
+    what = "came to no end in 1 seconds" if kind in ("loop", "macro") else r"made (5,000|9,989),\d{3} characters"
+    assert re.search(
+        rf"the chat template {what}.*, of a conversation of a few letters .*`some/folder`", caught.value.message
+    )
+    assert "\n" not in caught.value.message
+    assert "--template none" in caught.value.hint
+    # its kin without end is refused by jinja, each sample with the reason
+    tokenizer.chat_template = SHOWN + "{% for i in range(10**9) %}x{% endfor %}"
+    (reason,) = Tokenization(tokenizer, max_length=512).encode([turns("u:fever", "a:daily")])
+    assert isinstance(reason, str)
+    assert "Range too big" in reason
+
+
+def test_a_template_that_is_endless_for_one_sample_refuses_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diq.models.templates._LONGEST_S", 1.0)
+    tokenizer = build_tokenizer(vocabulary=500)
+    tokenizer.chat_template = f"{{% if 'fever' in messages[0].content %}}{ENDLESS['loop']}{{% endif %}}{SHOWN}"
+    found = Tokenization(tokenizer, max_length=512).encode([turns("u:fever", "a:daily"), turns("u:dose", "a:low")])
+    assert found[0] == "the chat template came to no end in 1 seconds or 2 GB of memory"
+    assert isinstance(found[1], Tokens)
+
+
+def test_a_long_sample_is_no_endless_template() -> None:
+    long = "dose " * 1_200_000
+    tokenizer = build_tokenizer(vocabulary=500)
+    tokenizer.chat_template = SHOWN
+    assert ChatTemplate(tokenizer).pair(turns(f"u:{long}", "a:low")).full.count("dose") == 1_200_000

@@ -16,9 +16,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from diq.base.errors import UsageError
+from diq.base.errors import ModelError, UsageError
 from diq.base.sample import Message, inline_reasoning, split_prompt
 from diq.base.text import amount
+from diq.models.patience import MOST_BYTES, OutOfPatienceError, patience
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ _OWN_VARIABLES = frozenset(
     ["messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token", "raise_exception",
      "strftime_now", "date_string", "tools", "documents"]
 )  # fmt: skip
+# seconds of a rendering, which takes milliseconds, and characters of a template's own in it
+_LONGEST_S, _MOST_CHARACTERS = 20.0, 2**22
 # a text that no template writes by itself
 _MARK, _OTHER_MARK = "0diq0", "1diq1"
 
@@ -53,6 +56,10 @@ def _still_clock(day: datetime = _TODAY) -> str:
 
 class DroppedTextError(ValueError):
     """The chat template does not show what a message says."""
+
+
+class EndlessTemplateError(ValueError):
+    """The chat template goes on and on, in time or in text."""
 
 
 class Rendered(NamedTuple):
@@ -79,6 +86,9 @@ class ChatTemplate:
     Attributes:
         variables: what every rendering is given; the date is always the same.
         notes: in how many conversations something had to be done for the text to be there, by what.
+
+    Raises:
+        ModelError: the template goes on and on for a turn of five characters.
     """
 
     def __init__(self, tokenizer: Any, given: Mapping[str, Any] | None = None) -> None:
@@ -109,29 +119,49 @@ class ChatTemplate:
     def _shows_mark(self, messages: Sequence[Message]) -> bool:
         try:
             text = self.render(messages)
+        except EndlessTemplateError as error:
+            # every conversation would be
+            raise ModelError(
+                f"{error}, of a conversation of a few letters (the tokenizer is `{self._tokenizer.name_or_path}`)",
+                "mend the chat template in its folder, or leave it out with --template none",
+            ) from error
         except Exception:  # jinja raises whatever the template says
             return False
         # parts that are written as they are hold the mark, too
         return _MARK in text and "'type'" not in text
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
-        """What the template itself makes of the messages, with content as typed parts where it wants them."""
+        """What the template itself makes of the messages, with content as typed parts where it wants them.
+
+        Raises:
+            EndlessTemplateError: it is ended, since it takes too long or makes too much.
+            Exception: whatever the template raises.
+        """
         turns: list[Any] = [
             {key: value for key, value in one.items() if key not in _NOT_SHOWN}
             | ({"content": [{"type": "text", "text": one["content"]}]} if one["role"] in self._in_parts else {})
             for one in messages
         ]
         tools = messages[0].get("tools") if messages else None
-        return str(
-            self._tokenizer.apply_chat_template(
-                turns,
-                tools=tools,
-                chat_template=self._text,
-                tokenize=False,
-                add_generation_prompt=generation_prompt,
-                **self.variables,
-            )
-        )
+        try:
+            with patience(_LONGEST_S):
+                text = str(
+                    self._tokenizer.apply_chat_template(
+                        turns,
+                        tools=tools,
+                        chat_template=self._text,
+                        tokenize=False,
+                        add_generation_prompt=generation_prompt,
+                        **self.variables,
+                    )
+                )
+        except OutOfPatienceError:
+            raise EndlessTemplateError(
+                f"the chat template came to no end in {_LONGEST_S:g} seconds or {MOST_BYTES >> 30} GB of memory"
+            ) from None
+        if len(text) > _MOST_CHARACTERS and len(text) > _MOST_CHARACTERS + 10 * len(json.dumps([turns, tools])):
+            raise EndlessTemplateError(f"the chat template made {len(text):,} characters")
+        return text
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """Messages that an answer is wanted to, with the generation prompt.

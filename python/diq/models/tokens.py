@@ -33,6 +33,7 @@ from diq.models.source import ModelSource, read_object
 from diq.models.templates import (
     ChatTemplate,
     DroppedTextError,
+    EndlessTemplateError,
     Rendered,
     check_template_kwargs,
     read_template_kwargs,
@@ -294,7 +295,7 @@ class Tokenization:
                 pairs.append(
                     _plain(messages) if self.template is None else self.template.pair(messages, earlier=self._all_turns)
                 )
-            except DroppedTextError as error:
+            except (DroppedTextError, EndlessTemplateError) as error:
                 pairs.append(str(error))
             except Exception as error:  # jinja raises whatever the template says
                 pairs.append(f"the chat template refused the sample: {first_line(error)}")
