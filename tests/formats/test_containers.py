@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
+import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,12 +23,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import run_forked
 from diq.base.errors import InputError
 from diq.formats import open_source
-from diq.formats.containers import CONTAINERS, csv_table, json_tree, reader, suffix
+from diq.formats.containers import CONTAINERS, arrays, columnar, csv_table, json_tree, reader, suffix
 from diq.formats.rows import BadRow, Meter, Row
 from diq.formats.sources import FileSource
-from diq.formats.streams import TextStream, lines
+from diq.formats.streams import MAX_LINE, TextStream, lines
 
 ROWS = [
     {"question": "What is a fever?", "answer": "A high temperature, 38 °C or more."},
@@ -413,3 +419,259 @@ def test_texts_beside_a_list_of_rows_are_told(tmp_path: Path, order: int) -> Non
     plain = open_source(path)
     assert len(list(plain)) == 3
     assert not plain.source.meter.notes
+
+
+# columnar files that nobody vouches for ------------------------------------------------------------------------------
+
+ANSWERS = ["a" * 7, "b" * 7, "c" * 7, "d" * 7, "e" * 7]
+
+
+def patched_arrow(*, stream: bool, **offsets: int) -> bytes:
+    """An Arrow file of five answers of seven characters, whose places in the text are changed, by their number."""
+    out = io.BytesIO()
+    table = pa.table({"question": [f"q{i}" for i in range(5)], "answer": ANSWERS})
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(out, table.schema) as writer:
+        writer.write_table(table)
+    data = bytearray(out.getvalue())
+    places = np.arange(0, 36, 7, dtype="<i4").tobytes()
+    assert data.count(places) == 1
+    for number, value in offsets.items():
+        at = data.index(places) + 4 * int(number.lstrip("_"))
+        data[at : at + 4] = value.to_bytes(4, "little", signed=True)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "file"])
+@pytest.mark.parametrize(
+    "offsets",
+    [{"_5": 2**31 - 1}, {"_1": -5}, {"_5": 200}, {"_5": 39}, {"_2": 3}],
+    ids=["far beyond", "negative", "beyond", "into the padding", "backwards"],
+)
+def test_arrow_that_points_elsewhere_is_refused(tmp_path: Path, offsets: dict[str, int], stream: bool) -> None:
+    path = tmp_path / "rows.arrow"
+    path.write_bytes(patched_arrow(stream=stream, _0=0))
+    assert [row["answer"] for row in values(path)] == ANSWERS
+    path.write_bytes(patched_arrow(stream=stream, **offsets))
+    # in a process of its own, which a wrong place may well end
+    done = run_forked(read_or_say, path, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rows.arrow` cannot be read as Arrow: Offset invariant failure" in done.stdout
+    assert "\nhint: " in done.stdout
+
+
+def read_or_say(path: Path) -> None:
+    try:
+        print(len(read(path)))
+    except InputError as error:
+        print(error)
+
+
+def test_arrow_that_points_elsewhere_within_others_is_refused(tmp_path: Path) -> None:
+    turns = pa.array([[{"role": "user", "content": answer} for answer in ANSWERS]])
+    index = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3, 4], pa.int32()), pa.array(ANSWERS))
+    for table, place in (
+        (pa.table({"messages": turns}), np.arange(0, 36, 7, dtype="<i4").tobytes()),
+        (pa.table({"answer": index}), np.arange(5, dtype="<i4").tobytes()),
+    ):
+        path = tmp_path / "rows.arrow"
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+        data = path.read_bytes()
+        assert data.count(place) == 1
+        path.write_bytes(data.replace(place, place[:-4] + (10**9).to_bytes(4, "little")))
+        assert "cannot be read as Arrow" in run_forked(read_or_say, path, folder=tmp_path).stdout
+
+
+def damage(folder: Path) -> None:
+    """Read files with flipped bits and of every length; each must be read or refused."""
+    rng = random.Random(0)
+    rows = [{"q": f"question {i}", "m": [{"role": "user", "content": "é" * i}]} for i in range(4)]
+    n_read = n_refused = 0
+    for stream in (True, False):
+        whole = arrow(rows, stream=stream)
+        for turn in range(300):
+            data = bytearray(whole)
+            if turn % 4:
+                for _ in range(turn % 4):
+                    place = rng.randrange(len(data))
+                    data[place] = rng.choice([0, 127, 128, 255, data[place] ^ 1])
+            else:
+                del data[rng.randrange(6, len(data)) :]
+            path = folder / "rows.arrow"
+            path.write_bytes(data)
+            try:
+                n_read += bool(list(itertools.islice(reader(path)(path, Meter()), 1000)))
+            except InputError:
+                n_refused += 1
+    print(n_read, n_refused)
+
+
+def test_damaged_arrow_is_read_or_refused(tmp_path: Path) -> None:
+    done = run_forked(damage, tmp_path, folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    n_read, n_refused = map(int, done.stdout.split())
+    assert n_read > 50
+    assert n_refused > 100
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["column", "within others"])
+def test_bytes_that_are_no_text_are_rejects_of_their_rows(tmp_path: Path, nested: bool) -> None:
+    texts = pa.array([b"good", b"caf\xe9", b"fine"]).view(pa.string())
+    column = pa.StructArray.from_arrays([texts, texts], ["role", "content"]) if nested else texts
+    table = pa.table({"a": column})
+    for ending in ("parquet", "arrow"):
+        path = tmp_path / f"rows.{ending}"
+        if ending == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_file(path, table.schema) as writer:
+                writer.write_table(table)
+        first, second, third = read(path)
+        assert (first.line, third.line) == (1, 3)
+        assert isinstance(first, Row)
+        assert isinstance(third, Row)
+        assert second == BadRow(2, "not UTF-8: unexpected end of data at offset 3", "")
+
+
+def test_a_value_that_python_cannot_hold_is_the_reject_of_its_row(tmp_path: Path) -> None:
+    table = pa.table({"a": ["x", "y"], "day": pa.array([0, 10**7], pa.date32())})
+    path = tmp_path / "rows.parquet"
+    pq.write_table(table, path)
+    first, second = read(path)
+    assert isinstance(first, Row)
+    assert isinstance(second, BadRow)
+    assert second.reason.startswith("a value that cannot be read: ")
+
+
+def repeated(kind: str, text: str, n: int) -> pa.Table:
+    """A table of n rows that all use one text, which stands in it once."""
+    index = pa.DictionaryArray.from_arrays(pa.array([0] * n, pa.int32()), pa.array([text]))
+    if kind == "dictionary":
+        return pa.table({"question": [f"q{i}" for i in range(n)], "answer": index})
+    if kind == "views":
+        view = pa.array([text], pa.string_view()).buffers()
+        many = pa.Array.from_buffers(pa.string_view(), n, [None, pa.py_buffer(bytes(view[1]) * n), view[2]])
+        return pa.table({"question": [f"q{i}" for i in range(n)], "answer": many})
+    turns = pa.StructArray.from_arrays([pa.array(["user"] * n), index], ["role", "content"])
+    places = pa.array([0, n] if kind == "one row" else range(n + 1), pa.int32())
+    return pa.table({"messages": pa.ListArray.from_arrays(places, turns)})
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "views", "turns"])
+def test_batches_are_cut_by_what_their_rows_hold(tmp_path: Path, kind: str) -> None:
+    n, text = 300, "x" * 300_000
+    table = repeated(kind, text, n)
+    assert arrays.unfolded(table.to_batches()[0]) >= n * len(text)
+    path = tmp_path / "rows.arrow"
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    lengths = [n_bytes(batch.to_pylist()) for batch in columnar.batches(path, Meter())]
+    assert max(lengths) < 1.1 * arrays.BATCH_BYTES
+    assert len(lengths) <= 2 * sum(lengths) // arrays.BATCH_BYTES
+    found = read(path)
+    assert [row.line for row in found] == list(range(1, n + 1))
+    assert [row.values for row in found if isinstance(row, Row)] == table.to_pylist()
+
+
+def test_a_row_of_more_than_a_line_may_have_is_a_reject(tmp_path: Path) -> None:
+    path = tmp_path / "rows.arrow"
+    table = repeated("one row", "x" * 1_000_000, MAX_LINE // 1_000_000 + 1)
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    assert read(path) == [BadRow(1, "the row is longer than 128 MB", "")]
+
+
+def columns(kind: Any, value: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.tuples(st.just(kind), st.lists(st.none() | value, min_size=1, max_size=9))
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+COLUMNS = st.one_of(
+    columns(pa.string(), TEXTS),
+    columns(pa.large_string(), TEXTS),
+    columns(pa.string_view(), TEXTS),
+    columns(pa.dictionary(pa.int8(), pa.string()), TEXTS),
+    columns(pa.list_(pa.string()), st.lists(TEXTS, max_size=4)),
+    columns(pa.list_(pa.string(), 2), st.lists(TEXTS, min_size=2, max_size=2)),
+    columns(
+        pa.map_(pa.string(), pa.string()), st.dictionaries(TEXTS, TEXTS, max_size=3).map(lambda one: [*one.items()])
+    ),
+    columns(pa.struct([("a", pa.string()), ("b", pa.int64())]), st.fixed_dictionaries({"a": TEXTS, "b": st.just(1)})),
+)
+
+
+def n_bytes(value: Any) -> int:
+    """Bytes of the texts of a value, the slow and obvious way."""
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, dict):
+        return sum(map(n_bytes, value.values()))
+    return sum(map(n_bytes, value)) if isinstance(value, (list, tuple)) else 0
+
+
+@settings(max_examples=150)
+@given(COLUMNS, st.integers(0, 8), st.integers(0, 9))
+def test_the_size_of_a_batch_is_that_of_its_texts(column: tuple[Any, list[Any]], start: int, n: int) -> None:
+    kind, rows = column
+    batch = pa.record_batch({"a": pa.array(rows, kind)}).slice(min(start, len(rows)), n)
+    size, texts = arrays.unfolded(batch), n_bytes(batch.column(0).to_pylist())
+    # beside the texts there are places and numbers
+    assert texts <= size <= texts + 200 * (batch.num_rows + 1)
+    pieces = list(arrays.parts(batch))
+    assert pa.Table.from_batches(pieces).to_pylist() == batch.to_pylist()
+
+
+# a Parquet file of some kB whose rows hold 2 GB
+BOMB_ROWS, BOMB_TEXT = 200, 10_000_000
+READ_BOMB = """
+import resource, sys
+from pathlib import Path
+from diq.formats.containers import columnar
+from diq.formats.rows import Meter
+limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 1_000_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+n = 0
+for row in columnar.rows(Path(sys.argv[1]), Meter()):
+    n += len(row.values["answer"] if "answer" in row.values else row.values["messages"][0]["content"])
+print(n)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is limited on Linux alone")
+@pytest.mark.parametrize("kind", ["dictionary", "turns"])
+def test_parquet_whose_rows_share_a_text_is_read_in_little_memory(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(repeated(kind, "x" * BOMB_TEXT, BOMB_ROWS), path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 50_000
+    done = subprocess.run([sys.executable, "-c", READ_BOMB, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == BOMB_ROWS * BOMB_TEXT
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_dictionary": False},
+        {"use_dictionary": False, "column_encoding": {"answer": "DELTA_BYTE_ARRAY", "question": "PLAIN"}},
+        {"use_dictionary": ["question"]},
+        {"dictionary_pagesize_limit": 1000, "data_page_size": 1000},
+        {"store_schema": False, "data_page_version": "2.0"},
+    ],
+    ids=str,
+)
+def test_every_encoding_of_parquet_gives_the_same_rows(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # so that the dictionaries are looked at, and few rows are read at once
+    monkeypatch.setattr(columnar, "_UNFOLDED", 0)
+    monkeypatch.setattr(columnar, "_UNFOLDED_BY_LENGTH", 2000)
+    rows = [{"question": f"q{i % 7}", "answer": f"a{i}" * (i % 50), "n": i} for i in range(500)]
+    rows[0]["answer"] = None
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=120, **options)
+    assert values(path) == rows
+    talks = [{"messages": [{"role": "user", "content": row["answer"]}] * (i % 3)} for i, row in enumerate(rows)]
+    general = {name: value for name, value in options.items() if name not in ("use_dictionary", "column_encoding")}
+    pq.write_table(pa.Table.from_pylist(talks), path, row_group_size=120, **general)
+    assert values(path) == talks

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -105,6 +106,19 @@ def test_saved_dataset_folder(tmp_path: Path) -> None:
     other = DatasetFolder(str(tmp_path / "many"), "train")
     assert reader.source.content_hash() != other.content_hash()
     assert other.content_hash() == DatasetFolder(str(tmp_path / "many"), "train").content_hash()
+
+
+def test_a_saved_dataset_folder_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "d")
+    (file,) = (tmp_path / "d").glob("*.arrow")
+    data = file.read_bytes()
+    places = np.arange(0, 3 * len(ROWS) + 1, 3, dtype="<i4").tobytes()
+    at = data.rindex(places) + 4 * len(ROWS)
+    file.write_bytes(data[:at] + (3 * len(ROWS) + 2).to_bytes(4, "little") + data[at + 4 :])
+    with pytest.raises(InputError, match="d` is damaged: Offset invariant failure") as error:
+        open_sources([tmp_path / "d"])
+    assert error.value.hint
 
 
 def test_load_dataset_on_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from diq import _core
 from diq.base.errors import InputError, UsageError
 from diq.formats import containers, described
-from diq.formats.containers import columnar
+from diq.formats.containers import arrays, columnar
 from diq.formats.rows import BadRow, Meter, Row
 from diq.formats.streams import compression
 
@@ -107,10 +109,19 @@ class DatasetFolder:
             loaded = loaded[_one_split(self.path, list(loaded), self.split)]
         self.meter.done, self.meter.total = 0, len(loaded)
         line = 1
+        self._check(loaded)
         for table in loaded.with_format("arrow").iter(batch_size=_DATASET_ROWS):
-            yield from columnar.batch_rows(table, line)
+            yield from columnar.table_rows(table, line)
             line += table.num_rows
             self.meter.done += table.num_rows
+
+    def _check(self, loaded: Any) -> None:
+        # all of it first: its files are mapped, and rows in another order are taken out before anybody sees them
+        try:
+            for batch in loaded.data.table.to_batches():
+                arrays.check(batch)
+        except pa.ArrowException as error:
+            raise InputError(f"`{self.path}` is damaged: {_line(error)}", "write or download it again") from error
 
 
 @dataclass(slots=True)
