@@ -361,6 +361,35 @@ def test_surrogates_are_rejects_not_crashes(tmp_path: Path, store: Path) -> None
     assert counts(ingest([path], dataset="d", store=store)) == (2, 1, 0, 1)
 
 
+def test_a_row_that_is_too_long_for_the_store_is_a_reject(tmp_path: Path, store: Path) -> None:
+    # below the longest line that is read, and more than DuckDB had memory for
+    path = jsonl(tmp_path / "a.jsonl", [*qa(1), {"question": "b", "answer": "x" * 60_000_000}, *qa(2)[1:]])
+    assert counts(ingest([path], dataset="d", store=store)) == (3, 2, 0, 1)
+    ((line, position, reason, content),) = rows(store, "SELECT line, position, reason, content FROM rejects")
+    assert (line, position) == (2, 1)
+    assert reason == "the text has 57.2 MB, a sample has at most 32"
+    assert len(content) == 2000
+
+
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_the_longest_sample(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, letter: str) -> None:
+    texts = [{"question": "Q?", "answer": letter * n} for n in (100, 101)]
+    layout = named("question_answer", None)
+    assert layout is not None
+    monkeypatch.setattr(BATCHES, "MAX_SAMPLE_BYTES", len(layout.sample(texts[0]).canonical().encode()))
+    assert counts(ingest([jsonl(tmp_path / "a.jsonl", texts)], dataset="d", store=store)) == (2, 1, 0, 1)
+    assert rows(store, "SELECT line FROM rejects") == [(2,)]
+
+
+@pytest.mark.slow
+def test_long_rows_get_the_memory_that_they_need(tmp_path: Path, store: Path) -> None:
+    # DuckDB writes 2,048 rows at once, and these take more than all the memory that it has for usual ones
+    lines = [{"question": f"Q{i}?", "answer": f"{i}" * 500_000} for i in range(1000, 1150)]
+    path = jsonl(tmp_path / "a.jsonl", [*qa(9), *lines, *qa(20)])
+    assert counts(ingest([path], dataset="d", store=store)) == (179, 170, 9, 0)
+    assert rows(store, "SELECT count(*), max(length(answer)) FROM sample_texts") == [(170, 2_000_000)]
+
+
 def command(store: Path, *arguments: object) -> list[str]:
     code = "from diq.cli import main; main()"
     return [sys.executable, "-c", code, "ingest", *map(str, arguments), "--store", str(store)]

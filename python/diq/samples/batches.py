@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
 
 import orjson
@@ -12,16 +13,61 @@ from diq import _core
 from diq.base.progress import Progress
 from diq.base.sample import Message, Sample
 from diq.formats import Parsed, Reader
-from diq.formats.rows import BadRow
+from diq.formats.rows import BadRow, excerpt
 from diq.samples.sources import Entry, SourceSummary, record_source
 from diq.store.store import Store
 
 BATCH_ROWS = 10_000
 BATCH_BYTES = 16 << 20  # of text; rows are written when either is reached
+MAX_SAMPLE_BYTES = 32 << 20  # of text of one sample; no model reads a hundredth of it
+
+_MEMORY = 256 << 20  # that DuckDB may use for rows of usual lengths
+_VECTOR = 2048  # rows whose texts DuckDB holds at once when it writes them
+
+
+class Memory:
+    """The memory that DuckDB may use: little, so that the size of a file does not matter, and more for long rows.
+
+    Texts that DuckDB writes together have to fit, several times: what it has too little memory for fails at the end.
+
+    Args:
+        store: where rows are written; one such record serves all sources of a call.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        row = store.row("samples/get_memory_limit")
+        assert row is not None
+        number, unit = row["memory_limit"].split()
+        self._most = int(float(number) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB").index(unit))
+        self._recent: deque[tuple[int, int]] = deque()
+        self._given = 0
+        self._give(_MEMORY)
+
+    def make_room(self, n: int, n_bytes: int) -> None:
+        """Be ready for n more rows with so many bytes of text."""
+        self._recent.append((n, n_bytes))
+        while sum(n for n, _ in self._recent) - self._recent[0][0] >= _VECTOR:
+            self._recent.popleft()
+        together = sum(n_bytes for _, n_bytes in self._recent)
+        self._give(_MEMORY + 2 * max(0, together - 2 * BATCH_BYTES))
+
+    def _give(self, n_bytes: int) -> None:
+        wanted = min(n_bytes, self._most)
+        if wanted > self._given:
+            self._given = wanted
+            self._store.run("samples/limit_memory", limit=f"{wanted >> 20}MiB")
 
 
 def write_source(
-    store: Store, dataset_id: int, reader: Reader, entry: Entry, counts: SourceSummary, split: str, report: Progress
+    store: Store,
+    memory: Memory,
+    dataset_id: int,
+    reader: Reader,
+    entry: Entry,
+    counts: SourceSummary,
+    split: str,
+    report: Progress,
 ) -> None:
     source = store.row("samples/next_source_id")
     first = store.row("samples/next_position", dataset_id=dataset_id)
@@ -30,6 +76,7 @@ def write_source(
     ids = {"dataset_id": dataset_id, "source_id": source["source_id"]}
     position = first["position"]
     for batch in _batches(reader):
+        memory.make_room(batch.n, batch.n_bytes)
         n = batch.write(store, position, ids, entry.source.path, split, counts)
         position += n
         counts.n_rows += n
@@ -70,13 +117,17 @@ class _Batch:
             if "64-bit" in str(error):
                 return BadRow(row.line, "an integer of more than 64 bits in tools or their calls", "")
             return BadRow(row.line, "half of a surrogate pair (\\ud800 to \\udfff) in the text", "")
+        n_bytes = len(text) if text.isascii() else len(text.encode())
+        if n_bytes > MAX_SAMPLE_BYTES:
+            reason = f"the text has {n_bytes / (1 << 20):,.1f} MB, a sample has at most {MAX_SAMPLE_BYTES >> 20}"
+            return BadRow(row.line, reason, excerpt(text))
         self.offsets.append(self.n)
         self.lines.append(row.line)
         self.canonical.append(text)
         self.messages.append(messages)
         self.rejected.append(rejected)
         self.attributes.append(attributes)
-        self.n_bytes += len(text)
+        self.n_bytes += n_bytes
         return None
 
     @property

@@ -17,7 +17,7 @@ from diq.base.text import amount
 from diq.formats import NOT_USED, Reader, open_sources
 from diq.formats.scores import open_scores
 from diq.formats.sources import find_sources
-from diq.samples.batches import write_source
+from diq.samples.batches import Memory, write_source
 from diq.samples.ingest_scores import ingest_scores
 from diq.samples.options import IngestOptions
 from diq.samples.sources import (
@@ -111,14 +111,14 @@ def _ingest_samples(
         if all(entry.known for entry in entries):
             summary.sources = [entry.summary() for entry in entries]
             return summary
-        opened.run("samples/limit_memory")
+        memory = Memory(opened)
         with opened.transaction():
             dataset_id = found["dataset_id"] if found else new_dataset(opened, dataset, kind)
             for reader, entry in zip(readers, entries, strict=True):
                 one = entry.summary()
                 if not one.unchanged:
                     part = split or reader.source.split or "train"
-                    write_source(opened, dataset_id, reader, entry, one, part, report)
+                    write_source(opened, memory, dataset_id, reader, entry, one, part, report)
                     _understand(reader, one, summary.warnings)
                 summary.sources.append(one)
             if draw is not None:

@@ -12,6 +12,7 @@ from diq.base.errors import UsageError
 from diq.base.fingerprint import run_fingerprint
 from diq.base.progress import Progress
 from diq.formats.scores import ScoreReader
+from diq.samples.batches import Memory
 from diq.samples.options import EXTERNAL
 from diq.samples.sources import Entry, IngestSummary, SourceSummary, make_entry, match_recorded, record_source
 from diq.store.store import Store, now
@@ -110,7 +111,7 @@ def ingest_scores(
         recorded = opened.rows("store/list_sources", dataset_id=dataset_id)
         _match_scores(entries, recorded, replace=replace)
         if not all(entry.known for entry in entries):
-            opened.run("samples/limit_memory")
+            Memory(opened)
             with opened.transaction():
                 for reader, entry in zip(readers, entries, strict=True):
                     one = entry.summary()
