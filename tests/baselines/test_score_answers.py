@@ -210,7 +210,8 @@ def test_samples_without_an_ifd_have_a_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", [pytest.param(score_ifd, marks=pytest.mark.exhaustive), score_length])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("call", [score_ifd, score_length])
 def test_killed_in_the_middle_it_ends_with_the_same_rows(
     call: Callable[..., Any],
     tmp_path: Path,
